@@ -1,0 +1,332 @@
+//! Everything that can go wrong, as one closed list. How it looks on the wire is decided in
+//! `ingress::failure_table` and nowhere else.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::id::InstanceId;
+use super::limit::FAILURE_DETAIL_CHARS_MAX;
+
+/// Why something did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind of failure.
+    pub reason: Reason,
+    /// What happened and what to do, for people. Holds no payload and no key.
+    pub detail: Cow<'static, str>,
+    /// The instance concerned.
+    pub instance: Option<InstanceId>,
+    /// Whether the task may have been executed.
+    pub progress: Progress,
+}
+
+/// How far a task had come when it failed: what decides whether repeating it is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Provably not begun at any instance.
+    NeverBegan,
+    /// Sent; the instance may have begun.
+    MayHaveBegun,
+    /// The instance has answered.
+    Answered,
+}
+
+/// The kinds of failure. A new one does not compile until `failure_table` gives it a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// No `authorization` header, or one that is not `Bearer KEY`.
+    KeyMissing,
+    /// A key that is not known, or no longer valid.
+    KeyInvalid,
+    /// A key that may not make this call.
+    ScopeMissing,
+    /// No such method.
+    MethodUnknown,
+    /// A field of the request that cannot be meant; the detail names it.
+    ArgumentInvalid,
+    /// A target expression that cannot be read.
+    TargetInvalid,
+    /// A target that is not in the fleet.
+    TargetUnknown,
+    /// A payload that is not a Value.
+    PayloadInvalid,
+    /// A `grpc-timeout` that cannot be read.
+    TimeoutInvalid,
+    /// A message larger than is taken.
+    MessageTooLarge,
+    /// The protocol of the request is broken.
+    RequestMalformed,
+    /// Time ran out.
+    DeadlineExceeded,
+    /// The caller ended the call.
+    CallerGone,
+    /// An instance is down, or could not be reached: the task never began there.
+    InstanceDown,
+    /// No candidate is left to try.
+    NoInstance,
+    /// The connection to an instance broke, or the instance reset the call, after the task was sent.
+    InstanceLost,
+    /// An instance answered with a status of its own, this one.
+    InstanceFailed(Status),
+    /// An instance answered with what is not an answer.
+    AnswerMalformed,
+    /// An instance answered with more than is taken.
+    AnswerTooLarge,
+    /// The completion rule of a fan-out was not met.
+    CompletionUnmet,
+    /// The collected results of a fan-out are larger than an answer may be.
+    AggregateTooLarge,
+    /// The caller does not read what it asked for.
+    SlowConsumer,
+    /// More calls of a kind than are held at once.
+    TooMany,
+    /// The orchestrator is about to stop.
+    Draining,
+    /// An address that this orchestrator may not call.
+    AddressNotAllowed,
+    /// An id that is named in the config.
+    InstanceConfigured,
+    /// An incarnation older than the registered one.
+    IncarnationStale,
+    /// No such registration.
+    RegistrationUnknown,
+    /// The fleet has as many instances as it may have.
+    FleetFull,
+    /// A bug of ours.
+    Internal,
+}
+
+impl Reason {
+    /// The name on the wire: `ErrorInfo.reason`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KeyMissing => "KEY_MISSING",
+            Self::KeyInvalid => "KEY_INVALID",
+            Self::ScopeMissing => "SCOPE_MISSING",
+            Self::MethodUnknown => "METHOD_UNKNOWN",
+            Self::ArgumentInvalid => "ARGUMENT_INVALID",
+            Self::TargetInvalid => "TARGET_INVALID",
+            Self::TargetUnknown => "TARGET_UNKNOWN",
+            Self::PayloadInvalid => "PAYLOAD_INVALID",
+            Self::TimeoutInvalid => "TIMEOUT_INVALID",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
+            Self::RequestMalformed => "REQUEST_MALFORMED",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::CallerGone => "CALLER_GONE",
+            Self::InstanceDown => "INSTANCE_DOWN",
+            Self::NoInstance => "NO_INSTANCE",
+            Self::InstanceLost => "INSTANCE_LOST",
+            Self::InstanceFailed(_) => "INSTANCE_FAILED",
+            Self::AnswerMalformed => "ANSWER_MALFORMED",
+            Self::AnswerTooLarge => "ANSWER_TOO_LARGE",
+            Self::CompletionUnmet => "COMPLETION_UNMET",
+            Self::AggregateTooLarge => "AGGREGATE_TOO_LARGE",
+            Self::SlowConsumer => "SLOW_CONSUMER",
+            Self::TooMany => "TOO_MANY",
+            Self::Draining => "DRAINING",
+            Self::AddressNotAllowed => "ADDRESS_NOT_ALLOWED",
+            Self::InstanceConfigured => "INSTANCE_CONFIGURED",
+            Self::IncarnationStale => "INCARNATION_STALE",
+            Self::RegistrationUnknown => "REGISTRATION_UNKNOWN",
+            Self::FleetFull => "FLEET_FULL",
+            Self::Internal => "INTERNAL",
+        }
+    }
+}
+
+/// The status that an instance answered with; never OK.
+/// The codes are those of gRPC (statuscodes.md of the gRPC core documentation).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the standard's")]
+pub enum Status {
+    Cancelled,
+    Unknown,
+    InvalidArgument,
+    DeadlineExceeded,
+    NotFound,
+    AlreadyExists,
+    PermissionDenied,
+    ResourceExhausted,
+    FailedPrecondition,
+    Aborted,
+    OutOfRange,
+    Unimplemented,
+    Internal,
+    Unavailable,
+    DataLoss,
+    Unauthenticated,
+}
+
+const STATUSES: [(u8, &str, Status); 16] = [
+    (1, "CANCELLED", Status::Cancelled),
+    (2, "UNKNOWN", Status::Unknown),
+    (3, "INVALID_ARGUMENT", Status::InvalidArgument),
+    (4, "DEADLINE_EXCEEDED", Status::DeadlineExceeded),
+    (5, "NOT_FOUND", Status::NotFound),
+    (6, "ALREADY_EXISTS", Status::AlreadyExists),
+    (7, "PERMISSION_DENIED", Status::PermissionDenied),
+    (8, "RESOURCE_EXHAUSTED", Status::ResourceExhausted),
+    (9, "FAILED_PRECONDITION", Status::FailedPrecondition),
+    (10, "ABORTED", Status::Aborted),
+    (11, "OUT_OF_RANGE", Status::OutOfRange),
+    (12, "UNIMPLEMENTED", Status::Unimplemented),
+    (13, "INTERNAL", Status::Internal),
+    (14, "UNAVAILABLE", Status::Unavailable),
+    (15, "DATA_LOSS", Status::DataLoss),
+    (16, "UNAUTHENTICATED", Status::Unauthenticated),
+];
+
+impl Status {
+    /// By number; UNKNOWN for a number that is no status, as gRPC clients do. OK is not a failure: `None`.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        if number == 0 {
+            return None;
+        }
+        let known = STATUSES
+            .iter()
+            .find(|(code, ..)| u64::from(*code) == number);
+        Some(known.map_or(Self::Unknown, |(.., status)| *status))
+    }
+
+    /// By name, as in `UNAVAILABLE`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        STATUSES
+            .iter()
+            .find(|(_, known, _)| *known == name)
+            .map(|(.., status)| *status)
+    }
+
+    /// The number on the wire.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        STATUSES
+            .iter()
+            .find(|(.., status)| *status == self)
+            .map_or(2, |(code, ..)| *code)
+    }
+
+    /// The name, as in `UNAVAILABLE`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        STATUSES
+            .iter()
+            .find(|(.., status)| *status == self)
+            .map_or("UNKNOWN", |(_, name, _)| *name)
+    }
+}
+
+impl Failure {
+    /// A failure before anything was sent to an instance.
+    #[must_use]
+    pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason,
+            detail: shortened(detail.into()),
+            instance: None,
+            progress: Progress::NeverBegan,
+        }
+    }
+
+    /// A failure of one instance.
+    #[must_use]
+    pub fn at(
+        instance: &InstanceId,
+        reason: Reason,
+        progress: Progress,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            instance: Some(instance.clone()),
+            progress,
+            ..Self::new(reason, detail)
+        }
+    }
+
+    /// True when repeating the same task cannot execute it twice.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        let fault_of_the_request = matches!(
+            self.reason,
+            Reason::KeyMissing
+                | Reason::KeyInvalid
+                | Reason::ScopeMissing
+                | Reason::MethodUnknown
+                | Reason::ArgumentInvalid
+                | Reason::TargetInvalid
+                | Reason::TargetUnknown
+                | Reason::PayloadInvalid
+                | Reason::TimeoutInvalid
+                | Reason::MessageTooLarge
+                | Reason::RequestMalformed
+                | Reason::AddressNotAllowed
+                | Reason::InstanceConfigured
+                | Reason::IncarnationStale
+                | Reason::RegistrationUnknown
+        );
+        self.progress == Progress::NeverBegan && !fault_of_the_request
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.instance {
+            Some(instance) => write!(f, "{} at {instance}: {}", self.reason.name(), self.detail),
+            None => write!(f, "{}: {}", self.reason.name(), self.detail),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+fn shortened(detail: Cow<'static, str>) -> Cow<'static, str> {
+    match detail.char_indices().nth(FAILURE_DETAIL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &detail[..end]).into(),
+        None => detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_as_clients_read_it() {
+        assert_eq!(Status::from_number(0), None);
+        assert_eq!(Status::from_number(14), Some(Status::Unavailable));
+        assert_eq!(Status::from_number(99), Some(Status::Unknown));
+        for number in 1..=16 {
+            let status = Status::from_number(number).unwrap();
+            assert_eq!(u64::from(status.number()), number);
+            assert_eq!(Status::from_name(status.name()), Some(status));
+        }
+    }
+
+    #[test]
+    fn a_detail_from_outside_is_cut_to_its_limit() {
+        let failure = Failure::new(Reason::Internal, "ä".repeat(10_000));
+        assert_eq!(failure.detail.chars().count(), FAILURE_DETAIL_CHARS_MAX + 1);
+    }
+
+    #[test]
+    fn only_what_never_began_and_may_succeed_is_retryable() {
+        let id = InstanceId::parse("A").unwrap();
+        let check = |reason, progress, expected| {
+            assert_eq!(
+                Failure::at(&id, reason, progress, "").is_retryable(),
+                expected,
+                "{reason:?} {progress:?}"
+            );
+        };
+        check(Reason::InstanceDown, Progress::NeverBegan, true);
+        check(Reason::InstanceLost, Progress::MayHaveBegun, false);
+        check(
+            Reason::InstanceFailed(Status::Unavailable),
+            Progress::Answered,
+            false,
+        );
+        check(Reason::TargetInvalid, Progress::NeverBegan, false);
+    }
+}

@@ -1,0 +1,109 @@
+//! Every bound of the program, by name. Bounds that lean on each other are checked when this compiles.
+
+use std::time::Duration;
+
+/// Instances in the fleet, those of the config and registered ones together.
+pub const FLEET_MAX: usize = 10_000;
+/// Targets of one fan-out.
+pub const FANOUT_TARGETS_MAX: usize = 4096;
+/// Target expressions of one request.
+pub const EXPRESSIONS_MAX: usize = 4096;
+/// Bytes of one target expression.
+pub const EXPRESSION_BYTES_MAX: usize = 16 * 1024;
+/// Ids that one range may span, holes included.
+pub const RANGE_SPAN_MAX: u64 = 65_536;
+/// Bytes of an instance id. It is also a label and a file name, hence the limit of DNS.
+pub const ID_BYTES_MAX: usize = 63;
+
+/// A message that comes in at the front door, and one that leaves by it.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A message that comes from an instance.
+pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Encoded results in the summary of a fan-out with `aggregate`.
+pub const AGGREGATE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 256 * 1024;
+/// Nested messages in a payload. Runtimes refuse more than 100 levels, and our own envelopes need three.
+pub const PAYLOAD_DEPTH_MAX: usize = 94;
+/// Entries, and bytes of names and values, of the metadata of one task.
+pub const METADATA_ENTRIES_MAX: usize = 64;
+/// Bytes of all names and values of the metadata of one task.
+pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// Characters of a failure's message that reach a caller.
+pub const FAILURE_DETAIL_CHARS_MAX: usize = 300;
+
+/// Tries of one task, the first included.
+pub const ATTEMPTS_MAX: usize = 4;
+/// Legs of a fan-out that are dispatched before arrivals get a turn.
+pub const FANOUT_WAVE: usize = 32;
+/// Events of one fan-out that wait for their reader.
+pub const EVENTS_QUEUED_MAX: usize = 64;
+/// Bytes of events of one fan-out that wait for their reader; one event always fits.
+pub const EVENT_BYTES_QUEUED_MAX: usize = 1024 * 1024;
+/// How long one event waits for its reader before the call is given up.
+pub const READER_STUCK_MAX: Duration = Duration::from_secs(30);
+
+/// Deadline of a Route that names none.
+pub const ROUTE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
+/// Deadline of a Fanout that names none.
+pub const FANOUT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest deadline.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// How long a unary request may take to arrive whole when it names no deadline.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Shortest lease of a registered instance.
+pub const LEASE_MIN: Duration = Duration::from_secs(5);
+/// Longest lease of a registered instance.
+pub const LEASE_MAX: Duration = Duration::from_secs(600);
+/// Lease of a registration that names none.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+/// Labels of one instance.
+pub const LABELS_MAX: usize = 32;
+/// Bytes of one label's name or value.
+pub const LABEL_BYTES_MAX: usize = 256;
+/// Weight of an instance.
+pub const WEIGHT_MAX: u32 = 1000;
+/// Instances on one page of a listing.
+pub const PAGE_MAX: usize = 1000;
+/// Probes under way at once.
+pub const PROBES_AT_ONCE_MAX: usize = 256;
+/// Health watchers at once.
+pub const WATCHERS_MAX: usize = 1000;
+
+/// Connections to one instance.
+pub const LINKS_PER_INSTANCE_MAX: usize = 4;
+/// Streams on one connection to an instance.
+pub const LINK_STREAMS_MAX: usize = 1000;
+/// Connecting to an instance, TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Flow-control window of one stream from an instance.
+pub const LINK_STREAM_WINDOW: u32 = 1024 * 1024;
+/// Flow-control window of one connection from an instance.
+pub const LINK_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Header list, at both doors.
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// How often a connection to an instance is tested when nothing else does. Peers may punish more.
+pub const LINK_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(300);
+/// How long an instance may take to answer that test.
+pub const LINK_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Addresses that one host name may resolve to.
+pub const ADDRESSES_PER_NAME_MAX: usize = 16;
+
+/// Keys of the config.
+pub const KEYS_MAX: usize = 1000;
+/// Bytes of the config file.
+pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Characters of an `x-request-id` that is taken over.
+pub const REQUEST_ID_CHARS_MAX: usize = 128;
+
+// A roster cannot be larger than the fleet.
+const _: () = assert!(FANOUT_TARGETS_MAX <= FLEET_MAX);
+// A fan-out over a full roster must be writable one name each.
+const _: () = assert!(FANOUT_TARGETS_MAX <= EXPRESSIONS_MAX);
+// An aggregate must leave room for its envelope.
+const _: () = assert!(AGGREGATE_BYTES_MAX < MESSAGE_BYTES_MAX);
+// One stream may not fill the window that it shares.
+const _: () = assert!(LINK_STREAM_WINDOW < LINK_CONNECTION_WINDOW);
+// A payload that was let in must be sendable to an instance.
+const _: () = assert!(MESSAGE_BYTES_MAX <= ANSWER_BYTES_MAX);
+// Waves shorter than the queue, so that one wave of refusals never blocks its own dispatch.
+const _: () = assert!(FANOUT_WAVE < EVENTS_QUEUED_MAX);

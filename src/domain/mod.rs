@@ -1,0 +1,12 @@
+//! Decides. No IO, no async, no clock, no logging, no serde, no proto: time and randomness come in as values.
+
+pub mod deadline;
+pub mod failure;
+pub mod gather;
+pub mod health;
+pub mod id;
+pub mod limit;
+pub mod payload;
+pub mod selection;
+pub mod target;
+pub mod task;

@@ -1,0 +1,328 @@
+//! What a task carries: an encoded `google.protobuf.Value`, never decoded on its way through.
+//!
+//! A payload is looked over once where it comes in, so that whoever decodes it later can: the scan walks the
+//! wire format without building anything and without recursion.
+
+use bytes::Bytes;
+
+use super::limit::PAYLOAD_DEPTH_MAX;
+
+/// An encoded `google.protobuf.Value` that has been looked over. Cloning shares the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload(Bytes);
+
+/// Why bytes are not a Value; the offset counts from the start of the Value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadPayload {
+    /// Ends inside a field, or a length points beyond its message.
+    #[error("payload is cut off at byte {0}")]
+    CutOff(usize),
+    /// Not the wire format of a Value.
+    #[error("payload is not a google.protobuf.Value at byte {0}")]
+    Malformed(usize),
+    /// A string or a key that is not UTF-8.
+    #[error("payload has text that is not UTF-8 at byte {0}")]
+    NotUtf8(usize),
+    /// A Value in which no kind is set.
+    #[error("payload has a Value without a kind at byte {0}: write null as null_value")]
+    NoKind(usize),
+    /// Nested deeper than runtimes can decode.
+    #[error("payload is nested deeper than {PAYLOAD_DEPTH_MAX} messages at byte {0}")]
+    TooDeep(usize),
+}
+
+impl Payload {
+    /// The Value `null`.
+    #[must_use]
+    pub fn null() -> Self {
+        Self(Bytes::from_static(&[0x08, 0x00]))
+    }
+
+    /// Looks over an encoded Value that came from outside.
+    pub fn check(encoded: Bytes) -> Result<Self, BadPayload> {
+        scan(&encoded)?;
+        Ok(Self(encoded))
+    }
+
+    /// The encoded Value.
+    #[must_use]
+    pub fn encoded(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The encoded Value.
+    #[must_use]
+    pub fn into_encoded(self) -> Bytes {
+        self.0
+    }
+}
+
+/// The messages that a Value is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `google.protobuf.Value`; the flag says whether a kind was seen.
+    Value { has_kind: bool },
+    /// `google.protobuf.Struct`.
+    Struct,
+    /// An entry of `Struct.fields`.
+    Entry { has_value: bool },
+    /// `google.protobuf.ListValue`.
+    List,
+}
+
+#[derive(Clone, Copy)]
+struct Open {
+    kind: Kind,
+    end: usize,
+}
+
+fn scan(bytes: &[u8]) -> Result<(), BadPayload> {
+    let mut stack = [Open {
+        kind: Kind::Value { has_kind: false },
+        end: bytes.len(),
+    }; PAYLOAD_DEPTH_MAX];
+    let mut depth = 0;
+    let mut at = 0;
+    loop {
+        let open = stack[depth];
+        if at == open.end {
+            match open.kind {
+                Kind::Value { has_kind: false } | Kind::Entry { has_value: false } => {
+                    return Err(BadPayload::NoKind(at));
+                }
+                Kind::Value { .. } | Kind::Entry { .. } | Kind::Struct | Kind::List => {}
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+            depth -= 1;
+            continue;
+        }
+        let within = &bytes[..open.end];
+        if let Some(inner) = field(within, &mut at, &mut stack[depth].kind)? {
+            depth += 1;
+            *stack.get_mut(depth).ok_or(BadPayload::TooDeep(at))? = inner;
+        }
+    }
+}
+
+/// Walks over one field; returns the message that begins there, if one does.
+fn field(within: &[u8], at: &mut usize, kind: &mut Kind) -> Result<Option<Open>, BadPayload> {
+    let start = *at;
+    let key = varint(within, at)?;
+    let (number, wire_type) = (key >> 3, key & 7);
+    if number == 0 || u64::from(u32::MAX) < key {
+        return Err(BadPayload::Malformed(start));
+    }
+    let end = match wire_type {
+        0 => {
+            varint(within, at)?;
+            *at
+        }
+        1 => *at + 8,
+        2 => {
+            let length =
+                usize::try_from(varint(within, at)?).map_err(|_| BadPayload::CutOff(start))?;
+            at.checked_add(length).ok_or(BadPayload::CutOff(start))?
+        }
+        5 => *at + 4,
+        _ => return Err(BadPayload::Malformed(start)),
+    };
+    if within.len() < end {
+        return Err(BadPayload::CutOff(start));
+    }
+    let opened = |kind| Ok(Some(Open { kind, end }));
+    let value = Kind::Value { has_kind: false };
+    match (*kind, number, wire_type) {
+        (Kind::Value { .. }, 5, 2) => {
+            *kind = Kind::Value { has_kind: true };
+            return opened(Kind::Struct);
+        }
+        (Kind::Value { .. }, 6, 2) => {
+            *kind = Kind::Value { has_kind: true };
+            return opened(Kind::List);
+        }
+        (Kind::Value { .. }, 3, 2) => {
+            *kind = Kind::Value { has_kind: true };
+            utf8(within, *at, end)?;
+        }
+        (Kind::Value { .. }, 1 | 4, 0) | (Kind::Value { .. }, 2, 1) => {
+            *kind = Kind::Value { has_kind: true };
+        }
+        (Kind::Struct, 1, 2) => return opened(Kind::Entry { has_value: false }),
+        (Kind::Entry { .. }, 1, 2) => utf8(within, *at, end)?,
+        (Kind::Entry { .. }, 2, 2) => {
+            *kind = Kind::Entry { has_value: true };
+            return opened(value);
+        }
+        (Kind::List, 1, 2) => return opened(value),
+        // The right field in the wrong form.
+        (Kind::Value { .. }, 1..=6, _)
+        | (Kind::Entry { .. }, 1 | 2, _)
+        | (Kind::Struct | Kind::List, 1, _) => {
+            return Err(BadPayload::Malformed(start));
+        }
+        // A field that is not known today: kept, like everything else.
+        (Kind::Value { .. } | Kind::Struct | Kind::Entry { .. } | Kind::List, _, _) => {}
+    }
+    *at = end;
+    Ok(None)
+}
+
+fn utf8(within: &[u8], start: usize, end: usize) -> Result<(), BadPayload> {
+    match std::str::from_utf8(&within[start..end]) {
+        Ok(_) => Ok(()),
+        Err(bad) => Err(BadPayload::NotUtf8(start + bad.valid_up_to())),
+    }
+}
+
+fn varint(within: &[u8], at: &mut usize) -> Result<u64, BadPayload> {
+    let start = *at;
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let byte = *within.get(*at).ok_or(BadPayload::CutOff(start))?;
+        *at += 1;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok(value);
+        }
+    }
+    Err(BadPayload::Malformed(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A Value as a test writes it.
+    #[derive(Debug, Clone)]
+    enum Json {
+        Null,
+        Bool(bool),
+        Number(f64),
+        Text(String),
+        List(Vec<Json>),
+        Object(Vec<(String, Json)>),
+    }
+
+    fn length_delimited(number: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut out = vec![number << 3 | 2];
+        prost::encoding::encode_varint(bytes.len() as u64, &mut out);
+        out.extend_from_slice(bytes);
+        out
+    }
+
+    fn encode(json: &Json) -> Vec<u8> {
+        match json {
+            Json::Null => vec![0x08, 0],
+            Json::Bool(yes) => vec![0x20, u8::from(*yes)],
+            Json::Number(number) => [&[0x11][..], &number.to_le_bytes()].concat(),
+            Json::Text(text) => length_delimited(3, text.as_bytes()),
+            Json::List(items) => {
+                let items: Vec<u8> = items
+                    .iter()
+                    .flat_map(|item| length_delimited(1, &encode(item)))
+                    .collect();
+                length_delimited(6, &items)
+            }
+            Json::Object(fields) => {
+                let fields: Vec<u8> = fields
+                    .iter()
+                    .flat_map(|(key, value)| {
+                        let entry = [
+                            length_delimited(1, key.as_bytes()),
+                            length_delimited(2, &encode(value)),
+                        ];
+                        length_delimited(1, &entry.concat())
+                    })
+                    .collect();
+                length_delimited(5, &fields)
+            }
+        }
+    }
+
+    fn json() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::Bool),
+            any::<f64>().prop_map(Json::Number),
+            ".{0,12}".prop_map(Json::Text),
+        ];
+        leaf.prop_recursive(6, 48, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Json::List),
+                proptest::collection::vec((".{0,6}", inner), 0..6).prop_map(Json::Object),
+            ]
+        })
+    }
+
+    fn check(bytes: &[u8], expected: Result<(), BadPayload>) {
+        assert_eq!(scan(bytes), expected, "{bytes:02x?}");
+    }
+
+    #[test]
+    fn what_is_not_a_value_is_refused_by_place() {
+        check(&[0x08, 0x00], Ok(()));
+        check(&[], Err(BadPayload::NoKind(0)));
+        check(&[0x08], Err(BadPayload::CutOff(1)));
+        check(&[0x11, 0, 0], Err(BadPayload::CutOff(0)));
+        check(&[0x1a, 5, b'a'], Err(BadPayload::CutOff(0)));
+        check(&[0x1a, 1, 0xff], Err(BadPayload::NotUtf8(2)));
+        check(
+            &[
+                0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
+            ],
+            Err(BadPayload::CutOff(0)),
+        );
+        check(&[0x18, 1], Err(BadPayload::Malformed(0)));
+        check(&[0x0b], Err(BadPayload::Malformed(0)));
+        check(&[0x00, 0x00], Err(BadPayload::Malformed(0)));
+        // A list whose one item has no kind, an object whose one entry has no value.
+        check(&[0x32, 2, 0x0a, 0], Err(BadPayload::NoKind(4)));
+        check(
+            &[0x2a, 5, 0x0a, 3, 0x0a, 1, b'k'],
+            Err(BadPayload::NoKind(7)),
+        );
+        // An unknown field is kept; alone it is no kind.
+        check(&[0x08, 0, 0x78, 1], Ok(()));
+        check(&[0x78, 1], Err(BadPayload::NoKind(2)));
+    }
+
+    #[test]
+    fn nesting_is_bounded_and_what_passes_is_decodable() {
+        use prost::Message as _;
+        let nested =
+            |levels: usize| (0..levels).fold(Json::Null, |inner, _| Json::List(vec![inner]));
+        // A list is two messages: the Value and its ListValue.
+        let deepest = encode(&nested(46));
+        check(&deepest, Ok(()));
+        assert!(prost_types::Value::decode(&deepest[..]).is_ok());
+        let found = scan(&encode(&nested(47)));
+        assert!(matches!(found, Err(BadPayload::TooDeep(_))), "{found:?}");
+        assert!(matches!(
+            scan(&encode(&nested(1000))),
+            Err(BadPayload::TooDeep(_))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_passes_and_every_cut_of_it_is_refused(json in json()) {
+            let encoded = encode(&json);
+            prop_assert_eq!(scan(&encoded), Ok(()));
+            for end in 0..encoded.len() {
+                prop_assert!(scan(&encoded[..end]).is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_judged_as_a_real_decoder_would_at_least(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            use prost::Message as _;
+            if scan(&bytes).is_ok() {
+                prop_assert!(prost_types::Value::decode(&bytes[..]).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Which instance serves a task.
+//!
+//! It sees only numbers: how loaded each candidate is and whether it may be used. It does not know why.
+
+use std::time::{Duration, Instant};
+
+/// Whether a candidate may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fitness {
+    /// Gets no work: down, or tried already.
+    Unfit,
+    /// Not known yet: gets work when nobody fit is left.
+    Unknown,
+    /// Gets work.
+    Fit,
+}
+
+/// What BALANCED compares.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Calls that are with the instance now.
+    pub outstanding: u32,
+    /// Its share of the work, at least 1.
+    pub weight: u32,
+    /// Peak-sensitive moving average of its latency, in nanoseconds; 0 while nothing is known.
+    pub latency_ns: f64,
+}
+
+/// How an instance is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Power of two choices: fewer outstanding calls for the weight, then lower latency.
+    #[default]
+    Balanced,
+    /// The first that may be used.
+    Ordered,
+}
+
+/// Random draws before the candidates are counted through instead.
+const DRAWS_MAX: usize = 8;
+
+/// Chooses one of `count` candidates, or none when all are unfit. `random` gives uniform 64-bit numbers.
+pub fn choose(
+    policy: Policy,
+    count: usize,
+    fitness: impl Fn(usize) -> Fitness,
+    load: impl Fn(usize) -> Load,
+    mut random: impl FnMut() -> u64,
+) -> Option<usize> {
+    match policy {
+        Policy::Ordered => {
+            let first = |wanted| (0..count).find(|&at| fitness(at) == wanted);
+            first(Fitness::Fit).or_else(|| first(Fitness::Unknown))
+        }
+        Policy::Balanced => {
+            let (one, other) = two_choices(count, &fitness, &mut random)?;
+            Some(if lighter(load(other), load(one)) {
+                other
+            } else {
+                one
+            })
+        }
+    }
+}
+
+/// Two candidates of the best fitness there is; the same one twice when there is only one.
+fn two_choices(
+    count: usize,
+    fitness: &impl Fn(usize) -> Fitness,
+    random: &mut impl FnMut() -> u64,
+) -> Option<(usize, usize)> {
+    // In a healthy fleet of thousands two draws settle it; counting is for the rest.
+    let mut drawn = None;
+    for _ in 0..if count < DRAWS_MAX { 0 } else { DRAWS_MAX } {
+        let at = below(count, random());
+        match drawn {
+            _ if fitness(at) != Fitness::Fit => {}
+            None => drawn = Some(at),
+            Some(one) if one != at => return Some((one, at)),
+            Some(_) => {}
+        }
+    }
+    let best = (0..count)
+        .map(fitness)
+        .max()
+        .filter(|best| *best != Fitness::Unfit)?;
+    let equals = || (0..count).filter(|&at| fitness(at) == best);
+    let total = equals().count();
+    let one = below(total, random());
+    let other = match total {
+        1 => one,
+        // One of the others, each as likely.
+        _ => (one + 1 + below(total - 1, random())) % total,
+    };
+    Some((equals().nth(one)?, equals().nth(other)?))
+}
+
+/// Maps a uniform number to `0..count`; the bias is below 2^-50 for any fleet.
+fn below(count: usize, random: u64) -> usize {
+    ((u128::from(random) * count as u128) >> 64) as usize
+}
+
+fn lighter(this: Load, that: Load) -> bool {
+    let (these, those) = (
+        u64::from(this.outstanding) * u64::from(that.weight),
+        u64::from(that.outstanding) * u64::from(this.weight),
+    );
+    these < those || (these == those && this.latency_ns < that.latency_ns)
+}
+
+/// A moving average that jumps up at once and comes down slowly, so that a stall is seen when it happens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PeakEwma {
+    nanos: f64,
+    at: Option<Instant>,
+}
+
+/// Time after which an old observation counts for 1/e.
+const LATENCY_MEMORY: Duration = Duration::from_secs(10);
+
+impl PeakEwma {
+    /// Takes one latency into account.
+    pub fn observe(&mut self, latency: Duration, now: Instant) {
+        let latency = latency.as_nanos() as f64;
+        let age = self
+            .at
+            .map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        let keep = (-age.as_secs_f64() / LATENCY_MEMORY.as_secs_f64()).exp();
+        self.nanos = if self.nanos < latency {
+            latency
+        } else {
+            self.nanos * keep + latency * (1.0 - keep)
+        };
+        self.at = Some(now);
+    }
+
+    /// The average in nanoseconds; 0 before the first observation.
+    #[must_use]
+    pub fn nanos(&self) -> f64 {
+        self.nanos
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn load(outstanding: u32, weight: u32, latency_ns: f64) -> Load {
+        Load {
+            outstanding,
+            weight,
+            latency_ns,
+        }
+    }
+
+    /// `f` fit, `?` unknown, `-` unfit.
+    fn fitness(text: &str) -> Vec<Fitness> {
+        text.chars()
+            .map(|c| match c {
+                'f' => Fitness::Fit,
+                '?' => Fitness::Unknown,
+                _ => Fitness::Unfit,
+            })
+            .collect()
+    }
+
+    fn numbers(mut seed: u64) -> impl FnMut() -> u64 {
+        // SplitMix64: any fixed sequence of well spread numbers would do.
+        move || {
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        }
+    }
+
+    fn check(policy: Policy, fleet: &str, expected: Option<usize>) {
+        let fleet = fitness(fleet);
+        let found = choose(
+            policy,
+            fleet.len(),
+            |at| fleet[at],
+            |_| load(0, 1, 0.0),
+            numbers(7),
+        );
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn ordered_takes_the_first_that_may_be_used() {
+        check(Policy::Ordered, "--f?f", Some(2));
+        check(Policy::Ordered, "-?-?", Some(1));
+        check(Policy::Ordered, "---", None);
+        check(Policy::Ordered, "", None);
+    }
+
+    #[test]
+    fn balanced_uses_unknown_ones_only_when_nobody_fit_is_left() {
+        check(Policy::Balanced, "--f--", Some(2));
+        check(Policy::Balanced, "-?---", Some(1));
+        check(Policy::Balanced, "?f?", Some(1));
+        check(Policy::Balanced, "---", None);
+        check(Policy::Balanced, "", None);
+    }
+
+    #[test]
+    fn fewer_calls_for_the_weight_win_and_then_lower_latency() {
+        assert!(lighter(load(1, 1, 9.0), load(2, 1, 1.0)));
+        assert!(lighter(load(3, 4, 9.0), load(1, 1, 1.0)));
+        assert!(lighter(load(1, 1, 1.0), load(1, 1, 2.0)));
+        assert!(!lighter(load(1, 1, 1.0), load(1, 1, 1.0)));
+    }
+
+    #[test]
+    fn a_latency_peak_is_taken_at_once_and_forgotten_slowly() {
+        let start = Instant::now();
+        let mut ewma = PeakEwma::default();
+        ewma.observe(Duration::from_nanos(100), start);
+        ewma.observe(Duration::from_nanos(1000), start);
+        assert_eq!(ewma.nanos(), 1000.0);
+        ewma.observe(Duration::from_nanos(100), start);
+        assert_eq!(ewma.nanos(), 1000.0);
+        ewma.observe(Duration::from_nanos(100), start + LATENCY_MEMORY);
+        assert!((300.0..500.0).contains(&ewma.nanos()), "{}", ewma.nanos());
+    }
+
+    proptest! {
+        #[test]
+        fn the_choice_is_always_of_the_best_fitness(text in "[f?-]{0,40}", seed in any::<u64>()) {
+            let fleet = fitness(&text);
+            let best = fleet.iter().copied().max().filter(|best| *best != Fitness::Unfit);
+            for policy in [Policy::Balanced, Policy::Ordered] {
+                let found = choose(policy, fleet.len(), |at| fleet[at], |at| load(at as u32, 1, 0.0), numbers(seed));
+                prop_assert_eq!(found.map(|at| fleet[at]), best);
+            }
+        }
+
+        #[test]
+        fn balanced_spreads_over_everyone_and_keeps_the_worst_close_to_the_best(seed in any::<u64>()) {
+            let mut outstanding = [0_u32; 16];
+            let mut random = numbers(seed);
+            for _ in 0..1600 {
+                let at = choose(Policy::Balanced, 16, |_| Fitness::Fit, |at| load(outstanding[at], 1, 0.0), &mut random);
+                outstanding[at.unwrap()] += 1;
+            }
+            let (least, most) = (outstanding.iter().min().unwrap(), outstanding.iter().max().unwrap());
+            prop_assert!(most - least <= 12, "{:?}", outstanding);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The map.
+
+pub mod domain;
+pub mod proto;
