@@ -110,6 +110,7 @@ pub fn to_grpc_timeout(budget: Duration) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "any instant will do")]
 mod tests {
     use proptest::prelude::*;
 

@@ -72,8 +72,12 @@ pub enum Reason {
     AnswerMalformed,
     /// An instance answered with more than is taken.
     AnswerTooLarge,
+    /// The call was complete without this target.
+    NotNeeded,
     /// The completion rule of a fan-out was not met.
     CompletionUnmet,
+    /// The completion rule of a fan-out was not met in time.
+    CompletionLate,
     /// The collected results of a fan-out are larger than an answer may be.
     AggregateTooLarge,
     /// The caller does not read what it asked for.
@@ -120,7 +124,8 @@ impl Reason {
             Self::InstanceFailed(_) => "INSTANCE_FAILED",
             Self::AnswerMalformed => "ANSWER_MALFORMED",
             Self::AnswerTooLarge => "ANSWER_TOO_LARGE",
-            Self::CompletionUnmet => "COMPLETION_UNMET",
+            Self::NotNeeded => "NOT_NEEDED",
+            Self::CompletionUnmet | Self::CompletionLate => "COMPLETION_UNMET",
             Self::AggregateTooLarge => "AGGREGATE_TOO_LARGE",
             Self::SlowConsumer => "SLOW_CONSUMER",
             Self::TooMany => "TOO_MANY",

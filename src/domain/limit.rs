@@ -20,7 +20,9 @@ pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A message that comes from an instance.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Encoded results in the summary of a fan-out with `aggregate`.
-pub const AGGREGATE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 256 * 1024;
+pub const AGGREGATE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;
+/// An instance's answer that can leave by the front door, inside its envelope.
+pub const ANSWER_PASSED_ON_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 /// Nested messages in a payload. Runtimes refuse more than 100 levels, and our own envelopes need three.
 pub const PAYLOAD_DEPTH_MAX: usize = 94;
 /// Entries, and bytes of names and values, of the metadata of one task.
@@ -99,8 +101,9 @@ pub const REQUEST_ID_CHARS_MAX: usize = 128;
 const _: () = assert!(FANOUT_TARGETS_MAX <= FLEET_MAX);
 // A fan-out over a full roster must be writable one name each.
 const _: () = assert!(FANOUT_TARGETS_MAX <= EXPRESSIONS_MAX);
-// An aggregate must leave room for its envelope.
-const _: () = assert!(AGGREGATE_BYTES_MAX < MESSAGE_BYTES_MAX);
+// An aggregate must leave room for its envelope: the name of every target, twice.
+const _: () =
+    assert!(AGGREGATE_BYTES_MAX + 2 * FANOUT_TARGETS_MAX * (ID_BYTES_MAX + 16) < MESSAGE_BYTES_MAX);
 // One stream may not fill the window that it shares.
 const _: () = assert!(LINK_STREAM_WINDOW < LINK_CONNECTION_WINDOW);
 // A payload that was let in must be sendable to an instance.

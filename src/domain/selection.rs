@@ -142,6 +142,7 @@ impl PeakEwma {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "any instant will do")]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,0 +1,88 @@
+//! What an instance is doing for us now. Shared by all views and written by every call.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::selection::{self, PeakEwma};
+
+/// The load of one instance.
+#[derive(Debug)]
+pub struct Load {
+    outstanding: AtomicU32,
+    weight: u32,
+    latency: Mutex<PeakEwma>,
+    /// Nanoseconds; 0 before the first answered probe.
+    probe_latency: AtomicU64,
+}
+
+/// One call that is with the instance; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Outstanding(Arc<Load>);
+
+impl Load {
+    pub(crate) fn new(weight: u32) -> Self {
+        Self {
+            outstanding: AtomicU32::new(0),
+            weight: weight.max(1),
+            latency: Mutex::default(),
+            probe_latency: AtomicU64::new(0),
+        }
+    }
+
+    /// Begins a call.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> Outstanding {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        Outstanding(Arc::clone(self))
+    }
+
+    /// Calls that are with the instance now.
+    #[must_use]
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Takes the latency of one call into account.
+    pub fn observe(&self, latency: Duration, now: Instant) {
+        let mut average = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        average.observe(latency, now.into_std());
+    }
+
+    /// What BALANCED compares.
+    #[must_use]
+    pub fn compared(&self) -> selection::Load {
+        let latency_ns = self
+            .latency
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .nanos();
+        selection::Load {
+            outstanding: self.outstanding(),
+            weight: self.weight,
+            latency_ns,
+        }
+    }
+
+    pub(super) fn note_probe(&self, latency: Duration) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.probe_latency.store(nanos, Ordering::Relaxed);
+    }
+
+    /// How long the last answered probe took.
+    #[must_use]
+    pub fn probe_latency(&self) -> Option<Duration> {
+        match self.probe_latency.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}

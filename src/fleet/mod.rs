@@ -1,0 +1,199 @@
+//! Who is there and who is well. Readers get an immutable view and never a lock.
+//!
+//! The roll is the one place that changes: configured instances stay, registered ones come and go with their
+//! leases, probes report. After each change a new view is published.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::health::State;
+use crate::domain::id::InstanceId;
+use crate::domain::limit::{FLEET_MAX, PROBES_AT_ONCE_MAX};
+use crate::instance::{InstanceClient, Spec};
+use crate::tasks::{Owned, Tasks};
+
+pub mod load;
+pub mod network;
+mod probe;
+pub mod registration;
+pub mod view;
+
+use load::Load;
+pub use probe::Settings as ProbeSettings;
+use registration::Lease;
+use view::{Health, Member, Origin, View};
+
+/// Makes a client for an instance; `app` alone knows which kind.
+pub type Connect = Arc<dyn Fn(&Spec) -> Result<Arc<dyn InstanceClient>, Failure> + Send + Sync>;
+
+/// The fleet of one orchestrator.
+pub struct Fleet {
+    view: ArcSwap<View>,
+    roll: Mutex<Roll>,
+    changed: watch::Sender<u64>,
+    connect: Connect,
+    probe: ProbeSettings,
+    probes: Arc<Semaphore>,
+    tasks: Tasks,
+    registration: registration::Settings,
+}
+
+#[derive(Default)]
+struct Roll {
+    entries: BTreeMap<InstanceId, Entry>,
+    /// Tells one member from a later one of the same name.
+    serial: u64,
+}
+
+struct Entry {
+    member: Arc<Member>,
+    lease: Option<Lease>,
+    /// Ends with the entry.
+    _probe: Owned,
+}
+
+impl Fleet {
+    /// An empty fleet.
+    #[must_use]
+    pub fn new(
+        connect: Connect,
+        probe: ProbeSettings,
+        registration: registration::Settings,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            view: ArcSwap::from_pointee(View::default()),
+            roll: Mutex::default(),
+            changed: watch::Sender::new(0),
+            connect,
+            probe,
+            probes: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
+            tasks,
+            registration,
+        })
+    }
+
+    /// The fleet as it is now. It does not change under the reader.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Wakes after each change of the fleet.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Adds instances that stay as long as the orchestrator runs.
+    pub fn add(self: &Arc<Self>, specs: Vec<(Spec, Origin)>) -> Result<(), Failure> {
+        let mut roll = self.roll();
+        for (spec, origin) in specs {
+            self.enter(&mut roll, spec, origin, None)?;
+        }
+        self.publish(&roll);
+        Ok(())
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        roll: &mut Roll,
+        spec: Spec,
+        origin: Origin,
+        lease: Option<Lease>,
+    ) -> Result<(), Failure> {
+        if FLEET_MAX <= roll.entries.len() && !roll.entries.contains_key(&spec.id) {
+            let detail = format!(
+                "the fleet has {FLEET_MAX} instances already, which is the most it may have"
+            );
+            return Err(Failure::new(Reason::FleetFull, detail));
+        }
+        let client = (self.connect)(&spec)?;
+        roll.serial += 1;
+        let member = Arc::new(Member {
+            serial: roll.serial,
+            origin,
+            client,
+            load: Arc::new(Load::new(spec.weight)),
+            health: Health::unknown(SystemTime::now()),
+            spec,
+        });
+        let probe = probe::run(
+            Arc::downgrade(self),
+            Arc::clone(&member),
+            self.probe,
+            Arc::clone(&self.probes),
+        );
+        let probe = self.tasks.spawn_owned(probe);
+        let id = member.spec.id.clone();
+        roll.entries.insert(
+            id,
+            Entry {
+                member,
+                lease,
+                _probe: probe,
+            },
+        );
+        Ok(())
+    }
+
+    /// Notes a change of health, unless the member has been replaced since.
+    fn note_health(&self, id: &InstanceId, serial: u64, state: State, reason: String) {
+        let mut roll = self.roll();
+        let Some(entry) = roll
+            .entries
+            .get_mut(id)
+            .filter(|entry| entry.member.serial == serial)
+        else {
+            return;
+        };
+        let health = Health {
+            state,
+            reason: reason.into(),
+            since: SystemTime::now(),
+        };
+        entry.member = Arc::new(Member {
+            health,
+            ..Member::clone(&entry.member)
+        });
+        self.publish(&roll);
+    }
+
+    fn publish(&self, roll: &Roll) {
+        let members = roll.entries.values().map(|entry| Arc::clone(&entry.member));
+        self.view.store(Arc::new(View::new(members)));
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn roll(&self) -> MutexGuard<'_, Roll> {
+        self.roll.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the lease of a registered instance ends.
+    #[must_use]
+    pub fn lease_ends(&self, id: &InstanceId) -> Option<SystemTime> {
+        self.roll()
+            .entries
+            .get(id)?
+            .lease
+            .as_ref()
+            .map(|lease| lease.shown_end)
+    }
+
+    /// Removes instances whose lease has ended, for as long as the fleet is there.
+    pub async fn expire_leases(fleet: Weak<Self>) {
+        // A lease may end this much late, never early.
+        const RESOLUTION: Duration = Duration::from_millis(500);
+        loop {
+            tokio::time::sleep(RESOLUTION).await;
+            let Some(fleet) = fleet.upgrade() else { return };
+            fleet.remove_expired(Instant::now());
+        }
+    }
+}

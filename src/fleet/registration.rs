@@ -1,0 +1,350 @@
+//! Instances that come and go by themselves: leases and incarnations.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use tokio::time::{self, Instant};
+
+use super::network;
+use super::view::Origin;
+use super::{Entry, Fleet};
+use crate::domain::failure::{Failure, Progress, Reason};
+use crate::domain::id::InstanceId;
+use crate::domain::limit::CONNECT_TIMEOUT;
+use crate::instance::endpoint::Endpoint;
+use crate::instance::{Spec, tls};
+
+/// What may be registered.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Networks in which a registered address must lie.
+    pub networks: Vec<IpNet>,
+    /// Our own doors.
+    pub ourselves: Vec<SocketAddr>,
+}
+
+/// What an instance says of itself; already checked for form.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// Its name.
+    pub id: InstanceId,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// Free words about it.
+    pub labels: BTreeMap<String, String>,
+    /// Its share of BALANCED work.
+    pub weight: u32,
+    /// Rises with each start of the instance.
+    pub incarnation: u64,
+    /// How long it stays unless renewed.
+    pub lease: Duration,
+}
+
+/// The lease of a registered instance.
+pub(super) struct Lease {
+    incarnation: u64,
+    ends: Instant,
+    /// For people; jumps of the wall clock change nothing but this.
+    pub(super) shown_end: SystemTime,
+}
+
+impl Fleet {
+    /// Adds an instance, or renews its lease; returns when the lease ends.
+    pub async fn register(
+        self: &Arc<Self>,
+        mut registration: Registration,
+    ) -> Result<SystemTime, Failure> {
+        registration.endpoint.pinned = self.checked_addresses(&registration).await?;
+        let now = Instant::now();
+        let lease = Lease {
+            incarnation: registration.incarnation,
+            ends: now + registration.lease,
+            shown_end: SystemTime::now() + registration.lease,
+        };
+        let shown_end = lease.shown_end;
+        let mut roll = self.roll();
+        match roll
+            .entries
+            .get_mut(&registration.id)
+            .map(|entry| decide(entry, &registration))
+        {
+            Some(Decision::Refuse(failure)) => return Err(failure),
+            Some(Decision::Renew) => {
+                if let Some(entry) = roll.entries.get_mut(&registration.id) {
+                    entry.lease = Some(lease);
+                }
+                return Ok(shown_end);
+            }
+            Some(Decision::Replace) | None => {}
+        }
+        let spec = Spec {
+            id: registration.id,
+            endpoint: registration.endpoint,
+            labels: registration.labels,
+            weight: registration.weight,
+            credential: None,
+            tls: tls::Settings::default(),
+        };
+        tracing::info!(instance = %spec.id, address = %spec.endpoint, incarnation = registration.incarnation, "instance registered");
+        self.enter(&mut roll, spec, Origin::Registered, Some(lease))?;
+        self.publish(&roll);
+        Ok(shown_end)
+    }
+
+    /// Removes a registered instance. Calls that it already has are finished.
+    pub fn deregister(&self, id: &InstanceId, incarnation: u64) -> Result<(), Failure> {
+        let mut roll = self.roll();
+        let Some(entry) = roll.entries.get(id) else {
+            return Err(failure(
+                id,
+                Reason::RegistrationUnknown,
+                "no such instance is registered",
+            ));
+        };
+        match &entry.lease {
+            None => return Err(configured(id)),
+            Some(lease) if incarnation < lease.incarnation => {
+                return Err(stale(id, lease.incarnation));
+            }
+            Some(_) => {}
+        }
+        roll.entries.remove(id);
+        tracing::info!(instance = %id, "instance deregistered");
+        self.publish(&roll);
+        Ok(())
+    }
+
+    /// Removes instances whose lease has ended.
+    pub(super) fn remove_expired(&self, now: Instant) {
+        let mut roll = self.roll();
+        let before = roll.entries.len();
+        roll.entries.retain(|id, entry| {
+            let stays = entry.lease.as_ref().is_none_or(|lease| now < lease.ends);
+            if !stays {
+                tracing::warn!(instance = %id, "instance left: its lease was not renewed");
+            }
+            stays
+        });
+        if roll.entries.len() < before {
+            self.publish(&roll);
+        }
+    }
+
+    /// Resolves once; later connections go to what was checked here.
+    async fn checked_addresses(
+        &self,
+        registration: &Registration,
+    ) -> Result<Vec<SocketAddr>, Failure> {
+        let unresolved = |error: &dyn std::fmt::Display| {
+            let detail = format!(
+                "address {}: cannot be resolved: {error}",
+                registration.endpoint
+            );
+            Failure::new(Reason::ArgumentInvalid, detail)
+        };
+        let addresses = match time::timeout(CONNECT_TIMEOUT, registration.endpoint.resolve()).await
+        {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(error)) => return Err(unresolved(&error)),
+            Err(_elapsed) => return Err(unresolved(&"no answer from the resolver")),
+        };
+        for address in &addresses {
+            network::judge(*address, &self.registration.networks, |address| {
+                self.is_ourselves(address)
+            })
+            .map_err(|refused| {
+                failure(
+                    &registration.id,
+                    Reason::AddressNotAllowed,
+                    refused.to_string(),
+                )
+            })?;
+        }
+        Ok(addresses)
+    }
+
+    fn is_ourselves(&self, address: SocketAddr) -> bool {
+        self.registration.ourselves.iter().any(|door| {
+            let same_host = door.ip().to_canonical() == address.ip()
+                || (door.ip().is_unspecified() && is_of_this_machine(address));
+            door.port() == address.port() && same_host
+        })
+    }
+}
+
+/// Only an address of this machine can be bound.
+fn is_of_this_machine(address: SocketAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
+}
+
+enum Decision {
+    Renew,
+    Replace,
+    Refuse(Failure),
+}
+
+fn decide(entry: &Entry, registration: &Registration) -> Decision {
+    let (id, spec) = (&registration.id, &entry.member.spec);
+    let Some(lease) = &entry.lease else {
+        return Decision::Refuse(configured(id));
+    };
+    let same = spec.endpoint.to_string() == registration.endpoint.to_string()
+        && spec.labels == registration.labels
+        && spec.weight == registration.weight;
+    if registration.incarnation < lease.incarnation {
+        Decision::Refuse(stale(id, lease.incarnation))
+    } else if lease.incarnation < registration.incarnation {
+        Decision::Replace
+    } else if same {
+        Decision::Renew
+    } else {
+        let detail =
+            "registered otherwise under the same incarnation: raise the incarnation to replace it";
+        Decision::Refuse(failure(id, Reason::IncarnationStale, detail))
+    }
+}
+
+fn configured(id: &InstanceId) -> Failure {
+    failure(
+        id,
+        Reason::InstanceConfigured,
+        "the id belongs to an instance of the config: choose another one",
+    )
+}
+
+fn stale(id: &InstanceId, registered: u64) -> Failure {
+    failure(
+        id,
+        Reason::IncarnationStale,
+        format!("incarnation {registered} is registered, which is newer"),
+    )
+}
+
+fn failure(
+    id: &InstanceId,
+    reason: Reason,
+    detail: impl Into<std::borrow::Cow<'static, str>>,
+) -> Failure {
+    Failure::at(id, reason, Progress::NeverBegan, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::ProbeSettings;
+    use crate::instance::scripted::Scripted;
+    use crate::tasks::Tasks;
+
+    fn fleet() -> Arc<Fleet> {
+        let settings = Settings {
+            networks: network::loopback(),
+            ourselves: vec!["0.0.0.0:7070".parse().unwrap()],
+        };
+        Fleet::new(
+            Arc::new(|_| Ok(Scripted::new("A", []))),
+            ProbeSettings::default(),
+            settings,
+            Tasks::new(),
+        )
+    }
+
+    fn registration(id: &str, address: &str, incarnation: u64) -> Registration {
+        Registration {
+            id: InstanceId::parse(id).unwrap(),
+            endpoint: Endpoint::parse(address).unwrap(),
+            labels: BTreeMap::new(),
+            weight: 1,
+            incarnation,
+            lease: Duration::from_secs(30),
+        }
+    }
+
+    async fn check(
+        fleet: &Arc<Fleet>,
+        id: &str,
+        address: &str,
+        incarnation: u64,
+        expected: Result<(), Reason>,
+    ) {
+        let found = fleet.register(registration(id, address, incarnation)).await;
+        assert_eq!(
+            found.map(|_| ()).map_err(|failure| failure.reason),
+            expected,
+            "{id} {address} {incarnation}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newer_incarnation_replaces_and_an_older_one_is_refused() {
+        let fleet = fleet();
+        check(&fleet, "A", "127.0.0.1:1", 5, Ok(())).await;
+        let first = fleet.view().members()[0].serial;
+        check(&fleet, "A", "127.0.0.1:1", 5, Ok(())).await;
+        assert_eq!(
+            fleet.view().members()[0].serial,
+            first,
+            "a renewal replaces nothing"
+        );
+        check(&fleet, "A", "127.0.0.1:2", 5, Err(Reason::IncarnationStale)).await;
+        check(&fleet, "A", "127.0.0.1:2", 4, Err(Reason::IncarnationStale)).await;
+        check(&fleet, "A", "127.0.0.1:2", 6, Ok(())).await;
+        assert_ne!(fleet.view().members()[0].serial, first);
+        let id = InstanceId::parse("A").unwrap();
+        assert_eq!(
+            fleet.deregister(&id, 5).unwrap_err().reason,
+            Reason::IncarnationStale
+        );
+        fleet.deregister(&id, 6).unwrap();
+        assert_eq!(
+            fleet.deregister(&id, 6).unwrap_err().reason,
+            Reason::RegistrationUnknown
+        );
+        assert!(fleet.view().members().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_outside_the_networks_and_our_own_doors_are_refused() {
+        let fleet = fleet();
+        check(&fleet, "A", "10.0.0.1:1", 1, Err(Reason::AddressNotAllowed)).await;
+        check(
+            &fleet,
+            "A",
+            "169.254.169.254:80",
+            1,
+            Err(Reason::AddressNotAllowed),
+        )
+        .await;
+        check(
+            &fleet,
+            "A",
+            "127.0.0.1:7070",
+            1,
+            Err(Reason::AddressNotAllowed),
+        )
+        .await;
+        check(&fleet, "A", "[::1]:7071", 1, Ok(())).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_that_does_not_renew_leaves_and_one_that_does_stays() {
+        let fleet = fleet();
+        check(&fleet, "A", "127.0.0.1:1", 1, Ok(())).await;
+        check(&fleet, "B", "127.0.0.1:2", 1, Ok(())).await;
+        time::advance(Duration::from_secs(29)).await;
+        check(&fleet, "B", "127.0.0.1:2", 1, Ok(())).await;
+        fleet.remove_expired(Instant::now());
+        assert_eq!(fleet.view().members().len(), 2);
+        time::advance(Duration::from_secs(2)).await;
+        fleet.remove_expired(Instant::now());
+        let view = fleet.view();
+        let left: Vec<_> = view
+            .members()
+            .iter()
+            .map(|member| member.id().as_str())
+            .collect();
+        assert_eq!(left, ["B"]);
+    }
+}

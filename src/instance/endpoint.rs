@@ -1,0 +1,171 @@
+//! Where an instance listens: read from text, resolved, connected to.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::net::{TcpStream, lookup_host};
+
+use crate::domain::limit::ADDRESSES_PER_NAME_MAX;
+
+/// Where an instance listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A host name or an IP address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Plain text or TLS.
+    pub transport: Transport,
+    /// Where it may be found, when that was checked at registration; resolved anew for each connection when empty.
+    pub pinned: Vec<SocketAddr>,
+}
+
+/// What is spoken below gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTP/2 with prior knowledge.
+    Plain,
+    /// HTTP/2 over TLS, by ALPN.
+    Tls,
+}
+
+/// Why a text is not an address of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an instance address: write host:port, grpc://host:port or grpcs://host:port")]
+pub struct BadEndpoint(String);
+
+impl Endpoint {
+    /// Reads `host:port`, `grpc://host:port` or `grpcs://host:port`. IPv6 addresses stand in brackets.
+    pub fn parse(text: &str) -> Result<Self, BadEndpoint> {
+        let bad = || BadEndpoint(text.chars().take(120).collect());
+        let (transport, rest) = match text.split_once("://") {
+            Some(("grpc", rest)) => (Transport::Plain, rest),
+            Some(("grpcs", rest)) => (Transport::Tls, rest),
+            Some(_) => return Err(bad()),
+            None => (Transport::Plain, text),
+        };
+        let (host, port) = rest.rsplit_once(':').ok_or_else(bad)?;
+        let port: u16 = port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(bad)?;
+        let bracketed = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let host = match bracketed {
+            Some(address) => address
+                .parse::<std::net::Ipv6Addr>()
+                .map_err(|_| bad())?
+                .to_string(),
+            None => host.to_owned(),
+        };
+        let named = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
+        let is_name = !host.is_empty() && host.len() <= 253 && host.bytes().all(named);
+        if bracketed.is_none() && !is_name {
+            return Err(bad());
+        }
+        Ok(Self {
+            host,
+            port,
+            transport,
+            pinned: Vec::new(),
+        })
+    }
+
+    /// `host:port`, as it stands in a URI.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// The addresses behind the name.
+    pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = self.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, self.port)]);
+        }
+        let found = lookup_host((self.host.as_str(), self.port)).await?;
+        let found: Vec<_> = found.take(ADDRESSES_PER_NAME_MAX).collect();
+        if found.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the name has no address",
+            ));
+        }
+        Ok(found)
+    }
+
+    /// A connection to the first address that takes one.
+    pub async fn connect(&self) -> io::Result<TcpStream> {
+        let resolved;
+        let addresses = if self.pinned.is_empty() {
+            resolved = self.resolve().await?;
+            &resolved
+        } else {
+            &self.pinned
+        };
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.transport {
+            Transport::Plain => "grpc",
+            Transport::Tls => "grpcs",
+        };
+        write!(f, "{scheme}://{}", self.authority())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_and_written_alike() {
+        let check = |text: &str, expected: Option<&str>| {
+            let found = Endpoint::parse(text)
+                .ok()
+                .map(|endpoint| endpoint.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        };
+        check("127.0.0.1:7101", Some("grpc://127.0.0.1:7101"));
+        check(
+            "grpc://gpu-a.internal:50051",
+            Some("grpc://gpu-a.internal:50051"),
+        );
+        check("grpcs://gpu-a:443", Some("grpcs://gpu-a:443"));
+        check("[::1]:7101", Some("grpc://[::1]:7101"));
+        for bad in [
+            "",
+            "host",
+            "host:",
+            ":1",
+            "host:0",
+            "host:70000",
+            "::1:80",
+            "http://host:80",
+            "a b:1",
+            "u@host:1",
+            "host:1/path",
+        ] {
+            check(bad, None);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Reads the answer to one call, and tells what a broken one means.
+
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use h2::client::ResponseFuture;
+use http::{HeaderMap, StatusCode, header};
+use percent_encoding::percent_decode;
+
+use crate::domain::failure::{Failure, Progress, Reason, Status};
+use crate::domain::id::InstanceId;
+use crate::domain::limit::ANSWER_BYTES_MAX;
+
+/// Compression flag and length.
+const PREFIX_BYTES: usize = 5;
+
+/// Waits for the one message of a unary answer.
+pub(super) async fn read(id: &InstanceId, response: ResponseFuture) -> Result<Bytes, Failure> {
+    let response = response.await.map_err(|error| before_answer(id, &error))?;
+    let (head, mut body) = response.into_parts();
+    if head.status != StatusCode::OK {
+        return Err(not_grpc(id, head.status));
+    }
+    // Trailers-Only: the status stands in the headers.
+    if let Some(number) = head.headers.get("grpc-status") {
+        return Err(failed(id, number, &head.headers));
+    }
+    if !is_grpc(&head.headers) {
+        return Err(malformed(
+            id,
+            "the answer is not gRPC: content-type is not application/grpc",
+        ));
+    }
+    let message = read_body(id, &mut body).await?;
+    let trailers = body
+        .trailers()
+        .await
+        .map_err(|error| within_answer(id, &error))?
+        .unwrap_or_default();
+    let Some(number) = trailers.get("grpc-status") else {
+        return Err(malformed(id, "the answer ended without a grpc-status"));
+    };
+    if number.as_bytes() != b"0" {
+        return Err(failed(id, number, &trailers));
+    }
+    message.ok_or_else(|| malformed(id, "the answer has no message"))
+}
+
+async fn read_body(id: &InstanceId, body: &mut RecvStream) -> Result<Option<Bytes>, Failure> {
+    let mut first = Bytes::new();
+    let mut gathered = BytesMut::new();
+    while let Some(data) = body.data().await {
+        let data = data.map_err(|error| within_answer(id, &error))?;
+        // The window belongs to the peer again once its bytes are taken; it cannot be given back twice.
+        let _ = body.flow_control().release_capacity(data.len());
+        if PREFIX_BYTES + ANSWER_BYTES_MAX < gathered.len() + first.len() + data.len() {
+            let detail = format!("the answer has more than {ANSWER_BYTES_MAX} bytes");
+            return Err(Failure::at(
+                id,
+                Reason::AnswerTooLarge,
+                Progress::Answered,
+                detail,
+            ));
+        }
+        // Most answers come in one frame, which is then the message without a copy.
+        if first.is_empty() && gathered.is_empty() {
+            first = data;
+        } else {
+            gathered.extend_from_slice(&std::mem::take(&mut first));
+            gathered.extend_from_slice(&data);
+        }
+    }
+    let whole = if gathered.is_empty() {
+        first
+    } else {
+        gathered.freeze()
+    };
+    one_message(id, whole)
+}
+
+fn one_message(id: &InstanceId, mut whole: Bytes) -> Result<Option<Bytes>, Failure> {
+    if whole.is_empty() {
+        return Ok(None);
+    }
+    let Some(prefix) = whole.get(..PREFIX_BYTES) else {
+        return Err(malformed(id, "the answer is cut off"));
+    };
+    if prefix[0] != 0 {
+        return Err(malformed(
+            id,
+            "the answer is compressed, which was not asked for",
+        ));
+    }
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    let message = whole.split_off(PREFIX_BYTES);
+    if message.len() != length {
+        return Err(malformed(
+            id,
+            "the answer is cut off, or is more than one message",
+        ));
+    }
+    Ok(Some(message))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .map(|value| value.as_bytes());
+    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+}
+
+fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> Failure {
+    let number = number
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(u64::MAX);
+    let Some(status) = Status::from_number(number) else {
+        return malformed(id, "the answer says OK and has no message");
+    };
+    let message = headers
+        .get("grpc-message")
+        .map(|value| value.as_bytes())
+        .unwrap_or_default();
+    let message = percent_decode(message).decode_utf8_lossy();
+    let detail = format!("{}: {message}", status.name());
+    Failure::at(
+        id,
+        Reason::InstanceFailed(status),
+        Progress::Answered,
+        detail,
+    )
+}
+
+/// gRPC, "HTTP to gRPC Status Code Mapping": what a proxy in between has to say.
+fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
+    let status = match http.as_u16() {
+        400 => Status::Internal,
+        401 => Status::Unauthenticated,
+        403 => Status::PermissionDenied,
+        404 => Status::Unimplemented,
+        429 | 502 | 503 | 504 => Status::Unavailable,
+        _ => Status::Unknown,
+    };
+    let detail = format!("the answer is HTTP {}, not gRPC", http.as_u16());
+    Failure::at(
+        id,
+        Reason::InstanceFailed(status),
+        Progress::Answered,
+        detail,
+    )
+}
+
+/// The call broke before an answer began.
+pub(super) fn before_answer(id: &InstanceId, error: &h2::Error) -> Failure {
+    let refused =
+        error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    // h2 hands a remote GOAWAY only to streams above the last one that the peer will process.
+    let above_goaway = error.is_remote() && error.is_go_away();
+    if refused || above_goaway {
+        let detail = if refused {
+            "the instance refused the call"
+        } else {
+            "the instance is going away"
+        };
+        return Failure::at(id, Reason::InstanceDown, Progress::NeverBegan, detail);
+    }
+    lost(id, error)
+}
+
+/// The call broke after its answer had begun.
+fn within_answer(id: &InstanceId, error: &h2::Error) -> Failure {
+    Failure {
+        progress: Progress::Answered,
+        ..lost(id, error)
+    }
+}
+
+fn lost(id: &InstanceId, error: &h2::Error) -> Failure {
+    let detail = match error.reason() {
+        Some(reason) if error.is_reset() => {
+            format!("the instance reset the call: {}", reason.description())
+        }
+        Some(reason) => format!("the connection broke: {}", reason.description()),
+        None => "the connection to the instance broke".to_owned(),
+    };
+    Failure::at(id, Reason::InstanceLost, Progress::MayHaveBegun, detail)
+}
+
+fn malformed(id: &InstanceId, what: &'static str) -> Failure {
+    Failure::at(id, Reason::AnswerMalformed, Progress::Answered, what)
+}

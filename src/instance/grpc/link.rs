@@ -1,0 +1,322 @@
+//! The connections to one instance: made when needed, shared by all calls, replaced when they break.
+//!
+//! ```text
+//! none ──call──▶ connecting ──▶ open ──GOAWAY, error, keep-alive missed──▶ gone
+//!                    └── fails: every call that waits for it gets the failure
+//! ```
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use h2::{Ping, PingPong};
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+
+use super::answer;
+use super::frame::Frame;
+use crate::domain::failure::{Failure, Progress, Reason};
+use crate::domain::id::InstanceId;
+use crate::domain::limit::{
+    CONNECT_TIMEOUT, HEADER_LIST_BYTES_MAX, LINK_CONNECTION_WINDOW, LINK_KEEPALIVE_INTERVAL,
+    LINK_KEEPALIVE_TIMEOUT, LINK_STREAM_WINDOW, LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX,
+};
+use crate::instance::endpoint::Endpoint;
+use crate::instance::tls::Connector;
+use crate::tasks::Tasks;
+
+/// Connections that turn out to be gone, before a call gives up.
+const STALE_MAX: usize = 3;
+/// Peers allow at least this many streams before their SETTINGS are known to say otherwise (RFC 9113, 6.5.2).
+const STREAMS_SURE: usize = 100;
+
+/// All connections to one instance.
+pub(super) struct Link {
+    id: InstanceId,
+    endpoint: Endpoint,
+    secure: Option<Connector>,
+    tasks: Tasks,
+    pool: Mutex<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    open: Vec<Connection>,
+    connecting: Option<watch::Receiver<Connecting>>,
+}
+
+/// `None` while under way.
+type Connecting = Option<Result<(), Failure>>;
+
+#[derive(Clone)]
+struct Connection {
+    sender: SendRequest<Frame>,
+    streams: Arc<AtomicUsize>,
+    gone: Arc<AtomicBool>,
+}
+
+/// Leave to send one call.
+pub(super) struct Sender {
+    id: InstanceId,
+    connection: Connection,
+    _stream: StreamCount,
+}
+
+struct StreamCount(Arc<AtomicUsize>);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        id: InstanceId,
+        endpoint: Endpoint,
+        secure: Option<Connector>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            endpoint,
+            secure,
+            tasks,
+            pool: Mutex::default(),
+        })
+    }
+
+    /// Waits for a connection that takes a call, and makes one when there is none. `before_send` is told when
+    /// the wait is over.
+    pub(super) async fn ready(
+        self: &Arc<Self>,
+        before_send: &mut (dyn FnMut(Instant) + Send),
+    ) -> Result<Sender, Failure> {
+        for _ in 0..STALE_MAX {
+            let mut waiter = match self.find() {
+                Found::Open(connection) => {
+                    if let Some(sender) = self.sender(connection).await {
+                        before_send(Instant::now());
+                        return Ok(sender);
+                    }
+                    continue;
+                }
+                Found::Connecting(waiter) => waiter,
+            };
+            let ended = waiter
+                .wait_for(Option::is_some)
+                .await
+                .map(|ended| ended.clone());
+            match ended {
+                Ok(Some(Err(failure))) => return Err(failure),
+                Ok(Some(Ok(())) | None) => {}
+                Err(_stopped) => return Err(self.down("the orchestrator is stopping")),
+            }
+        }
+        Err(self.down("the instance closes its connections at once"))
+    }
+
+    async fn sender(&self, connection: Connection) -> Option<Sender> {
+        connection.streams.fetch_add(1, Ordering::Relaxed);
+        let stream = StreamCount(Arc::clone(&connection.streams));
+        match connection.sender.clone().ready().await {
+            Ok(sender) => Some(Sender {
+                id: self.id.clone(),
+                connection: Connection {
+                    sender,
+                    ..connection
+                },
+                _stream: stream,
+            }),
+            Err(_gone) => {
+                connection.gone.store(true, Ordering::Release);
+                None
+            }
+        }
+    }
+
+    fn find(self: &Arc<Self>) -> Found {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.open
+            .retain(|connection| !connection.gone.load(Ordering::Acquire));
+        let least = pool
+            .open
+            .iter()
+            .min_by_key(|connection| connection.streams.load(Ordering::Relaxed));
+        if let Some(least) = least
+            && (least.has_room() || pool.open.len() == LINKS_PER_INSTANCE_MAX)
+        {
+            return Found::Open(least.clone());
+        }
+        if let Some(connecting) = &pool.connecting {
+            return Found::Connecting(connecting.clone());
+        }
+        let (tx, rx) = watch::channel(None);
+        pool.connecting = Some(rx.clone());
+        self.tasks
+            .spawn(connect(Arc::downgrade(self), self.tasks.clone(), tx));
+        Found::Connecting(rx)
+    }
+
+    async fn open(&self) -> Result<Opened, Failure> {
+        let opened = async {
+            let stream = self.endpoint.connect().await?;
+            match &self.secure {
+                None => handshake(stream).await,
+                Some(secure) => {
+                    let stream = secure
+                        .connector
+                        .connect(secure.name.clone(), stream)
+                        .await?;
+                    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                        return Err(io::Error::other(
+                            "the instance does not speak HTTP/2 over TLS",
+                        ));
+                    }
+                    handshake(stream).await
+                }
+            }
+        };
+        match time::timeout(CONNECT_TIMEOUT, opened).await {
+            Ok(Ok(opened)) => Ok(opened),
+            Ok(Err(error)) => Err(self.down(format!("connect to {}: {error}", self.endpoint))),
+            Err(_elapsed) => Err(self.down(format!(
+                "connect to {}: no answer within {} s",
+                self.endpoint,
+                CONNECT_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+
+    fn down(&self, detail: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
+        Failure::at(&self.id, Reason::InstanceDown, Progress::NeverBegan, detail)
+    }
+}
+
+enum Found {
+    Open(Connection),
+    Connecting(watch::Receiver<Connecting>),
+}
+
+impl Connection {
+    fn has_room(&self) -> bool {
+        let streams = self.streams.load(Ordering::Relaxed);
+        streams < STREAMS_SURE
+            || streams < LINK_STREAMS_MAX.min(self.sender.current_max_send_streams())
+    }
+}
+
+impl Sender {
+    /// Sends one message and waits for the one that answers. Dropping the future resets the stream.
+    pub(super) async fn unary(
+        mut self,
+        request: Request<()>,
+        message: Frame,
+    ) -> Result<Bytes, Failure> {
+        let unsent = |error: &h2::Error| {
+            let detail = format!("the connection is gone: {error}");
+            Failure::at(&self.id, Reason::InstanceDown, Progress::NeverBegan, detail)
+        };
+        let (response, mut stream) = match self.connection.sender.send_request(request, false) {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.connection.gone.store(true, Ordering::Release);
+                return Err(unsent(&error));
+            }
+        };
+        if let Err(error) = stream.send_data(message, true) {
+            // The stream was reset under our hands: what the peer said stands in the response.
+            tracing::trace!(%error, "request cut short");
+        }
+        answer::read(&self.id, response).await
+    }
+}
+
+type Opened = (SendRequest<Frame>, Drive);
+type Drive = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn handshake<T>(stream: T) -> io::Result<Opened>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, mut connection) = client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(LINK_STREAM_WINDOW)
+        .initial_connection_window_size(LINK_CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(200)
+        .max_local_error_reset_streams(Some(1024))
+        .handshake::<T, Frame>(stream)
+        .await
+        .map_err(|error| {
+            error
+                .into_io()
+                .unwrap_or_else(|| io::Error::other("no HTTP/2 spoken there"))
+        })?;
+    let ping = connection.ping_pong();
+    let drive = async move {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection to instance ended");
+                }
+            }
+            () = keep_alive(ping) => tracing::debug!("connection to instance does not answer"),
+        }
+    };
+    Ok((sender, Box::pin(drive)))
+}
+
+/// Ends when the peer no longer answers.
+async fn keep_alive(ping: Option<PingPong>) {
+    let Some(mut ping) = ping else {
+        return std::future::pending().await;
+    };
+    loop {
+        time::sleep(LINK_KEEPALIVE_INTERVAL).await;
+        match time::timeout(LINK_KEEPALIVE_TIMEOUT, ping.ping(Ping::opaque())).await {
+            Ok(Ok(_pong)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// Makes one connection and drives it until it ends.
+async fn connect(link: Weak<Link>, tasks: Tasks, outcome: watch::Sender<Connecting>) {
+    let Some(alive) = link.upgrade() else { return };
+    let opened = alive.open().await;
+    let mut pool = alive.pool.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.connecting = None;
+    let drive = match opened {
+        Err(failure) => {
+            outcome.send_replace(Some(Err(failure)));
+            return;
+        }
+        Ok((sender, drive)) => {
+            let gone = Arc::new(AtomicBool::new(false));
+            pool.open.push(Connection {
+                sender,
+                streams: Arc::default(),
+                gone: Arc::clone(&gone),
+            });
+            outcome.send_replace(Some(Ok(())));
+            async move {
+                drive.await;
+                gone.store(true, Ordering::Release);
+            }
+        }
+    };
+    drop(pool);
+    // From here on the connection holds no link: it ends once the link and its calls are gone.
+    drop(alive);
+    tasks.spawn(drive);
+}
+
+/// Long enough that no probe that is on time can be taken for a dead peer.
+const _: () =
+    assert!(Duration::as_millis(&LINK_KEEPALIVE_TIMEOUT) < Duration::as_millis(&CONNECT_TIMEOUT));

@@ -1,0 +1,99 @@
+//! The back door: how an instance is reached. One trait, one folder or file for each way.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use crate::domain::failure::Failure;
+use crate::domain::id::InstanceId;
+use crate::domain::payload::Payload;
+use crate::domain::task::Task;
+
+pub mod builtin;
+pub mod endpoint;
+pub mod grpc;
+#[cfg(test)]
+pub mod scripted;
+pub mod tls;
+
+use endpoint::Endpoint;
+
+/// A future that owns what it needs. Dropping it ends what it does: an instance sees its stream reset.
+pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// One try of a task at one instance.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The task; shared by all tries and legs.
+    pub task: Arc<Task>,
+    /// Number of this try within its call, from 1.
+    pub attempt: u32,
+    /// When the instance must have answered. The caller of `execute` drops the future then.
+    pub ends: Instant,
+}
+
+/// An instance that can be asked.
+pub trait InstanceClient: Send + Sync {
+    /// Hands over one task and brings back the answer. The failure says whether the task may have begun.
+    fn execute(&self, call: Call) -> Pending<Result<Payload, Failure>>;
+
+    /// Asks whether the instance serves. The caller sets the time limit.
+    fn probe(&self) -> Pending<Result<Serving, Failure>>;
+}
+
+/// What an instance says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// It takes work.
+    Yes,
+    /// It answers that it does not.
+    No,
+    /// It answers, and has no health service.
+    NotSaid,
+}
+
+/// An instance as it was configured or registered.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its name.
+    pub id: InstanceId,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// Free words about it.
+    pub labels: BTreeMap<String, String>,
+    /// Its share of BALANCED work, from 1.
+    pub weight: u32,
+    /// What it is shown as `authorization`. The caller's own key never is.
+    pub credential: Option<Credential>,
+    /// How it is trusted; used when the endpoint is `grpcs`.
+    pub tls: tls::Settings,
+}
+
+/// What an instance is shown as `authorization`. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential(HeaderValue);
+
+impl Credential {
+    /// A bearer token; `None` when it holds what no header may hold.
+    #[must_use]
+    pub fn bearer(token: &str) -> Option<Self> {
+        let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        value.set_sensitive(true);
+        Some(Self(value))
+    }
+
+    fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(…)")
+    }
+}

@@ -1,0 +1,111 @@
+//! Instances that do as a test tells them; time is the test's own.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Call, InstanceClient, Pending, Serving};
+use crate::domain::failure::{Failure, Progress, Reason, Status};
+use crate::domain::id::InstanceId;
+use crate::domain::payload::Payload;
+
+/// What an instance does with one call.
+#[derive(Debug, Clone)]
+pub(crate) enum Act {
+    /// Echoes after a while.
+    Echo(Duration),
+    /// Refuses the connection: the task never begins.
+    Refuse,
+    /// Answers with a status.
+    Fail(Status),
+    /// Breaks the connection after the task was sent.
+    Break,
+    /// Never answers.
+    Silent,
+}
+
+/// An instance with a script; the last act repeats.
+pub(crate) struct Scripted {
+    id: InstanceId,
+    script: Mutex<VecDeque<Act>>,
+    /// What it was sent: the number of the try, and when it must have answered.
+    pub(crate) calls: Mutex<Vec<(u32, Instant)>>,
+    running: Arc<AtomicUsize>,
+}
+
+impl Scripted {
+    pub(crate) fn new(id: &str, script: impl IntoIterator<Item = Act>) -> Arc<Self> {
+        Arc::new(Self {
+            id: InstanceId::parse(id).unwrap(),
+            script: Mutex::new(script.into_iter().collect()),
+            calls: Mutex::default(),
+            running: Arc::default(),
+        })
+    }
+
+    /// Calls that are with the instance now.
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    fn next(&self) -> Act {
+        let mut script = self.script.lock().unwrap();
+        match script.len() {
+            0 => Act::Echo(Duration::ZERO),
+            1 => script[0].clone(),
+            _ => script.pop_front().unwrap(),
+        }
+    }
+}
+
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl InstanceClient for Scripted {
+    fn execute(&self, call: Call) -> Pending<Result<Payload, Failure>> {
+        let (act, id) = (self.next(), self.id.clone());
+        self.calls.lock().unwrap().push((call.attempt, call.ends));
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let running = Running(Arc::clone(&self.running));
+        Box::pin(async move {
+            let _running = running;
+            match act {
+                Act::Echo(delay) => {
+                    sleep(delay).await;
+                    Ok(call.task.payload.clone())
+                }
+                Act::Refuse => Err(Failure::at(
+                    &id,
+                    Reason::InstanceDown,
+                    Progress::NeverBegan,
+                    "connection refused",
+                )),
+                Act::Fail(status) => Err(Failure::at(
+                    &id,
+                    Reason::InstanceFailed(status),
+                    Progress::Answered,
+                    status.name(),
+                )),
+                Act::Break => Err(Failure::at(
+                    &id,
+                    Reason::InstanceLost,
+                    Progress::MayHaveBegun,
+                    "broken",
+                )),
+                Act::Silent => std::future::pending().await,
+            }
+        })
+    }
+
+    fn probe(&self) -> Pending<Result<Serving, Failure>> {
+        Box::pin(std::future::ready(Ok(Serving::Yes)))
+    }
+}

@@ -1,0 +1,104 @@
+//! One try of a task at one instance, with the time that is left.
+
+use std::sync::Arc;
+
+use tokio::time::{self, Instant};
+
+use crate::domain::deadline::Deadline;
+use crate::domain::failure::{Failure, Progress, Reason, Status};
+use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
+use crate::domain::payload::Payload;
+use crate::domain::task::Task;
+use crate::fleet::view::Member;
+use crate::instance::Call;
+
+/// Hands the task to the instance and waits for the answer, at most until work must end. Dropping the future
+/// resets the call at the instance.
+pub async fn attempt(
+    member: &Member,
+    task: &Arc<Task>,
+    number: u32,
+    deadline: Deadline,
+) -> Result<Payload, Failure> {
+    let started = Instant::now();
+    if deadline.budget(started.into_std()).is_none() {
+        let detail = "no time was left to ask the instance";
+        return Err(Failure::at(
+            member.id(),
+            Reason::DeadlineExceeded,
+            Progress::NeverBegan,
+            detail,
+        ));
+    }
+    let ends = Instant::from_std(deadline.work_ends());
+    let call = Call {
+        task: Arc::clone(task),
+        attempt: number,
+        ends,
+    };
+    let outstanding = member.load.begin();
+    let answered = time::timeout_at(ends, member.client.execute(call)).await;
+    drop(outstanding);
+    let now = Instant::now();
+    let result = match answered {
+        Ok(Ok(payload)) => fitting(member, payload),
+        Ok(Err(failure)) => Err(by_deadline(member, failure, now, ends)),
+        Err(_elapsed) => Err(late(member)),
+    };
+    match &result {
+        Ok(_) => member.load.observe(now - started, now),
+        Err(failure) => {
+            if failure.reason == Reason::DeadlineExceeded {
+                member.load.observe(now - started, now);
+            }
+            report(task, number, failure);
+        }
+    }
+    result
+}
+
+/// An instance that gives up at the deadline it was given may say so just before we do.
+fn by_deadline(member: &Member, failure: Failure, now: Instant, ends: Instant) -> Failure {
+    let gave_up = matches!(
+        failure.reason,
+        Reason::InstanceFailed(Status::DeadlineExceeded | Status::Cancelled) | Reason::InstanceLost
+    );
+    if gave_up && ends <= now {
+        late(member)
+    } else {
+        failure
+    }
+}
+
+/// An answer that could not leave by the front door is refused here, where it still has a name.
+fn fitting(member: &Member, payload: Payload) -> Result<Payload, Failure> {
+    let bytes = payload.encoded().len();
+    if bytes <= ANSWER_PASSED_ON_BYTES_MAX {
+        return Ok(payload);
+    }
+    let detail =
+        format!("the answer has {bytes} bytes, {ANSWER_PASSED_ON_BYTES_MAX} can be passed on");
+    Err(Failure::at(
+        member.id(),
+        Reason::AnswerTooLarge,
+        Progress::Answered,
+        detail,
+    ))
+}
+
+fn late(member: &Member) -> Failure {
+    let detail = "the instance did not answer in time";
+    Failure::at(
+        member.id(),
+        Reason::DeadlineExceeded,
+        Progress::MayHaveBegun,
+        detail,
+    )
+}
+
+fn report(task: &Task, number: u32, failure: &Failure) {
+    let request_id = String::from_utf8_lossy(&task.names.request_id);
+    let instance = failure.instance.as_ref().map_or("", |id| id.as_str());
+    let code = failure.reason.name();
+    tracing::warn!(%request_id, instance, attempt = number, code, detail = %failure.detail, "delegation failed");
+}

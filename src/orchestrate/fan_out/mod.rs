@@ -1,0 +1,347 @@
+//! Fanout: one task, every target, each outcome as it comes.
+//!
+//! ```text
+//! started ─▶ (waves of dispatch ⇄ arrivals) ─▶ partials of what is left ─▶ summary ─▶ verdict
+//! ```
+//!
+//! A task of its own drives the legs, so that the deadline holds even when nobody reads; it ends with the
+//! stream that it feeds, and with it every leg. Between waves whatever has arrived gets its turn, so that the
+//! first partial does not wait for the last dispatch.
+
+use std::sync::Arc;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::{self, Instant};
+
+use super::attempt::attempt;
+use super::run_task::down;
+use crate::domain::deadline::Deadline;
+use crate::domain::failure::{Failure, Progress, Reason};
+use crate::domain::gather::{BadCompletion, Completion, Counts, Gather, Outcome, Stop};
+use crate::domain::id::InstanceId;
+use crate::domain::limit::FANOUT_WAVE;
+use crate::domain::payload::Payload;
+use crate::domain::selection::Fitness;
+use crate::domain::task::{Attempt, AttemptKind, Task};
+use crate::fleet::view::Member;
+use crate::instance::Pending;
+use crate::tasks::Tasks;
+
+mod collect;
+mod events;
+
+use collect::Collected;
+pub use events::Events;
+use events::Feed;
+
+/// One task for every target.
+pub struct FanOut {
+    /// The task; its bytes are shared by all legs.
+    pub task: Arc<Task>,
+    /// The targets, frozen.
+    pub roster: Vec<Arc<Member>>,
+    /// When the call is complete.
+    pub completion: Completion,
+    /// Collect the payloads for the summary instead of sending each with its partial.
+    pub aggregate: bool,
+    /// When the call arrived.
+    pub arrived: Instant,
+    /// When it ends.
+    pub deadline: Deadline,
+}
+
+/// What the caller is told, in this order: once, once for each target, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The frozen roster.
+    Started(Vec<InstanceId>),
+    /// The one outcome of one target.
+    Partial(Leg),
+    /// How the call ended.
+    Summary(Summary),
+}
+
+/// The one outcome of one target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leg {
+    /// The target.
+    pub instance: InstanceId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The answer.
+    pub payload: Option<Payload>,
+    /// Why there is none.
+    pub failure: Option<Failure>,
+    /// Every try.
+    pub attempts: Vec<Attempt>,
+}
+
+/// How a fan-out ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// How many targets ended in which way.
+    pub counts: Counts,
+    /// Why the call ended.
+    pub stop: Stop,
+    /// The targets that did not answer, in roster order.
+    pub missing: Vec<InstanceId>,
+    /// With `aggregate`, every target in roster order.
+    pub aggregate: Vec<Leg>,
+}
+
+/// Begins a fan-out. Dropping the events resets every leg that still runs.
+pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> {
+    let gather = Gather::new(fan_out.roster.len() as u32, fan_out.completion)?;
+    let (feed, verdict, queue) = events::channel();
+    let driver = Driver {
+        started: vec![None; fan_out.roster.len()],
+        collected: fan_out
+            .aggregate
+            .then(|| Collected::new(fan_out.roster.len())),
+        legs: FuturesUnordered::new(),
+        next: 0,
+        gather,
+        feed,
+        fan_out,
+    };
+    let driver = tasks.spawn_owned(async move {
+        let ended = driver.run().await;
+        verdict.set(ended);
+    });
+    Ok(Events::new(queue, driver))
+}
+
+/// The position of a target, and what its instance said.
+type Arrival = (usize, Result<Payload, Failure>);
+
+struct Driver {
+    fan_out: FanOut,
+    gather: Gather,
+    legs: FuturesUnordered<Pending<Arrival>>,
+    /// The first target that was not dispatched yet.
+    next: usize,
+    /// When each target was dispatched.
+    started: Vec<Option<Instant>>,
+    collected: Option<Collected>,
+    feed: Feed,
+}
+
+impl Driver {
+    async fn run(mut self) -> Result<(), Failure> {
+        let roster = self
+            .fan_out
+            .roster
+            .iter()
+            .map(|member| member.id().clone())
+            .collect();
+        self.feed.send(Event::Started(roster)).await?;
+        let ends = Instant::from_std(self.fan_out.deadline.work_ends());
+        while self.gather.stop().is_none() {
+            self.dispatch_wave().await?;
+            if self.next < self.fan_out.roster.len() {
+                // More to send: take only what is here already.
+                while self.gather.stop().is_none()
+                    && let Some(Some(arrival)) = self.legs.next().now_or_never()
+                {
+                    self.arrive(arrival).await?;
+                }
+                tokio::task::yield_now().await;
+            } else if self.gather.stop().is_none() {
+                match time::timeout_at(ends, self.legs.next()).await {
+                    Ok(Some(arrival)) => self.arrive(arrival).await?,
+                    Ok(None) | Err(_) => self.gather.end(Stop::Deadline),
+                }
+            }
+        }
+        self.close().await
+    }
+
+    async fn dispatch_wave(&mut self) -> Result<(), Failure> {
+        let end = self.fan_out.roster.len().min(self.next + FANOUT_WAVE);
+        while self.next < end && self.gather.stop().is_none() {
+            let at = self.next;
+            self.next += 1;
+            let member = &self.fan_out.roster[at];
+            if member.fitness() == Fitness::Unfit {
+                let failure = down(member);
+                self.outcome(at, Outcome::Failed, Err(failure)).await?;
+                continue;
+            }
+            self.started[at] = Some(Instant::now());
+            let (member, task) = (Arc::clone(member), Arc::clone(&self.fan_out.task));
+            let deadline = self.fan_out.deadline;
+            self.legs.push(Box::pin(async move {
+                (at, attempt(&member, &task, 1, deadline).await)
+            }));
+        }
+        Ok(())
+    }
+
+    async fn arrive(&mut self, (at, result): Arrival) -> Result<(), Failure> {
+        if Instant::from_std(self.fan_out.deadline.work_ends()) <= Instant::now() {
+            self.gather.end(Stop::Deadline);
+        }
+        let outcome = match &result {
+            Ok(_) => Outcome::Answered,
+            Err(failure) if failure.reason == Reason::DeadlineExceeded => Outcome::TimedOut,
+            Err(_) => Outcome::Failed,
+        };
+        self.outcome(at, outcome, result).await
+    }
+
+    /// Gives a target its one outcome and tells the caller.
+    async fn outcome(
+        &mut self,
+        at: usize,
+        outcome: Outcome,
+        result: Result<Payload, Failure>,
+    ) -> Result<(), Failure> {
+        self.gather.record(at, outcome);
+        let (mut payload, failure) = match result {
+            Ok(payload) => (Some(payload), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        let instance = self.fan_out.roster[at].id().clone();
+        let attempts = self.started[at].map(|started| Attempt {
+            instance: instance.clone(),
+            kind: AttemptKind::First,
+            failure: failure.clone(),
+            offset: started.saturating_duration_since(self.fan_out.arrived),
+            elapsed: started.elapsed(),
+        });
+        let attempts = attempts.into_iter().collect();
+        if let Some(collected) = &mut self.collected {
+            let leg = Leg {
+                instance: instance.clone(),
+                outcome,
+                payload: payload.take(),
+                failure: failure.clone(),
+                attempts: Vec::clone(&attempts),
+            };
+            if !collected.add(at, leg) {
+                self.gather.end(Stop::TooLarge);
+            }
+        }
+        self.tell(Event::Partial(Leg {
+            instance,
+            outcome,
+            payload,
+            failure,
+            attempts,
+        }))
+        .await
+    }
+
+    /// Waits for a reader who lags behind, but holds the legs no longer than until the deadline.
+    async fn tell(&mut self, event: Event) -> Result<(), Failure> {
+        let Some(event) = self.feed.try_send(event)? else {
+            return Ok(());
+        };
+        let ends = Instant::from_std(self.fan_out.deadline.work_ends());
+        let mut sending = std::pin::pin!(self.feed.send(event));
+        if let Ok(sent) = time::timeout_at(ends, &mut sending).await {
+            return sent;
+        }
+        self.legs.clear();
+        self.gather.end(Stop::Deadline);
+        sending.await
+    }
+
+    /// Resets what still runs, gives every open target its outcome, and sums up.
+    async fn close(mut self) -> Result<(), Failure> {
+        self.legs.clear();
+        let stop = self.gather.stop().unwrap_or(Stop::AllTerminal);
+        let open: Vec<_> = self.gather.open().collect();
+        for at in open {
+            let (outcome, failure) = self.left_over(at, stop);
+            self.outcome(at, outcome, Err(failure)).await?;
+        }
+        let id = |at: usize| self.fan_out.roster[at].id().clone();
+        let summary = Summary {
+            counts: self.gather.counts(),
+            stop,
+            missing: self.gather.missing().map(id).collect(),
+            aggregate: self
+                .collected
+                .take()
+                .map(Collected::into_legs)
+                .unwrap_or_default(),
+        };
+        self.feed.send(Event::Summary(summary)).await?;
+        if self.gather.is_met() {
+            Ok(())
+        } else {
+            Err(unmet(stop, self.gather.counts(), self.fan_out.roster.len()))
+        }
+    }
+
+    fn left_over(&self, at: usize, stop: Stop) -> (Outcome, Failure) {
+        let member = &self.fan_out.roster[at];
+        let dispatched = self.started[at].is_some();
+        let progress = if dispatched {
+            Progress::MayHaveBegun
+        } else {
+            Progress::NeverBegan
+        };
+        match (stop, dispatched) {
+            (Stop::Deadline, true) => {
+                let detail = "the instance did not answer in time";
+                (
+                    Outcome::TimedOut,
+                    Failure::at(member.id(), Reason::DeadlineExceeded, progress, detail),
+                )
+            }
+            (Stop::Deadline, false) => {
+                let detail = "time ran out before the task was sent";
+                (
+                    Outcome::Skipped,
+                    Failure::at(member.id(), Reason::DeadlineExceeded, progress, detail),
+                )
+            }
+            (
+                Stop::AllTerminal
+                | Stop::Met
+                | Stop::Impossible
+                | Stop::FailuresMax
+                | Stop::TooLarge,
+                _,
+            ) => {
+                let outcome = if dispatched {
+                    Outcome::Cancelled
+                } else {
+                    Outcome::Skipped
+                };
+                let detail = "the call was over without this target";
+                (
+                    outcome,
+                    Failure::at(member.id(), Reason::NotNeeded, progress, detail),
+                )
+            }
+        }
+    }
+}
+
+fn unmet(stop: Stop, counts: Counts, roster: usize) -> Failure {
+    let Counts {
+        answered,
+        failed,
+        timed_out,
+        ..
+    } = counts;
+    let detail =
+        format!("{answered} of {roster} targets answered, {failed} failed, {timed_out} timed out");
+    match stop {
+        Stop::TooLarge => Failure::new(
+            Reason::AggregateTooLarge,
+            "the collected results are larger than an answer may be: ask fewer targets, or without aggregate",
+        ),
+        Stop::Deadline => Failure::new(Reason::CompletionLate, detail),
+        Stop::AllTerminal | Stop::Met | Stop::Impossible | Stop::FailuresMax => {
+            Failure::new(Reason::CompletionUnmet, detail)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

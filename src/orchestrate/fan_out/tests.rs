@@ -1,0 +1,284 @@
+//! What a fan-out promises, on a fleet of scripted instances and a clock of our own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::domain::failure::Status;
+use crate::domain::gather::Rule;
+use crate::instance::scripted::Act;
+use crate::orchestrate::stage::{Stage, ms, task};
+
+fn completion(rule: Rule) -> Completion {
+    Completion {
+        rule,
+        failures_max: None,
+    }
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Answered => "answered",
+        Outcome::Failed => "failed",
+        Outcome::TimedOut => "timed_out",
+        Outcome::Cancelled => "cancelled",
+        Outcome::Skipped => "skipped",
+    }
+}
+
+/// Everything that the caller reads, as text.
+async fn read(mut events: Events) -> String {
+    let mut read = Vec::new();
+    while let Some(event) = events.next().await {
+        read.push(match event {
+            Ok(Event::Started(roster)) => format!("started {}", roster.len()),
+            Ok(Event::Partial(leg)) => format!("{} {}", leg.instance, word(leg.outcome)),
+            Ok(Event::Summary(summary)) => format!("{:?} {:?}", summary.stop, summary.missing),
+            Err(failure) => failure.to_string(),
+        });
+    }
+    read.join(" | ")
+}
+
+async fn check(stage: &Stage, completion: Completion, timeout: Duration, expected: &str) {
+    let events = fan_out(stage.fan_out(completion, timeout), &Tasks::new()).unwrap();
+    assert_eq!(read(events).await, expected);
+    tokio::task::yield_now().await;
+    assert_eq!(stage.running(), 0, "no leg is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn partials_come_in_order_of_arrival_and_all_ends_ok() {
+    let mut stage = Stage::new([
+        ("A", Act::Echo(ms(30))),
+        ("B", Act::Echo(ms(10))),
+        ("C", Act::Fail(Status::Internal)),
+        ("D", Act::Echo(ms(1))),
+    ]);
+    stage.set_down("D", "connection refused");
+    check(
+        &stage,
+        Completion::default(),
+        ms(1000),
+        "started 4 | D failed | C failed | B answered | A answered | AllTerminal [C, D]",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_gives_every_target_an_outcome() {
+    let stage = Stage::new([
+        ("A", Act::Silent),
+        ("B", Act::Echo(ms(10))),
+        ("C", Act::Silent),
+    ]);
+    check(
+        &stage,
+        Completion::default(),
+        ms(1000),
+        "started 3 | B answered | A timed_out | C timed_out | Deadline [A, C]",
+    )
+    .await;
+    check(
+        &stage,
+        completion(Rule::Quorum(2)),
+        ms(1000),
+        "started 3 | B answered | A timed_out | C timed_out | Deadline [A, C] \
+         | COMPLETION_UNMET: 1 of 3 targets answered, 0 failed, 2 timed out",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_enough_have_answered_the_others_are_cancelled() {
+    let stage = Stage::new([
+        ("A", Act::Silent),
+        ("B", Act::Echo(ms(10))),
+        ("C", Act::Echo(ms(20))),
+    ]);
+    let first = completion(Rule::First(1));
+    check(
+        &stage,
+        first,
+        ms(1000),
+        "started 3 | B answered | A cancelled | C cancelled | Met [A, C]",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_vote_is_given_up_at_once() {
+    let stage = Stage::new([("A", Act::Refuse), ("B", Act::Refuse), ("C", Act::Silent)]);
+    check(
+        &stage,
+        completion(Rule::Majority),
+        ms(1000),
+        "started 3 | A failed | B failed | C cancelled | Impossible [A, B, C] \
+         | COMPLETION_UNMET: 0 of 3 targets answered, 2 failed, 0 timed out",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_failures_stop_the_call() {
+    let stage = Stage::new([("A", Act::Refuse), ("B", Act::Silent)]);
+    let none_may_fail = Completion {
+        rule: Rule::All,
+        failures_max: Some(0),
+    };
+    check(
+        &stage,
+        none_may_fail,
+        ms(1000),
+        "started 2 | A failed | B cancelled | FailuresMax [A, B] \
+         | COMPLETION_UNMET: 0 of 2 targets answered, 1 failed, 0 timed out",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn targets_beyond_the_first_wave_are_skipped_once_the_call_is_over() {
+    let ids: Vec<_> = (0..FANOUT_WAVE + 8).map(|at| format!("w{at:02}")).collect();
+    let stage = Stage::new(
+        ids.iter()
+            .map(|id| (id.as_str(), Act::Echo(Duration::ZERO))),
+    );
+    let events = fan_out(
+        stage.fan_out(completion(Rule::First(1)), ms(1000)),
+        &Tasks::new(),
+    )
+    .unwrap();
+    let read = read(events).await;
+    assert_eq!(read.matches("skipped").count(), 8, "{read}");
+    assert_eq!(read.matches("cancelled").count(), FANOUT_WAVE - 1, "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aggregate_is_in_roster_order_and_partials_are_bare() {
+    let stage = Stage::new([
+        ("A", Act::Echo(ms(30))),
+        ("B", Act::Refuse),
+        ("C", Act::Echo(ms(10))),
+    ]);
+    let call = FanOut {
+        aggregate: true,
+        ..stage.fan_out(Completion::default(), ms(1000))
+    };
+    let events: Vec<_> = fan_out(call, &Tasks::new())
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+        .await;
+    for event in &events {
+        if let Event::Partial(leg) = event {
+            assert_eq!(leg.payload, None);
+        }
+    }
+    let Some(Event::Summary(summary)) = events.last() else {
+        panic!("{events:?}")
+    };
+    let found: Vec<_> = summary
+        .aggregate
+        .iter()
+        .map(|leg| {
+            (
+                leg.instance.as_str(),
+                leg.payload.is_some(),
+                leg.failure.is_some(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [("A", true, false), ("B", false, true), ("C", true, false)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aggregate_beyond_its_cap_ends_the_call_by_name() {
+    let text = prost_types::Value::from("x".repeat(2_000_000));
+    let payload = Payload::check(prost::Message::encode_to_vec(&text).into()).unwrap();
+    let stage = Stage::new([
+        ("A", Act::Echo(ms(10))),
+        ("B", Act::Echo(ms(20))),
+        ("C", Act::Silent),
+    ]);
+    let call = FanOut {
+        aggregate: true,
+        task: task(payload),
+        ..stage.fan_out(Completion::default(), ms(1000))
+    };
+    let events = fan_out(call, &Tasks::new()).unwrap();
+    assert_eq!(
+        read(events).await,
+        "started 3 | A answered | B answered | C cancelled | TooLarge [C] | AGGREGATE_TOO_LARGE: the collected \
+         results are larger than an answer may be: ask fewer targets, or without aggregate"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_stream_resets_every_leg() {
+    let stage = Stage::new([("A", Act::Silent), ("B", Act::Silent)]);
+    let mut events = fan_out(
+        stage.fan_out(Completion::default(), ms(1000)),
+        &Tasks::new(),
+    )
+    .unwrap();
+    let _started = events.next().await;
+    while stage.running() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop(events);
+    tokio::task::yield_now().await;
+    assert_eq!(stage.running(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn legs_end_at_the_deadline_even_when_nobody_reads() {
+    let ids: Vec<_> = (0..200).map(|at| format!("w{at:03}")).collect();
+    let act = |at: usize| {
+        if at % 2 == 0 {
+            Act::Echo(ms(1))
+        } else {
+            Act::Silent
+        }
+    };
+    let stage = Stage::new(
+        ids.iter()
+            .enumerate()
+            .map(|(at, id)| (id.as_str(), act(at))),
+    );
+    let events = fan_out(
+        stage.fan_out(Completion::default(), ms(1000)),
+        &Tasks::new(),
+    )
+    .unwrap();
+    time::sleep(ms(999)).await;
+    assert_eq!(stage.running(), 0, "every leg was reset");
+    let mut outcomes = BTreeMap::new();
+    let read = read(events).await;
+    for event in read.split(" | ").filter(|event| event.starts_with('w')) {
+        *outcomes
+            .entry(event.split(' ').next().unwrap().to_owned())
+            .or_insert(0) += 1;
+    }
+    assert_eq!(outcomes.len(), 200, "{read}");
+    assert!(outcomes.values().all(|count| *count == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_who_is_stuck_is_cut() {
+    let ids: Vec<_> = (0..200).map(|at| format!("w{at:03}")).collect();
+    let stage = Stage::new(ids.iter().map(|id| (id.as_str(), Act::Echo(ms(1)))));
+    let mut events = fan_out(
+        stage.fan_out(Completion::default(), ms(1000)),
+        &Tasks::new(),
+    )
+    .unwrap();
+    time::sleep(Duration::from_secs(60)).await;
+    let mut last = None;
+    while let Some(event) = events.next().await {
+        last = Some(event);
+    }
+    assert_eq!(last.unwrap().unwrap_err().reason, Reason::SlowConsumer);
+}

@@ -1,0 +1,9 @@
+//! The rooms, one verb each. What comes in are domain values and a view of the fleet; nothing here knows
+//! which door a call came by, or how an instance is reached.
+
+pub mod attempt;
+pub mod fan_out;
+pub mod run_task;
+
+#[cfg(test)]
+mod stage;

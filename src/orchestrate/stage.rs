@@ -1,0 +1,138 @@
+//! A fleet of scripted instances for the tests of the rooms.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::fan_out::FanOut;
+use super::run_task::Route;
+use crate::domain::deadline::{Deadline, Timeouts};
+use crate::domain::gather::Completion;
+use crate::domain::health::State;
+use crate::domain::id::InstanceId;
+use crate::domain::payload::Payload;
+use crate::domain::selection::Policy;
+use crate::domain::task::{Metadata, Names, Task};
+use crate::fleet::load::Load;
+use crate::fleet::view::{Health, Member, Origin};
+use crate::instance::endpoint::Endpoint;
+use crate::instance::scripted::{Act, Scripted};
+use crate::instance::{Spec, tls};
+
+pub(super) fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+pub(super) struct Stage {
+    instances: BTreeMap<String, Arc<Scripted>>,
+    members: Vec<Arc<Member>>,
+}
+
+impl Stage {
+    /// Healthy instances, each with one act that it repeats.
+    pub(super) fn new<'a>(acts: impl IntoIterator<Item = (&'a str, Act)>) -> Self {
+        let mut stage = Self {
+            instances: BTreeMap::new(),
+            members: Vec::new(),
+        };
+        for (id, act) in acts {
+            let instance = Scripted::new(id, [act]);
+            let spec = Spec {
+                id: InstanceId::parse(id).unwrap(),
+                endpoint: Endpoint::parse("127.0.0.1:1").unwrap(),
+                labels: BTreeMap::new(),
+                weight: 1,
+                credential: None,
+                tls: tls::Settings::default(),
+            };
+            stage.members.push(Arc::new(Member {
+                serial: 0,
+                spec,
+                origin: Origin::Config,
+                client: instance.clone(),
+                load: Arc::new(Load::new(1)),
+                health: Health {
+                    state: State::Healthy,
+                    reason: "".into(),
+                    since: SystemTime::now(),
+                },
+            }));
+            stage.instances.insert(id.to_owned(), instance);
+        }
+        stage
+    }
+
+    pub(super) fn set_down(&mut self, id: &str, reason: &str) {
+        for member in &mut self.members {
+            if member.id().as_str() == id {
+                let health = Health {
+                    state: State::Down,
+                    reason: reason.into(),
+                    since: SystemTime::now(),
+                };
+                *member = Arc::new(Member {
+                    health,
+                    ..Member::clone(member)
+                });
+            }
+        }
+    }
+
+    pub(super) fn instance(&self, id: &str) -> &Scripted {
+        &self.instances[id]
+    }
+
+    /// Calls that are with any instance now.
+    pub(super) fn running(&self) -> usize {
+        self.instances
+            .values()
+            .map(|instance| instance.running())
+            .sum()
+    }
+
+    pub(super) fn route(&self, policy: Policy, timeout: Duration) -> Route {
+        Route {
+            task: task(Payload::null()),
+            candidates: self.members.clone(),
+            policy,
+            arrived: Instant::now(),
+            deadline: deadline(timeout),
+        }
+    }
+
+    pub(super) fn fan_out(&self, completion: Completion, timeout: Duration) -> FanOut {
+        FanOut {
+            task: task(Payload::null()),
+            roster: self.members.clone(),
+            completion,
+            aggregate: false,
+            arrived: Instant::now(),
+            deadline: deadline(timeout),
+        }
+    }
+}
+
+pub(super) fn task(payload: Payload) -> Arc<Task> {
+    let names = Names {
+        request_id: Bytes::from_static(b"test"),
+        traceparent: Bytes::new(),
+    };
+    Arc::new(Task {
+        payload,
+        metadata: Metadata::default(),
+        names,
+    })
+}
+
+fn deadline(timeout: Duration) -> Deadline {
+    let timeouts = Timeouts {
+        header: Some(timeout),
+        field: None,
+        default: timeout,
+        max: ms(600_000),
+    };
+    Deadline::of(Instant::now().into_std(), timeouts)
+}

@@ -1,0 +1,160 @@
+//! Owns every task that outlives a request; the only place that spawns.
+//!
+//! Shutdown is a bounded wait: all tasks are told to stop, then waited for until the grace is over.
+//! A vital task that ends unasked stops the house: half a program is worse than none.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+/// A handle to all tasks of one orchestrator. Clones are the same tasks.
+#[derive(Clone)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    fallen: CancellationToken,
+}
+
+/// A task that ends when this is dropped.
+pub type Owned = AbortOnDropHandle<()>;
+
+/// Whether all tasks had ended when the grace was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// They had.
+    Complete,
+    /// This many had not.
+    Abandoned(usize),
+}
+
+impl Tasks {
+    /// No tasks yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            fallen: CancellationToken::new(),
+        }
+    }
+
+    /// Runs a task until it ends by itself. What loops for ever must watch `stopping`.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(task);
+    }
+
+    /// Runs a task that ends at the latest when the returned handle is dropped.
+    pub fn spawn_owned(&self, task: impl Future<Output = ()> + Send + 'static) -> Owned {
+        AbortOnDropHandle::new(self.tracker.spawn(task))
+    }
+
+    /// Runs a task without which the program is of no use. When it ends before it was told to, `fallen` fires.
+    pub fn spawn_vital(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let guard = Vital {
+            name,
+            stop: self.stop.clone(),
+            fallen: self.fallen.clone(),
+        };
+        self.tracker.spawn(async move {
+            // Dropped when the task ends and when it panics.
+            let _guard = guard;
+            task.await;
+        });
+    }
+
+    /// Fires when tasks should end.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Fires when a vital task has ended unasked.
+    #[must_use]
+    pub fn fallen(&self) -> CancellationToken {
+        self.fallen.clone()
+    }
+
+    /// Tells all tasks to end and waits for them, for as long as `grace` at most.
+    pub async fn finish(&self, grace: Duration) -> Finish {
+        self.stop.cancel();
+        self.tracker.close();
+        match tokio::time::timeout(grace, self.tracker.wait()).await {
+            Ok(()) => Finish::Complete,
+            Err(_elapsed) => Finish::Abandoned(self.tracker.len()),
+        }
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// hyper spawns one future for each HTTP/2 stream.
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.tracker.spawn(task);
+    }
+}
+
+struct Vital {
+    name: &'static str,
+    stop: CancellationToken,
+    fallen: CancellationToken,
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if !self.stop.is_cancelled() {
+            tracing::error!(task = self.name, "a vital task has ended");
+            self.fallen.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_vital_task_stops_the_house() {
+        let tasks = Tasks::new();
+        tasks.spawn_vital("panics", async { panic!("on purpose") });
+        tasks.fallen().cancelled().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vital_task_that_was_told_to_stop_is_no_accident() {
+        let tasks = Tasks::new();
+        let stop = tasks.stopping();
+        tasks.spawn_vital("obeys", async move { stop.cancelled().await });
+        assert_eq!(tasks.finish(Duration::from_secs(1)).await, Finish::Complete);
+        assert!(!tasks.fallen().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_task_does_not_hold_up_the_end() {
+        let tasks = Tasks::new();
+        tasks.spawn(pending());
+        assert_eq!(
+            tasks.finish(Duration::from_secs(30)).await,
+            Finish::Abandoned(1)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owned_task_ends_with_its_handle() {
+        let tasks = Tasks::new();
+        drop(tasks.spawn_owned(pending()));
+        assert_eq!(tasks.finish(Duration::from_secs(1)).await, Finish::Complete);
+    }
+}
