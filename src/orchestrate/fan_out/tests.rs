@@ -237,7 +237,7 @@ async fn dropping_the_stream_resets_every_leg() {
 async fn legs_end_at_the_deadline_even_when_nobody_reads() {
     let ids: Vec<_> = (0..200).map(|at| format!("w{at:03}")).collect();
     let act = |at: usize| {
-        if at % 2 == 0 {
+        if at.is_multiple_of(2) {
             Act::Echo(ms(1))
         } else {
             Act::Silent

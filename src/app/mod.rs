@@ -1,0 +1,211 @@
+//! Builds the house from a config, and takes it down again. It alone names concrete implementations.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Builtin, Config, Planned, Shutdown};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::id::InstanceId;
+use crate::fleet::view::Origin;
+use crate::fleet::{Connect, Fleet, registration};
+use crate::ingress::{front_door, grpc, listener};
+use crate::instance::endpoint::{Endpoint, Transport};
+use crate::instance::grpc::GrpcInstance;
+use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::tasks::{Finish, Tasks};
+
+mod capacity;
+
+/// A running orchestrator.
+pub struct App {
+    address: SocketAddr,
+    fleet: Arc<Fleet>,
+    /// What calls and instances need.
+    tasks: Tasks,
+    /// The connections of callers; they end before everything else.
+    connections: Tasks,
+    draining: CancellationToken,
+    cut: CancellationToken,
+    shutdown: Shutdown,
+}
+
+/// Why an orchestrator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No socket.
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    /// An instance that cannot be.
+    #[error("instance {0}")]
+    Instance(Failure),
+    /// Broken descriptors.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Every call was finished.
+    Clean,
+    /// Calls or connections were cut at the limit.
+    Cut,
+}
+
+impl App {
+    /// Starts everything; the orchestrator serves once this returns.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let (tasks, connections) = (Tasks::new(), Tasks::new());
+        let listener = listener::bind(config.listen).await?;
+        let address = listener.local_addr()?;
+        let registration = registration::Settings {
+            networks: config.networks,
+            ourselves: vec![address],
+        };
+        let fleet = Fleet::new(connect(&tasks), config.probe, registration, tasks.clone());
+        fleet
+            .add(specs(config.instances, &tasks).await?)
+            .map_err(StartError::Instance)?;
+        tasks.spawn_vital(
+            "leases",
+            until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),
+        );
+
+        let draining = CancellationToken::new();
+        let house = grpc::House {
+            fleet: Arc::clone(&fleet),
+            tasks: tasks.clone(),
+            timeouts: config.timeouts,
+            draining: draining.clone(),
+        };
+        let door = front_door(Arc::new(config.keys), grpc::Methods::new(&house)?);
+        let cut = CancellationToken::new();
+        let limits = capacity::within_means(config.limits);
+        let serving = listener::serve(listener, door, limits, connections.clone(), cut.clone());
+        connections.spawn_vital("accept", serving);
+        Ok(Self {
+            address,
+            fleet,
+            tasks,
+            connections,
+            draining,
+            cut,
+            shutdown: config.shutdown,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Who is there.
+    #[must_use]
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
+
+    /// Serves until `asked` is over, or a part without which nothing works has died; then stops.
+    pub async fn run_until(self, asked: impl Future<Output = ()>) -> Stopped {
+        tokio::select! {
+            () = asked => {}
+            () = self.tasks.fallen().cancelled_owned() => {}
+            () = self.connections.fallen().cancelled_owned() => {}
+        }
+        self.stop().await
+    }
+
+    /// Not ready, then no new calls, then the running ones; never longer than the limit.
+    pub async fn stop(self) -> Stopped {
+        tracing::info!("stopping: not ready");
+        self.draining.cancel();
+        time::sleep(self.shutdown.not_ready_for).await;
+        tracing::info!("stopping: no new calls, running ones finish");
+        let finished = self.connections.finish(self.shutdown.grace).await;
+        if let Finish::Abandoned(left) = finished {
+            tracing::warn!(left, "stopping: the limit is reached, the rest is cut");
+            self.cut.cancel();
+        }
+        self.tasks.finish(LAST_GRACE).await;
+        match finished {
+            Finish::Complete => Stopped::Clean,
+            Finish::Abandoned(_) => Stopped::Cut,
+        }
+    }
+}
+
+/// For what only has to notice that it should end.
+const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
+
+/// Ends a task that would go on for ever once everything stops.
+fn until_stop<T>(tasks: &Tasks, task: T) -> impl Future<Output = ()> + Send + use<T>
+where
+    T: Future<Output = ()> + Send,
+{
+    let stop = tasks.stopping();
+    async move {
+        tokio::select! {
+            () = task => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+fn connect(tasks: &Tasks) -> Connect {
+    let tasks = tasks.clone();
+    Arc::new(move |spec: &Spec| {
+        let made = GrpcInstance::new(spec, &tasks);
+        made.map(|instance| Arc::new(instance) as Arc<dyn InstanceClient>)
+            .map_err(|bad| Failure {
+                instance: Some(spec.id.clone()),
+                ..Failure::new(Reason::ArgumentInvalid, bad.to_string())
+            })
+    })
+}
+
+async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin)>, StartError> {
+    let mut specs = Vec::with_capacity(planned.len());
+    for planned in planned {
+        specs.push(match planned {
+            Planned::Remote(spec) => (spec, Origin::Config),
+            Planned::Builtin(Builtin {
+                id,
+                labels,
+                weight,
+                behaviour,
+            }) => {
+                let address = builtin::start(behaviour, tasks).await?;
+                (builtin_spec(id, address, labels, weight), Origin::Builtin)
+            }
+        });
+    }
+    Ok(specs)
+}
+
+fn builtin_spec(
+    id: InstanceId,
+    address: SocketAddr,
+    labels: std::collections::BTreeMap<String, String>,
+    weight: u32,
+) -> Spec {
+    let endpoint = Endpoint {
+        host: address.ip().to_string(),
+        port: address.port(),
+        transport: Transport::Plain,
+        pinned: vec![address],
+    };
+    Spec {
+        id,
+        endpoint,
+        labels,
+        weight,
+        credential: None,
+        tls: tls::Settings::default(),
+    }
+}

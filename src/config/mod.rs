@@ -1,0 +1,123 @@
+//! What an orchestrator is told at its start, as it is meant. `raw` reads what was written, `check` turns it
+//! into this and tells all mistakes at once.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::id::InstanceId;
+use crate::fleet::{ProbeSettings, network};
+use crate::ingress::caller::{Keys, Reflection};
+use crate::ingress::grpc::Timeouts;
+use crate::ingress::listener::Limits;
+use crate::instance::Spec;
+use crate::instance::builtin::Behaviour;
+
+/// Everything that an orchestrator is told.
+#[derive(Debug)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The instances that stay as long as it runs.
+    pub instances: Vec<Planned>,
+    /// Who may call.
+    pub keys: Keys,
+    /// How instances are probed.
+    pub probe: ProbeSettings,
+    /// Where registered instances may be.
+    pub networks: Vec<IpNet>,
+    /// Limits of the front door.
+    pub limits: Limits,
+    /// How long calls may take.
+    pub timeouts: Timeouts,
+    /// How it stops.
+    pub shutdown: Shutdown,
+}
+
+/// An instance of the config.
+#[derive(Debug, Clone)]
+pub enum Planned {
+    /// It runs elsewhere.
+    Remote(Spec),
+    /// It runs in this process.
+    Builtin(Builtin),
+}
+
+/// An instance that runs in this process.
+#[derive(Debug, Clone)]
+pub struct Builtin {
+    /// Its name.
+    pub id: InstanceId,
+    /// Free words about it.
+    pub labels: BTreeMap<String, String>,
+    /// Its share of BALANCED work.
+    pub weight: u32,
+    /// How it behaves.
+    pub behaviour: Behaviour,
+}
+
+/// How an orchestrator stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long it says that it is not ready before it turns callers away.
+    pub not_ready_for: Duration,
+    /// How long running calls may go on after that.
+    pub grace: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            not_ready_for: Duration::ZERO,
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Where an orchestrator listens that is told nothing.
+pub const LISTEN_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
+
+impl Config {
+    /// The embedded default: eight built-in instances, A to H, on loopback. It has no key yet.
+    #[must_use]
+    pub fn embedded() -> Self {
+        let builtin = |id: &str| {
+            let id = InstanceId::parse(id).ok()?;
+            let behaviour = Behaviour::default();
+            Some(Planned::Builtin(Builtin {
+                id,
+                labels: BTreeMap::new(),
+                weight: 1,
+                behaviour,
+            }))
+        };
+        Self {
+            instances: ["A", "B", "C", "D", "E", "F", "G", "H"]
+                .into_iter()
+                .filter_map(builtin)
+                .collect(),
+            ..Self::empty()
+        }
+    }
+
+    /// No instances, no keys, and the default of everything else.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            listen: LISTEN_DEFAULT,
+            instances: Vec::new(),
+            keys: Keys {
+                keys: Vec::new(),
+                reflection: Reflection::default(),
+            },
+            probe: ProbeSettings::default(),
+            networks: network::loopback(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            shutdown: Shutdown::default(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What is noted of a request when it arrives: when, what it is called, and how long its caller will wait.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use tokio::time::Instant;
+
+use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::REQUEST_ID_CHARS_MAX;
+use crate::domain::task::Names;
+
+/// The header by which a call is found again.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// What is noted of a request when it arrives.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// When.
+    pub at: Instant,
+    /// What the call is called.
+    pub names: Names,
+    /// `grpc-timeout`.
+    pub timeout: Option<Duration>,
+}
+
+impl Arrival {
+    /// When the call ends, given what the request itself asks for.
+    #[must_use]
+    pub fn deadline(&self, field: Option<Duration>, default: Duration, max: Duration) -> Deadline {
+        let timeouts = Timeouts {
+            header: self.timeout,
+            field,
+            default,
+            max,
+        };
+        Deadline::of(self.at.into_std(), timeouts)
+    }
+}
+
+/// Notes names and time; refuses a timeout that cannot be read.
+pub fn note<B>(request: &mut Request<B>) -> Result<(), Failure> {
+    let headers = request.headers();
+    let arrival = Arrival {
+        at: Instant::now(),
+        names: names(headers),
+        timeout: timeout(headers)?,
+    };
+    request.extensions_mut().insert(arrival);
+    Ok(())
+}
+
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+    let mut values = headers.get_all(TIMEOUT).iter();
+    let read = match (values.next(), values.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => from_grpc_timeout(value.as_bytes()),
+        (Some(_), Some(_)) => None,
+    };
+    let detail = "grpc-timeout is one value of 1 to 8 digits and one of H M S m u n";
+    read.map(Some)
+        .ok_or_else(|| Failure::new(Reason::TimeoutInvalid, detail))
+}
+
+fn names(headers: &HeaderMap) -> Names {
+    let given = |name: HeaderName, is_good: fn(&[u8]) -> bool| {
+        let value = headers.get(name)?.as_bytes();
+        is_good(value).then(|| Bytes::copy_from_slice(value))
+    };
+    Names {
+        request_id: given(REQUEST_ID, is_request_id).unwrap_or_else(|| random_hex::<16>().into()),
+        traceparent: given(TRACEPARENT, is_traceparent).unwrap_or_else(made_traceparent),
+    }
+}
+
+fn random_hex<const BYTES: usize>() -> String {
+    hex::encode(rand::random::<[u8; BYTES]>())
+}
+
+/// Not sampled: nobody has asked for a trace.
+fn made_traceparent() -> Bytes {
+    format!("00-{}-{}-00", random_hex::<16>(), random_hex::<8>()).into()
+}
+
+fn is_request_id(value: &[u8]) -> bool {
+    (1..=REQUEST_ID_CHARS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
+}
+
+/// W3C Trace Context, 3.2: version 00 and no all-zero ids.
+fn is_traceparent(value: &[u8]) -> bool {
+    let parts: Vec<_> = value.split(|c| *c == b'-').collect();
+    let [version, trace, parent, flags] = parts[..] else {
+        return false;
+    };
+    let hex = |part: &[u8], length: usize| {
+        part.len() == length
+            && part
+                .iter()
+                .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(c))
+    };
+    let zero = |part: &[u8]| part.iter().all(|c| *c == b'0');
+    version == b"00"
+        && hex(trace, 32)
+        && hex(parent, 16)
+        && hex(flags, 2)
+        && !zero(trace)
+        && !zero(parent)
+}
+
+/// The request id as a header value.
+#[must_use]
+pub fn request_id(names: &Names) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(names.request_id.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted(name: &'static str, values: &[&str]) -> Result<Arrival, Failure> {
+        let mut request = Request::new(());
+        for value in values {
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+        note(&mut request)?;
+        Ok(request.extensions().get::<Arrival>().unwrap().clone())
+    }
+
+    #[test]
+    fn a_timeout_that_cannot_be_read_is_refused() {
+        assert_eq!(noted("grpc-timeout", &[]).unwrap().timeout, None);
+        assert_eq!(
+            noted("grpc-timeout", &["100m"]).unwrap().timeout,
+            Some(Duration::from_millis(100))
+        );
+        for bad in [&["soon"][..], &[""], &["1S", "1S"]] {
+            assert_eq!(
+                noted("grpc-timeout", bad).unwrap_err().reason,
+                Reason::TimeoutInvalid
+            );
+        }
+    }
+
+    #[test]
+    fn names_are_taken_over_when_good_and_made_otherwise() {
+        let id = |value: &str| noted("x-request-id", &[value]).unwrap().names.request_id;
+        assert_eq!(&id("abc-1")[..], b"abc-1");
+        assert_eq!(id("has space").len(), 32);
+        assert_eq!(id(&"x".repeat(129)).len(), 32);
+        let trace = |value: &str| noted("traceparent", &[value]).unwrap().names.traceparent;
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(&trace(good)[..], good.as_bytes());
+        for bad in [
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "01-x",
+            "",
+        ] {
+            let made = trace(bad);
+            assert!(is_traceparent(&made), "{made:?}");
+            assert_ne!(&made[..], bad.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Who is asking: one check of the key for the whole server.
+//!
+//! Paths that are not listed need the scope admin, so that a method added later is closed until somebody
+//! decides who may call it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderMap, HeaderValue, Request, header};
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq as _};
+
+use crate::domain::failure::{Failure, Reason};
+
+/// What a key may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Route.
+    Route,
+    /// Fanout.
+    Fanout,
+    /// Sessions.
+    Session,
+    /// Reading who is well and who is there.
+    Health,
+    /// Registering instances.
+    Register,
+    /// Everything else, and everything above.
+    Admin,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 6] = [
+        Self::Route,
+        Self::Fanout,
+        Self::Session,
+        Self::Health,
+        Self::Register,
+        Self::Admin,
+    ];
+
+    /// The word in the config.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Fanout => "fanout",
+            Self::Session => "session",
+            Self::Health => "health",
+            Self::Register => "register",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A key that is accepted. The key itself is not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// What it is called in logs.
+    pub name: Arc<str>,
+    /// SHA-256 of the key.
+    pub hash: [u8; 32],
+    /// What it may be used for.
+    pub scopes: Vec<Scope>,
+    /// When it is no longer accepted.
+    pub expires: Option<SystemTime>,
+}
+
+impl Key {
+    /// A key with all rights.
+    #[must_use]
+    pub fn with_all_rights(name: &str, key: &str) -> Self {
+        Self {
+            name: name.into(),
+            hash: hash(key.as_bytes()),
+            scopes: vec![Scope::Admin],
+            expires: None,
+        }
+    }
+
+    fn allows(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
+    }
+}
+
+/// SHA-256, as keys are stored.
+#[must_use]
+pub fn hash(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+/// Who may call.
+#[derive(Debug)]
+pub struct Keys {
+    /// Accepted keys; several at once, so that they can be replaced one by one.
+    pub keys: Vec<Key>,
+    /// Whether reflection needs a key.
+    pub reflection: Reflection,
+}
+
+/// Whether reflection needs a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reflection {
+    /// Any valid key.
+    #[default]
+    WithKey,
+    /// None.
+    Public,
+}
+
+/// Who has called; the name of the key.
+#[derive(Debug, Clone)]
+pub struct Caller(pub Arc<str>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Public,
+    AnyKey,
+    Scope(Scope),
+}
+
+/// The methods of the contract and what each needs.
+pub const METHODS: [(&str, Scope); 7] = [
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/Route",
+        Scope::Route,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/Fanout",
+        Scope::Fanout,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/Health",
+        Scope::Health,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/HealthWatch",
+        Scope::Health,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Register",
+        Scope::Register,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Deregister",
+        Scope::Register,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/ListInstances",
+        Scope::Health,
+    ),
+];
+
+impl Keys {
+    /// Lets a request pass, or says why not; notes who has called.
+    pub fn authenticate<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
+        let access = self.access(request.uri().path());
+        if access == Access::Public {
+            return Ok(());
+        }
+        let token = bearer(request.headers())?;
+        let key = self.find(token).ok_or_else(unknown_key)?;
+        if key
+            .expires
+            .is_some_and(|expires| expires <= SystemTime::now())
+        {
+            return Err(unknown_key());
+        }
+        if let Access::Scope(scope) = access
+            && !key.allows(scope)
+        {
+            let detail = format!(
+                "key `{}` lacks the scope {} that this call needs",
+                key.name,
+                scope.word()
+            );
+            return Err(Failure::new(Reason::ScopeMissing, detail));
+        }
+        let caller = Caller(Arc::clone(&key.name));
+        request.extensions_mut().insert(caller);
+        Ok(())
+    }
+
+    fn access(&self, path: &str) -> Access {
+        if let Some((_, scope)) = METHODS.iter().find(|(method, _)| *method == path) {
+            return Access::Scope(*scope);
+        }
+        if path.starts_with("/grpc.health.v1.Health/") {
+            return Access::Public;
+        }
+        if path.starts_with("/openclaw.") {
+            return Access::Scope(Scope::Admin);
+        }
+        match self.reflection {
+            Reflection::Public if path.starts_with("/grpc.reflection.") => Access::Public,
+            Reflection::Public | Reflection::WithKey => Access::AnyKey,
+        }
+    }
+
+    /// Compares with every key, and each in constant time: how long it takes says nothing about the keys.
+    fn find(&self, token: &[u8]) -> Option<&Key> {
+        let hash = hash(token);
+        let mut found = None;
+        for key in &self.keys {
+            let same: Choice = key.hash.ct_eq(&hash);
+            if bool::from(same) {
+                found = Some(key);
+            }
+        }
+        found
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&[u8], Failure> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let missing = |detail: &'static str| Failure::new(Reason::KeyMissing, detail);
+    match (values.next(), values.next()) {
+        (None, _) => Err(missing(
+            "no key: send the metadata `authorization: Bearer KEY`",
+        )),
+        (Some(_), Some(_)) => Err(missing("more than one authorization value: send one")),
+        (Some(value), None) => {
+            token(value).ok_or_else(|| missing("authorization is not `Bearer KEY`"))
+        }
+    }
+}
+
+fn token(value: &HeaderValue) -> Option<&[u8]> {
+    // The scheme is case-insensitive (RFC 9110, 11.1).
+    let (scheme, token) = value.as_bytes().split_at_checked(7)?;
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}
+
+fn unknown_key() -> Failure {
+    Failure::new(
+        Reason::KeyInvalid,
+        "the key is not known or no longer valid: repeating the call with it will not help",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn keys() -> Keys {
+        let key = |name: &str, scopes: &[Scope], expires: Option<SystemTime>| Key {
+            name: name.into(),
+            hash: hash(format!("{name}-secret").as_bytes()),
+            scopes: scopes.to_vec(),
+            expires,
+        };
+        let past = SystemTime::now() - Duration::from_secs(1);
+        let future = SystemTime::now() + Duration::from_secs(60);
+        Keys {
+            keys: vec![
+                key("router", &[Scope::Route], None),
+                key("all", &[Scope::Admin], Some(future)),
+                key("old", &[Scope::Admin], Some(past)),
+            ],
+            reflection: Reflection::WithKey,
+        }
+    }
+
+    fn check(path: &str, authorization: &[&str], expected: Result<(), Reason>) {
+        let mut request = Request::builder().uri(path).body(()).unwrap();
+        for value in authorization {
+            request
+                .headers_mut()
+                .append(header::AUTHORIZATION, value.parse().unwrap());
+        }
+        let found = keys()
+            .authenticate(&mut request)
+            .map_err(|failure| failure.reason);
+        assert_eq!(found, expected, "{path} {authorization:?}");
+    }
+
+    #[test]
+    fn a_call_needs_a_key_with_its_scope() {
+        let (route, fanout) = (METHODS[0].0, METHODS[1].0);
+        check(route, &["Bearer router-secret"], Ok(()));
+        check(route, &["bearer router-secret"], Ok(()));
+        check(fanout, &["Bearer router-secret"], Err(Reason::ScopeMissing));
+        check(fanout, &["Bearer all-secret"], Ok(()));
+        check(route, &[], Err(Reason::KeyMissing));
+        check(route, &["Bearer "], Err(Reason::KeyMissing));
+        check(route, &["Basic router-secret"], Err(Reason::KeyMissing));
+        check(route, &["Bearer wrong"], Err(Reason::KeyInvalid));
+        check(route, &["Bearer old-secret"], Err(Reason::KeyInvalid));
+        check(
+            route,
+            &["Bearer router-secret", "Bearer router-secret"],
+            Err(Reason::KeyMissing),
+        );
+    }
+
+    #[test]
+    fn only_health_is_public_and_what_is_not_listed_is_closed() {
+        check("/grpc.health.v1.Health/Check", &[], Ok(()));
+        check(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            &[],
+            Err(Reason::KeyMissing),
+        );
+        check(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            &["Bearer router-secret"],
+            Ok(()),
+        );
+        check(
+            "/openclaw.orchestrator.v1.OrchestratorService/Future",
+            &["Bearer router-secret"],
+            Err(Reason::ScopeMissing),
+        );
+        check("/", &[], Err(Reason::KeyMissing));
+    }
+}

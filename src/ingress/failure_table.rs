@@ -1,0 +1,261 @@
+//! The one translation from failures to the wire: gRPC code, HTTP status, details.
+
+use std::collections::HashMap;
+
+use http::{HeaderValue, Response, StatusCode, header};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::domain::failure::{self, Failure, Reason};
+
+/// `ErrorInfo.domain`.
+pub const DOMAIN: &str = "orchestrator.openclaw";
+
+/// What a failure is called over gRPC and over HTTP.
+#[must_use]
+pub fn codes(reason: Reason) -> (Code, StatusCode) {
+    match reason {
+        Reason::KeyMissing | Reason::KeyInvalid => {
+            (Code::Unauthenticated, StatusCode::UNAUTHORIZED)
+        }
+        Reason::ScopeMissing | Reason::AddressNotAllowed => {
+            (Code::PermissionDenied, StatusCode::FORBIDDEN)
+        }
+        Reason::MethodUnknown => (Code::Unimplemented, StatusCode::NOT_FOUND),
+        Reason::ArgumentInvalid
+        | Reason::TargetInvalid
+        | Reason::PayloadInvalid
+        | Reason::TimeoutInvalid
+        | Reason::RequestMalformed => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
+        Reason::TargetUnknown | Reason::RegistrationUnknown => {
+            (Code::NotFound, StatusCode::NOT_FOUND)
+        }
+        Reason::MessageTooLarge => (Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE),
+        Reason::AnswerTooLarge | Reason::AggregateTooLarge => {
+            (Code::ResourceExhausted, StatusCode::BAD_GATEWAY)
+        }
+        Reason::SlowConsumer | Reason::TooMany | Reason::FleetFull => {
+            (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS)
+        }
+        Reason::DeadlineExceeded | Reason::CompletionLate => {
+            (Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT)
+        }
+        // 499 is what proxies log for a caller who has left; nobody reads it.
+        Reason::CallerGone | Reason::NotNeeded => (
+            Code::Cancelled,
+            StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        ),
+        Reason::InstanceDown
+        | Reason::NoInstance
+        | Reason::InstanceLost
+        | Reason::CompletionUnmet
+        | Reason::Draining => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        Reason::InstanceFailed(status) => instance_codes(status),
+        Reason::AnswerMalformed => (Code::Internal, StatusCode::BAD_GATEWAY),
+        Reason::InstanceConfigured => (Code::AlreadyExists, StatusCode::CONFLICT),
+        Reason::IncarnationStale => (Code::FailedPrecondition, StatusCode::CONFLICT),
+        Reason::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}
+
+/// An instance's own status is passed on, but for two that would be read as being about the caller.
+fn instance_codes(status: failure::Status) -> (Code, StatusCode) {
+    use failure::Status as S;
+    match status {
+        // The instance refused the orchestrator's credential, not the caller's.
+        S::Unauthenticated => (Code::Internal, StatusCode::BAD_GATEWAY),
+        // The caller has cancelled nothing.
+        S::Cancelled => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        S::InvalidArgument | S::OutOfRange => (code(status), StatusCode::BAD_REQUEST),
+        S::FailedPrecondition => (code(status), StatusCode::BAD_REQUEST),
+        S::NotFound => (code(status), StatusCode::NOT_FOUND),
+        S::AlreadyExists | S::Aborted => (code(status), StatusCode::CONFLICT),
+        S::PermissionDenied => (code(status), StatusCode::FORBIDDEN),
+        S::ResourceExhausted => (code(status), StatusCode::TOO_MANY_REQUESTS),
+        S::Unimplemented => (code(status), StatusCode::NOT_IMPLEMENTED),
+        S::Unavailable => (code(status), StatusCode::SERVICE_UNAVAILABLE),
+        S::DeadlineExceeded => (code(status), StatusCode::GATEWAY_TIMEOUT),
+        S::Unknown | S::Internal | S::DataLoss => (code(status), StatusCode::BAD_GATEWAY),
+    }
+}
+
+fn code(status: failure::Status) -> Code {
+    Code::from_i32(status.number().into())
+}
+
+/// A failure as a gRPC status, with `google.rpc.ErrorInfo`.
+#[must_use]
+pub fn status(failure: &Failure) -> Status {
+    let mut metadata =
+        HashMap::from([("retryable".to_owned(), failure.is_retryable().to_string())]);
+    if let Some(instance) = &failure.instance {
+        metadata.insert("instance".to_owned(), instance.to_string());
+    }
+    let details = ErrorDetails::with_error_info(failure.reason.name(), DOMAIN, metadata);
+    let message = match &failure.instance {
+        Some(instance) => format!("instance {instance}: {}", failure.detail),
+        None => failure.detail.to_string(),
+    };
+    Status::with_error_details(codes(failure.reason).0, message, details)
+}
+
+/// How a caller wants to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Status in trailers.
+    Grpc,
+    /// Status line and a JSON body.
+    Http,
+}
+
+impl Protocol {
+    /// By the content type of the request (gRPC over HTTP/2, "Content-Type").
+    #[must_use]
+    pub fn of(headers: &http::HeaderMap) -> Self {
+        let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if content_type.is_some_and(|value| value.starts_with(b"application/grpc")) {
+            Self::Grpc
+        } else {
+            Self::Http
+        }
+    }
+}
+
+/// A failure as the whole answer to a request.
+#[must_use]
+pub fn refuse(failure: &Failure, protocol: Protocol) -> Response<Body> {
+    match protocol {
+        Protocol::Grpc => status(failure).into_http(),
+        Protocol::Http => {
+            let body = serde_json::json!({"error": {
+                "code": failure.reason.name().to_lowercase(),
+                "message": failure.detail,
+                "instance": failure.instance.as_ref().map(|id| id.as_str()),
+                "retryable": failure.is_retryable(),
+            }});
+            let mut response =
+                Response::new(Body::new(http_body_util::Full::from(body.to_string())));
+            *response.status_mut() = codes(failure.reason).1;
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            if response.status() == StatusCode::UNAUTHORIZED {
+                let bearer = HeaderValue::from_static("Bearer");
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, bearer);
+            }
+            response
+        }
+    }
+}
+
+/// Gives the framework's own refusals, which come without details, a name and the code that callers expect.
+#[must_use]
+pub fn name_framework_refusal(response: Response<Body>) -> Response<Body> {
+    let headers = response.headers();
+    let Some(number) = headers.get("grpc-status") else {
+        return response;
+    };
+    if number.as_bytes() == b"0" || headers.contains_key("grpc-status-details-bin") {
+        return response;
+    }
+    let message = Status::from_header_map(headers)
+        .map(|status| status.message().to_owned())
+        .unwrap_or_default();
+    let failure = match number.as_bytes() {
+        b"12" if message.is_empty() => Failure::new(Reason::MethodUnknown, "no such method"),
+        b"12" => Failure::new(Reason::RequestMalformed, message),
+        b"11" | b"8" => Failure::new(Reason::MessageTooLarge, message),
+        b"3" | b"13" => Failure::new(Reason::RequestMalformed, message),
+        _ => return response,
+    };
+    status(&failure).into_http()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_codes() {
+        let reasons = [
+            Reason::KeyMissing,
+            Reason::KeyInvalid,
+            Reason::ScopeMissing,
+            Reason::MethodUnknown,
+            Reason::ArgumentInvalid,
+            Reason::TargetInvalid,
+            Reason::TargetUnknown,
+            Reason::PayloadInvalid,
+            Reason::TimeoutInvalid,
+            Reason::MessageTooLarge,
+            Reason::RequestMalformed,
+            Reason::DeadlineExceeded,
+            Reason::CallerGone,
+            Reason::InstanceDown,
+            Reason::NoInstance,
+            Reason::InstanceLost,
+            Reason::InstanceFailed(failure::Status::NotFound),
+            Reason::InstanceFailed(failure::Status::Unauthenticated),
+            Reason::InstanceFailed(failure::Status::Cancelled),
+            Reason::AnswerMalformed,
+            Reason::AnswerTooLarge,
+            Reason::NotNeeded,
+            Reason::CompletionUnmet,
+            Reason::CompletionLate,
+            Reason::AggregateTooLarge,
+            Reason::SlowConsumer,
+            Reason::TooMany,
+            Reason::Draining,
+            Reason::AddressNotAllowed,
+            Reason::InstanceConfigured,
+            Reason::IncarnationStale,
+            Reason::RegistrationUnknown,
+            Reason::FleetFull,
+            Reason::Internal,
+        ];
+        let table: Vec<_> = reasons
+            .iter()
+            .map(|reason| {
+                let (code, http) = codes(*reason);
+                format!(
+                    "{:<22} {:<18} {}",
+                    reason.name(),
+                    format!("{code:?}"),
+                    http.as_u16()
+                )
+            })
+            .collect();
+        insta::assert_snapshot!(table.join("\n"));
+    }
+
+    #[test]
+    fn the_framework_s_refusals_get_a_name() {
+        let check = |made: Status, expected: (Code, &str)| {
+            let response = name_framework_refusal(made.into_http());
+            let status = Status::from_header_map(response.headers()).unwrap();
+            let info = status
+                .get_error_details()
+                .error_info()
+                .unwrap()
+                .reason
+                .clone();
+            assert_eq!((status.code(), info.as_str()), expected);
+        };
+        check(
+            Status::unimplemented(""),
+            (Code::Unimplemented, "METHOD_UNKNOWN"),
+        );
+        check(
+            Status::out_of_range("too large"),
+            (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+        );
+        check(
+            Status::internal("failed to decode"),
+            (Code::InvalidArgument, "REQUEST_MALFORMED"),
+        );
+        let ours = status(&Failure::new(Reason::Internal, "a bug"));
+        check(ours, (Code::Internal, "INTERNAL"));
+    }
+}

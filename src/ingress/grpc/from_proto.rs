@@ -1,0 +1,158 @@
+//! Requests as they came in → values of the domain. What cannot be meant is refused by the name of its field.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost_types::Duration as ProtoDuration;
+
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::gather;
+use crate::domain::id::InstanceId;
+use crate::domain::limit::{
+    LABEL_BYTES_MAX, LABELS_MAX, LEASE_DEFAULT, LEASE_MAX, LEASE_MIN, PAGE_MAX, WEIGHT_MAX,
+};
+use crate::domain::payload::Payload;
+use crate::domain::selection::Policy;
+use crate::domain::target::BadTarget;
+use crate::domain::task::Metadata;
+use crate::fleet::registration::Registration;
+use crate::instance::endpoint::Endpoint;
+use crate::proto::orchestrator::{
+    CallPolicy, Completion, Instance, RegisterRequest, Selection, completion,
+};
+
+pub(super) fn invalid(field: &str, what: impl std::fmt::Display) -> Failure {
+    Failure::new(Reason::ArgumentInvalid, format!("{field}: {what}"))
+}
+
+pub(super) fn target(bad: BadTarget) -> Failure {
+    let reason = if bad.is_missing() {
+        Reason::TargetUnknown
+    } else {
+        Reason::TargetInvalid
+    };
+    Failure::new(reason, bad.to_string())
+}
+
+/// Absent means null.
+pub(super) fn payload(encoded: Option<Bytes>) -> Result<Payload, Failure> {
+    match encoded {
+        None => Ok(Payload::null()),
+        Some(encoded) => Payload::check(encoded)
+            .map_err(|bad| Failure::new(Reason::PayloadInvalid, bad.to_string())),
+    }
+}
+
+pub(super) fn metadata(entries: HashMap<String, String>) -> Result<Metadata, Failure> {
+    Metadata::check(entries).map_err(|bad| invalid("metadata", bad))
+}
+
+pub(super) fn timeout(
+    field: &str,
+    timeout: Option<ProtoDuration>,
+) -> Result<Option<Duration>, Failure> {
+    let Some(timeout) = timeout else {
+        return Ok(None);
+    };
+    let read = Duration::try_from(timeout)
+        .ok()
+        .filter(|timeout| !timeout.is_zero());
+    read.map(Some)
+        .ok_or_else(|| invalid(field, "must be a positive duration such as 10s"))
+}
+
+pub(super) fn selection(policy: Option<&CallPolicy>) -> Result<Policy, Failure> {
+    let Some(policy) = policy else {
+        return Ok(Policy::default());
+    };
+    match Selection::try_from(policy.selection) {
+        Ok(Selection::Unspecified | Selection::Balanced) => Ok(Policy::Balanced),
+        Ok(Selection::Ordered) => Ok(Policy::Ordered),
+        Err(_) => Err(invalid(
+            "policy.selection",
+            format!("{} is not a selection", policy.selection),
+        )),
+    }
+}
+
+pub(super) fn completion(asked: Option<Completion>) -> Result<gather::Completion, Failure> {
+    use gather::Rule;
+    let Some(asked) = asked else {
+        return Ok(gather::Completion::default());
+    };
+    let rule = match asked.rule {
+        None => Rule::All,
+        Some(completion::Rule::First(count)) => Rule::First(count),
+        Some(completion::Rule::Quorum(count)) => Rule::Quorum(count),
+        Some(completion::Rule::Majority(true)) => Rule::Majority,
+        Some(completion::Rule::Majority(false)) => {
+            return Err(invalid(
+                "completion.majority",
+                "only true is allowed: leave it out for all targets",
+            ));
+        }
+    };
+    Ok(gather::Completion {
+        rule,
+        failures_max: asked.failures_max,
+    })
+}
+
+pub(super) fn registration(request: RegisterRequest) -> Result<Registration, Failure> {
+    let Instance {
+        id,
+        address,
+        labels,
+        weight,
+    } = request
+        .instance
+        .ok_or_else(|| invalid("instance", "is missing"))?;
+    let lease = timeout("lease", request.lease)?.unwrap_or(LEASE_DEFAULT);
+    if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
+        let (least, most) = (LEASE_MIN.as_secs(), LEASE_MAX.as_secs());
+        return Err(invalid(
+            "lease",
+            format!("must be between {least} s and {most} s"),
+        ));
+    }
+    if WEIGHT_MAX < weight {
+        return Err(invalid(
+            "instance.weight",
+            format!("may be at most {WEIGHT_MAX}"),
+        ));
+    }
+    Ok(Registration {
+        id: instance_id("instance.id", &id)?,
+        endpoint: Endpoint::parse(&address).map_err(|bad| invalid("instance.address", bad))?,
+        labels: checked_labels(labels)?,
+        weight: weight.max(1),
+        incarnation: request.incarnation,
+        lease,
+    })
+}
+
+pub(super) fn instance_id(field: &str, id: &str) -> Result<InstanceId, Failure> {
+    InstanceId::parse(id).map_err(|bad| invalid(field, bad))
+}
+
+fn checked_labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, Failure> {
+    let too_long = |text: &String| LABEL_BYTES_MAX < text.len();
+    if LABELS_MAX < labels.len()
+        || labels
+            .iter()
+            .any(|(name, value)| too_long(name) || too_long(value))
+    {
+        let detail = format!("at most {LABELS_MAX} labels of {LABEL_BYTES_MAX} bytes each");
+        return Err(invalid("instance.labels", detail));
+    }
+    Ok(labels.into_iter().collect())
+}
+
+pub(super) fn page_size(asked: i32) -> Result<usize, Failure> {
+    match usize::try_from(asked) {
+        Err(_negative) => Err(invalid("page_size", "may not be negative")),
+        Ok(0) => Ok(PAGE_MAX),
+        Ok(asked) => Ok(asked.min(PAGE_MAX)),
+    }
+}

@@ -1,0 +1,135 @@
+//! The gRPC methods: a request becomes a value of the domain, a room does the work, the answer goes back.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::Service;
+use tower::util::BoxCloneSyncService;
+
+use super::failure_table::{self, Protocol};
+use super::layer::Answering;
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::{
+    FANOUT_TIMEOUT_DEFAULT, MESSAGE_BYTES_MAX, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX,
+};
+use crate::fleet::Fleet;
+use crate::proto;
+use crate::proto::health::health_server::HealthServer;
+use crate::proto::orchestrator::cluster_service_server::ClusterServiceServer;
+use crate::proto::orchestrator::orchestrator_service_server::OrchestratorServiceServer;
+use crate::tasks::Tasks;
+
+mod cluster;
+mod from_proto;
+mod orchestrator;
+mod serving;
+mod to_proto;
+mod watch;
+
+/// What the methods work with.
+#[derive(Clone)]
+pub struct House {
+    /// Who is there.
+    pub fleet: Arc<Fleet>,
+    /// Who runs what outlives a request.
+    pub tasks: Tasks,
+    /// How long calls may take.
+    pub timeouts: Timeouts,
+    /// Fires when the orchestrator is about to stop: not ready, and no stream without an end goes on.
+    pub draining: CancellationToken,
+}
+
+/// How long calls may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A Route that says nothing.
+    pub route: std::time::Duration,
+    /// A Fanout that says nothing.
+    pub fanout: std::time::Duration,
+    /// The most that anybody gets.
+    pub max: std::time::Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            route: ROUTE_TIMEOUT_DEFAULT,
+            fanout: FANOUT_TIMEOUT_DEFAULT,
+            max: TIMEOUT_MAX,
+        }
+    }
+}
+
+/// The library does not name the types of its reflection services.
+type Boxed = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// Every gRPC method of the server, found by path.
+#[derive(Clone)]
+pub struct Methods {
+    orchestrator: OrchestratorServiceServer<orchestrator::Orchestrator>,
+    cluster: ClusterServiceServer<cluster::Cluster>,
+    health: HealthServer<serving::Serving>,
+    reflection: Boxed,
+    reflection_alpha: Boxed,
+}
+
+impl Methods {
+    /// All methods. Fails only when the descriptors that were built in are broken.
+    pub fn new(house: &House) -> Result<Self, tonic_reflection::server::Error> {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                // What the details of a failure are made of, so that clients can show them.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        let orchestrator = orchestrator::Orchestrator::new(house.clone());
+        Ok(Self {
+            orchestrator: OrchestratorServiceServer::new(orchestrator)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            cluster: ClusterServiceServer::new(cluster::Cluster::new(house.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            health: HealthServer::new(serving::Serving::new(house)).max_decoding_message_size(1024),
+            reflection: Boxed::new(reflection().build_v1()?),
+            reflection_alpha: Boxed::new(reflection().build_v1alpha()?),
+        })
+    }
+}
+
+impl Service<Request<Body>> for Methods {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        if Protocol::of(request.headers()) == Protocol::Http {
+            let detail = "this port speaks gRPC: see `grpcurl -plaintext ADDRESS list`";
+            return refuse(&Failure::new(Reason::MethodUnknown, detail), Protocol::Http);
+        }
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        match service {
+            "openclaw.orchestrator.v1.OrchestratorService" => self.orchestrator.call(request),
+            "openclaw.orchestrator.v1.ClusterService" => self.cluster.call(request),
+            "grpc.health.v1.Health" => self.health.call(request),
+            "grpc.reflection.v1.ServerReflection" => self.reflection.call(request),
+            "grpc.reflection.v1alpha.ServerReflection" => self.reflection_alpha.call(request),
+            _ => refuse(
+                &Failure::new(Reason::MethodUnknown, "no such service"),
+                Protocol::Grpc,
+            ),
+        }
+    }
+}
+
+fn refuse(failure: &Failure, protocol: Protocol) -> Answering {
+    Box::pin(ready(Ok(failure_table::refuse(failure, protocol))))
+}

@@ -1,0 +1,175 @@
+//! OrchestratorService.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status};
+
+use super::{House, from_proto, to_proto, watch};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
+use crate::domain::task::Task;
+use crate::fleet::view::Member;
+use crate::ingress::arrival::Arrival;
+use crate::ingress::failure_table;
+use crate::orchestrate::fan_out::{FanOut, fan_out};
+use crate::orchestrate::run_task::{Route, run_task};
+use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
+use crate::proto::orchestrator::{
+    FanoutRequest, FanoutResponse, HealthRequest, HealthResponse, HealthWatchRequest,
+    HealthWatchResponse, RouteRequest, RouteResponse,
+};
+
+#[derive(Clone)]
+pub(super) struct Orchestrator {
+    house: House,
+    watchers: Arc<Semaphore>,
+}
+
+impl Orchestrator {
+    pub(super) fn new(house: House) -> Self {
+        Self {
+            house,
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+        }
+    }
+
+    fn read_route(&self, arrival: Arrival, request: RouteRequest) -> Result<Route, Failure> {
+        let timeout = from_proto::timeout("timeout", request.timeout)?;
+        let policy = from_proto::selection(request.policy.as_ref())?;
+        let candidates = self
+            .house
+            .fleet
+            .view()
+            .resolve(&request.instances, FLEET_MAX)
+            .map_err(from_proto::target)?;
+        let limits = self.house.timeouts;
+        Ok(Route {
+            candidates,
+            policy,
+            arrived: arrival.at,
+            deadline: arrival.deadline(timeout, limits.route, limits.max),
+            task: Arc::new(Task {
+                payload: from_proto::payload(request.payload)?,
+                metadata: from_proto::metadata(request.metadata)?,
+                names: arrival.names,
+            }),
+        })
+    }
+
+    fn read_fan_out(&self, arrival: Arrival, request: FanoutRequest) -> Result<FanOut, Failure> {
+        let timeout = from_proto::timeout("timeout", request.timeout)?;
+        let completion = from_proto::completion(request.completion)?;
+        let roster = self
+            .house
+            .fleet
+            .view()
+            .resolve(&request.targets, FANOUT_TARGETS_MAX)
+            .map_err(from_proto::target)?;
+        let limits = self.house.timeouts;
+        Ok(FanOut {
+            roster,
+            completion,
+            aggregate: request.aggregate,
+            arrived: arrival.at,
+            deadline: arrival.deadline(timeout, limits.fanout, limits.max),
+            task: Arc::new(Task {
+                payload: from_proto::payload(request.payload)?,
+                metadata: from_proto::metadata(request.metadata)?,
+                names: arrival.names,
+            }),
+        })
+    }
+
+    fn members(&self, expressions: &[String]) -> Result<Vec<Arc<Member>>, Failure> {
+        let view = self.house.fleet.view();
+        if expressions.is_empty() {
+            return Ok(view.members().to_vec());
+        }
+        view.resolve(expressions, FLEET_MAX)
+            .map_err(from_proto::target)
+    }
+}
+
+/// What the door has noted; a method that is reached without it is a bug.
+fn arrival<T>(request: &mut Request<T>) -> Result<Arrival, Failure> {
+    let noted = request.extensions_mut().remove::<Arrival>();
+    noted.ok_or_else(|| Failure::new(Reason::Internal, "the request has no arrival"))
+}
+
+fn status(failure: Failure) -> Status {
+    failure_table::status(&failure)
+}
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl OrchestratorService for Orchestrator {
+    async fn route(
+        &self,
+        mut request: Request<RouteRequest>,
+    ) -> Result<Response<RouteResponse>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let route = self
+            .read_route(arrival, request.into_inner())
+            .map_err(status)?;
+        match run_task(route).await {
+            Ok(answered) => Ok(Response::new(to_proto::route(answered))),
+            Err(unanswered) => Err(status(unanswered.failure)),
+        }
+    }
+
+    type FanoutStream = Events<FanoutResponse>;
+
+    async fn fanout(
+        &self,
+        mut request: Request<FanoutRequest>,
+    ) -> Result<Response<Self::FanoutStream>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let call = self
+            .read_fan_out(arrival, request.into_inner())
+            .map_err(status)?;
+        let events = fan_out(call, &self.house.tasks)
+            .map_err(|bad| status(from_proto::invalid("completion", bad)))?;
+        let events = events.map(|event| event.map(to_proto::event).map_err(status));
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn health(
+        &self,
+        request: Request<HealthRequest>,
+    ) -> Result<Response<HealthResponse>, Status> {
+        let members = self
+            .members(&request.into_inner().instances)
+            .map_err(status)?;
+        let instances = members
+            .iter()
+            .map(|member| to_proto::health(member))
+            .collect();
+        Ok(Response::new(HealthResponse { instances }))
+    }
+
+    type HealthWatchStream = Events<HealthWatchResponse>;
+
+    async fn health_watch(
+        &self,
+        request: Request<HealthWatchRequest>,
+    ) -> Result<Response<Self::HealthWatchStream>, Status> {
+        let expressions = request.into_inner().instances;
+        self.members(&expressions).map_err(status)?;
+        let place = Arc::clone(&self.watchers)
+            .try_acquire_owned()
+            .map_err(|_| {
+                status(Failure::new(
+                    Reason::TooMany,
+                    format!("{WATCHERS_MAX} watches are open already"),
+                ))
+            })?;
+        let changes = watch::changes(&self.house, expressions, place);
+        Ok(Response::new(Box::pin(
+            changes.map(|change| change.map_err(status)),
+        )))
+    }
+}

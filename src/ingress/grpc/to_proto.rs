@@ -1,0 +1,166 @@
+//! Values of the domain → answers as they go out.
+
+use std::time::{Duration, SystemTime};
+
+use prost_types::{Duration as ProtoDuration, Timestamp};
+
+use crate::domain::failure::Failure;
+use crate::domain::gather::{Counts, Outcome, Stop};
+use crate::domain::health::State;
+use crate::domain::id::InstanceId;
+use crate::domain::payload::Payload;
+use crate::domain::task;
+use crate::fleet::view::{Member, Origin};
+use crate::ingress::failure_table;
+use crate::orchestrate::fan_out::{Event, Leg, Summary};
+use crate::orchestrate::run_task::Answered;
+use crate::proto::orchestrator as proto;
+
+pub(super) fn route(answered: Answered) -> proto::RouteResponse {
+    proto::RouteResponse {
+        instance: answered.instance.to_string(),
+        payload: Some(answered.payload.into_encoded()),
+        attempts: answered.attempts.into_iter().map(attempt).collect(),
+    }
+}
+
+pub(super) fn event(event: Event) -> proto::FanoutResponse {
+    use proto::fanout_response::Event as Out;
+    let event = match event {
+        Event::Started(roster) => Out::Started(proto::Started {
+            roster: names(roster),
+        }),
+        Event::Partial(leg) => Out::Partial(partial(leg)),
+        Event::Summary(ended) => Out::Summary(summary(ended)),
+    };
+    proto::FanoutResponse { event: Some(event) }
+}
+
+fn partial(leg: Leg) -> proto::Partial {
+    proto::Partial {
+        instance: leg.instance.to_string(),
+        outcome: outcome(leg.outcome).into(),
+        payload: leg.payload.map(Payload::into_encoded),
+        failure: leg.failure.map(failure),
+        attempts: leg.attempts.into_iter().map(attempt).collect(),
+    }
+}
+
+fn summary(summary: Summary) -> proto::Summary {
+    let Counts {
+        answered,
+        failed,
+        timed_out,
+        cancelled,
+        skipped,
+    } = summary.counts;
+    proto::Summary {
+        counts: Some(proto::OutcomeCounts {
+            answered,
+            failed,
+            timed_out,
+            cancelled,
+            skipped,
+        }),
+        stop_reason: stop_reason(summary.stop).into(),
+        missing: names(summary.missing),
+        aggregate: summary.aggregate.into_iter().map(partial).collect(),
+    }
+}
+
+fn names(ids: Vec<InstanceId>) -> Vec<String> {
+    ids.iter().map(InstanceId::to_string).collect()
+}
+
+fn outcome(outcome: Outcome) -> proto::Outcome {
+    match outcome {
+        Outcome::Answered => proto::Outcome::Answered,
+        Outcome::Failed => proto::Outcome::Failed,
+        Outcome::TimedOut => proto::Outcome::TimedOut,
+        Outcome::Cancelled => proto::Outcome::Cancelled,
+        Outcome::Skipped => proto::Outcome::Skipped,
+    }
+}
+
+fn stop_reason(stop: Stop) -> proto::StopReason {
+    match stop {
+        Stop::AllTerminal => proto::StopReason::AllTerminal,
+        Stop::Met => proto::StopReason::CompletionMet,
+        Stop::Impossible => proto::StopReason::CompletionImpossible,
+        Stop::FailuresMax => proto::StopReason::FailuresMax,
+        Stop::Deadline => proto::StopReason::Deadline,
+        Stop::TooLarge => proto::StopReason::AggregateTooLarge,
+    }
+}
+
+fn attempt(made: task::Attempt) -> proto::Attempt {
+    let kind = match made.kind {
+        task::AttemptKind::First => proto::AttemptKind::First,
+        task::AttemptKind::TransparentRetry => proto::AttemptKind::TransparentRetry,
+    };
+    proto::Attempt {
+        instance: made.instance.to_string(),
+        kind: kind.into(),
+        failure: made.failure.map(failure),
+        offset: Some(duration(made.offset)),
+        elapsed: Some(duration(made.elapsed)),
+    }
+}
+
+fn failure(failure: Failure) -> proto::Failure {
+    proto::Failure {
+        reason: failure.reason.name().to_owned(),
+        code: failure_table::codes(failure.reason).0.into(),
+        retryable: failure.is_retryable(),
+        instance: failure
+            .instance
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+        message: failure.detail.into_owned(),
+    }
+}
+
+pub(super) fn health(member: &Member) -> proto::InstanceHealth {
+    let state = match member.health.state {
+        State::Unknown => proto::HealthState::Unknown,
+        State::Healthy => proto::HealthState::Healthy,
+        State::Down => proto::HealthState::Down,
+    };
+    proto::InstanceHealth {
+        instance: member.id().to_string(),
+        state: state.into(),
+        reason: member.health.reason.to_string(),
+        since: Some(timestamp(member.health.since)),
+        last_probe_latency: member.load.probe_latency().map(duration),
+        calls_outstanding: member.load.outstanding(),
+    }
+}
+
+pub(super) fn listed(member: &Member, lease_ends: Option<SystemTime>) -> proto::ListedInstance {
+    let origin = match member.origin {
+        Origin::Config => proto::InstanceOrigin::Config,
+        Origin::Registered => proto::InstanceOrigin::Registered,
+        Origin::Builtin => proto::InstanceOrigin::Builtin,
+    };
+    let spec = &member.spec;
+    proto::ListedInstance {
+        instance: Some(proto::Instance {
+            id: spec.id.to_string(),
+            address: spec.endpoint.to_string(),
+            labels: spec.labels.clone().into_iter().collect(),
+            weight: spec.weight,
+        }),
+        origin: origin.into(),
+        expire_time: lease_ends.map(timestamp),
+        health: Some(health(member)),
+    }
+}
+
+fn duration(duration: Duration) -> ProtoDuration {
+    // Nothing here lasts for centuries.
+    ProtoDuration::try_from(duration).unwrap_or_default()
+}
+
+pub(super) fn timestamp(time: SystemTime) -> Timestamp {
+    Timestamp::from(time)
+}

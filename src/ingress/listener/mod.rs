@@ -1,0 +1,301 @@
+//! The accept loop and the limits of every connection. It is our own, because a connection without limits
+//! holds thousands of streams, waits for ever for its first bytes, and outlives a shutdown.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::Door;
+use crate::domain::limit::HEADER_LIST_BYTES_MAX;
+use crate::tasks::Tasks;
+
+mod first_bytes;
+
+use first_bytes::FirstBytes;
+
+/// The limits of the front door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one address.
+    pub connections_per_address: usize,
+    /// Networks to which `connections_per_address` does not apply: proxies. Loopback never counts.
+    pub trusted: Vec<IpNet>,
+    /// Concurrent calls of one connection.
+    pub streams: u32,
+    /// Flow-control window of one call.
+    pub stream_window: u32,
+    /// Flow-control window of one connection.
+    pub connection_window: u32,
+    /// How long a connection may take to say what it speaks.
+    pub first_bytes: Duration,
+    /// How often a connection is tested.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer that test.
+    pub keepalive_timeout: Duration,
+    /// When a connection is asked to come again, give or take a tenth.
+    pub age: Duration,
+    /// How long its calls may go on after that.
+    pub age_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_address: 100,
+            trusted: Vec::new(),
+            streams: 100,
+            stream_window: 64 * 1024,
+            connection_window: 1024 * 1024,
+            first_bytes: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            age: Duration::from_secs(30 * 60),
+            age_grace: Duration::from_secs(60),
+        }
+    }
+}
+
+/// HTTP/1.1 requests may take this long to send their headers.
+const HTTP1_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that a peer reset before they were accepted, and errors that we answered with a reset: more of
+/// them end the connection (rapid reset, CVE-2023-44487 and CVE-2025-8671).
+const PENDING_ACCEPT_RESETS_MAX: usize = 20;
+const LOCAL_ERROR_RESETS_MAX: usize = 100;
+/// Bytes of answers that wait in one call's send buffer.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// Pause after a failed accept: out of descriptors, most likely, and trying at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Accepts connections until `tasks` are told to stop; each connection is then asked to end (GOAWAY) and
+/// finishes its calls. `cut` ends those that do not.
+pub async fn serve(
+    listener: TcpListener,
+    door: impl Door<Incoming>,
+    limits: Limits,
+    tasks: Tasks,
+    cut: CancellationToken,
+) {
+    let gate = Arc::new(Admission::new(&limits));
+    let stop = tasks.stopping();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Some(place) = gate.admit(peer.ip()) else {
+                    tracing::debug!(%peer, "connection refused: too many");
+                    continue;
+                };
+                let connection = connection(stream, door.clone(), limits.clone(), tasks.clone());
+                let cut = cut.clone();
+                tasks.spawn(async move {
+                    let _place = place;
+                    tokio::select! {
+                        () = connection => {}
+                        () = cut.cancelled() => {}
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, door: impl Door<Incoming>, limits: Limits, tasks: Tasks) {
+    // Only latency suffers without it.
+    let _ = stream.set_nodelay(true);
+    let stop = tasks.stopping();
+    let stream = TokioIo::new(FirstBytes::new(stream, limits.first_bytes));
+    let builder = builder(&limits, tasks);
+    let mut serving = pin!(builder.serve_connection(stream, TowerToHyperService::new(door)));
+    let age = limits.age.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+    let ended = tokio::select! {
+        ended = &mut serving => Some(ended),
+        // Grace for the calls of an old connection; a shutdown has its own limit, kept by `cut`.
+        () = time::sleep(age) => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = &mut serving => Some(ended),
+                () = time::sleep(limits.age_grace) => None,
+                () = stop.cancelled() => None,
+            }
+        }
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            Some(serving.await)
+        }
+    };
+    if let Some(Err(error)) = ended {
+        tracing::debug!(error, "connection ended");
+    }
+}
+
+fn builder(limits: &Limits, tasks: Tasks) -> auto::Builder<Tasks> {
+    let mut builder = auto::Builder::new(tasks);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HTTP1_HEADER_TIMEOUT)
+        .max_buf_size(HEADER_LIST_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
+        .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout)
+        // The date is of no use to a gRPC caller and costs a header on each answer.
+        .auto_date_header(false);
+    builder
+}
+
+/// Counts connections, in all and for each address.
+struct Admission {
+    all: Arc<Semaphore>,
+    per_address_max: usize,
+    trusted: Vec<IpNet>,
+    per_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection's place; given back when it is dropped.
+struct Place {
+    _all: OwnedSemaphorePermit,
+    counted: Option<(Arc<Admission>, IpAddr)>,
+}
+
+impl Admission {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(limits.connections)),
+            per_address_max: limits.connections_per_address,
+            trusted: limits.trusted.clone(),
+            per_address: Mutex::default(),
+        }
+    }
+
+    fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        let peer = peer.to_canonical();
+        let exempt =
+            peer.is_loopback() || self.trusted.iter().any(|network| network.contains(&peer));
+        if exempt {
+            return Some(Place {
+                _all: all,
+                counted: None,
+            });
+        }
+        let mut per_address = self
+            .per_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = per_address.entry(peer).or_default();
+        if self.per_address_max <= *count {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            _all: all,
+            counted: Some((Arc::clone(self), peer)),
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((admission, peer)) = self.counted.take() else {
+            return;
+        };
+        let mut per_address = admission
+            .per_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = per_address.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                per_address.remove(&peer);
+            }
+        }
+    }
+}
+
+/// Opens the listener, with a message that says what to do when that fails.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint = if error.kind() == io::ErrorKind::AddrInUse {
+            ": another program listens there; choose another address with --listen"
+        } else {
+            ""
+        };
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen on {address}: {error}{hint}"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(connections: usize, per_address: usize) -> Arc<Admission> {
+        let trusted = vec!["10.9.0.0/16".parse().unwrap()];
+        let limits = Limits {
+            connections,
+            connections_per_address: per_address,
+            trusted,
+            ..Limits::default()
+        };
+        Arc::new(Admission::new(&limits))
+    }
+
+    #[test]
+    fn one_address_gets_so_many_places_and_gives_them_back() {
+        let admission = admission(100, 2);
+        let peer: IpAddr = "10.1.1.1".parse().unwrap();
+        let mapped: IpAddr = "::ffff:10.1.1.1".parse().unwrap();
+        let first = admission.admit(peer).unwrap();
+        let _second = admission.admit(mapped).unwrap();
+        assert!(admission.admit(peer).is_none());
+        assert!(admission.admit("10.1.1.2".parse().unwrap()).is_some());
+        drop(first);
+        assert!(admission.admit(peer).is_some());
+    }
+
+    #[test]
+    fn loopback_and_trusted_networks_count_only_in_all() {
+        for peer in ["127.0.0.1", "10.9.3.3"] {
+            let admission = admission(5, 1);
+            let peer: IpAddr = peer.parse().unwrap();
+            let places: Vec<_> = (0..5).map(|_| admission.admit(peer).unwrap()).collect();
+            assert!(admission.admit(peer).is_none());
+            drop(places);
+            assert!(admission.admit(peer).is_some());
+        }
+    }
+}

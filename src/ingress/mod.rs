@@ -1,0 +1,33 @@
+//! The front doors. A request is asked three things here: who, until when, what. From then on it is a value
+//! of the domain; the failure that comes back is translated once, in `failure_table`.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use tower::ServiceBuilder;
+
+pub mod arrival;
+pub mod body;
+pub mod caller;
+pub mod failure_table;
+pub mod grpc;
+mod layer;
+pub mod listener;
+
+use caller::Keys;
+pub use layer::Door;
+
+/// The way of a request through the door, outermost first.
+pub fn front_door(keys: Arc<Keys>, methods: grpc::Methods) -> impl Door<Incoming> {
+    ServiceBuilder::new()
+        // Outermost, so that time counts from here and even a refused call can be found by its id.
+        .layer_fn(|inner| layer::Stamp { inner })
+        // Before anything of the body is read: whoever may not call costs next to nothing.
+        .layer_fn(move |inner| layer::Guard {
+            inner,
+            keys: Arc::clone(&keys),
+        })
+        // Innermost, where bodies are read: one that trickles in may not hold a call past its deadline.
+        .layer_fn(|inner| layer::Hurry { inner })
+        .service(methods)
+}

@@ -1,0 +1,242 @@
+//! Route brings one task to one instance and its answer back.
+
+use orchestrator::proto::orchestrator::{AttemptKind, CallPolicy, RouteRequest, Selection};
+use tonic::Code;
+
+use crate::stage::instance::{Act, Instance};
+use crate::stage::{self, client, config, embedded, planned, reason, start, text};
+
+#[tokio::test]
+async fn a_task_is_answered_by_one_of_the_instances_named() {
+    let app = start(embedded()).await;
+    let request = RouteRequest {
+        instances: vec!["A".into(), "B".into()],
+        payload: text("task"),
+        ..Default::default()
+    };
+    let answer = client(&app)
+        .await
+        .route(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(["A", "B"].contains(&answer.instance.as_str()), "{answer:?}");
+    assert_eq!(answer.payload, text("task"));
+    assert_eq!(answer.attempts.len(), 1);
+}
+
+#[tokio::test]
+async fn a_payload_arrives_bit_for_bit_however_it_was_encoded() {
+    let instance = Instance::start(Act::Echo).await;
+    let app = start(stage::Config {
+        instances: vec![planned("A", instance.address)],
+        ..config()
+    })
+    .await;
+    // A struct with a non-minimal length, a NaN with a payload of its own and a field of tomorrow.
+    let odd = [
+        &[0x2a, 0x90, 0x80, 0x00][..],
+        &[
+            0x0a, 0x0e, 0x0a, 0x01, b'n', 0x12, 0x09, 0x11, 0x01, 0, 0, 0, 0, 0, 0xf8, 0x7f,
+        ],
+        &[0x78, 0x2a],
+    ]
+    .concat();
+    let odd = bytes::Bytes::from(odd);
+    let request = RouteRequest {
+        instances: vec!["A".into()],
+        payload: Some(odd.clone()),
+        ..Default::default()
+    };
+    let answer = client(&app)
+        .await
+        .route(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(answer.payload, Some(odd.clone()));
+    assert_eq!(*instance.payloads.lock().unwrap(), [Some(odd)]);
+}
+
+#[tokio::test]
+async fn an_instance_that_cannot_be_reached_is_left_for_another_at_once() {
+    let instance = Instance::start(Act::Echo).await;
+    // Nobody listens there: the port was free a moment ago, and the listener is gone.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut config = config();
+    // Not probed for now, so that the call finds out by itself.
+    config.probe.thresholds.failures_down = 1000;
+    config.instances = vec![planned("A", gone), planned("B", instance.address)];
+    let app = orchestrator::app::App::start(config).await.unwrap();
+    let mut client = client(&app).await;
+    let policy = Some(CallPolicy {
+        selection: Selection::Ordered.into(),
+    });
+    let request = RouteRequest {
+        instances: vec!["A".into()],
+        ..Default::default()
+    };
+    let status = client.route(request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "INSTANCE_DOWN")
+    );
+    stage::until_healthy(&app, "B").await;
+    let request = RouteRequest {
+        instances: vec!["A B".into()],
+        policy,
+        ..Default::default()
+    };
+    // A is still unknown, so ORDERED prefers the healthy B; without B's probe A would come first.
+    let answer = client.route(request).await.unwrap().into_inner();
+    assert_eq!(answer.instance, "B");
+    let kinds: Vec<_> = answer
+        .attempts
+        .iter()
+        .map(|attempt| attempt.kind())
+        .collect();
+    assert_eq!(kinds, [AttemptKind::First]);
+}
+
+#[tokio::test]
+async fn an_instance_s_own_status_is_passed_on_by_name() {
+    let mut config = config();
+    let mut cases = Vec::new();
+    for (id, code) in [
+        ("A", Code::NotFound),
+        ("B", Code::Unauthenticated),
+        ("C", Code::Cancelled),
+    ] {
+        let instance = Instance::start(Act::Fail(code)).await;
+        config.instances.push(planned(id, instance.address));
+        cases.push((id, code));
+    }
+    let app = start(config).await;
+    let mut client = client(&app).await;
+    // The caller's key was fine and the caller cancelled nothing, so these two may not look as if.
+    let expected = [Code::NotFound, Code::Internal, Code::Unavailable];
+    for ((id, _), expected) in cases.into_iter().zip(expected) {
+        let request = RouteRequest {
+            instances: vec![id.into()],
+            ..Default::default()
+        };
+        let status = client.route(request).await.unwrap_err();
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (expected, "INSTANCE_FAILED"),
+            "{id}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_by_the_name_of_what_is_wrong() {
+    let app = start(embedded()).await;
+    let mut client = client(&app).await;
+    let route = |instances: &[&str]| RouteRequest {
+        instances: instances.iter().map(|text| (*text).to_owned()).collect(),
+        ..Default::default()
+    };
+    let cases = [
+        (route(&[]), Code::InvalidArgument, "TARGET_INVALID"),
+        (route(&["H-A"]), Code::InvalidArgument, "TARGET_INVALID"),
+        (route(&["Z"]), Code::NotFound, "TARGET_UNKNOWN"),
+        (
+            RouteRequest {
+                payload: Some(bytes::Bytes::from_static(&[0x1a, 9])),
+                ..route(&["A"])
+            },
+            Code::InvalidArgument,
+            "PAYLOAD_INVALID",
+        ),
+        (
+            RouteRequest {
+                payload: Some(bytes::Bytes::new()),
+                ..route(&["A"])
+            },
+            Code::InvalidArgument,
+            "PAYLOAD_INVALID",
+        ),
+        (
+            RouteRequest {
+                timeout: Some(prost_types::Duration {
+                    seconds: -1,
+                    nanos: 0,
+                }),
+                ..route(&["A"])
+            },
+            Code::InvalidArgument,
+            "ARGUMENT_INVALID",
+        ),
+        (
+            RouteRequest {
+                policy: Some(CallPolicy { selection: 99 }),
+                ..route(&["A"])
+            },
+            Code::InvalidArgument,
+            "ARGUMENT_INVALID",
+        ),
+        (
+            RouteRequest {
+                metadata: [("authorization".to_owned(), "x".to_owned())].into(),
+                ..route(&["A"])
+            },
+            Code::InvalidArgument,
+            "ARGUMENT_INVALID",
+        ),
+        (
+            RouteRequest {
+                payload: text(&"x".repeat(5 << 20)),
+                ..route(&["A"])
+            },
+            Code::ResourceExhausted,
+            "MESSAGE_TOO_LARGE",
+        ),
+    ];
+    for (request, code, expected) in cases {
+        let status = client.route(request).await.unwrap_err();
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (code, expected),
+            "{status:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn metadata_and_names_reach_the_instance_and_the_key_does_not() {
+    let instance = Instance::start(Act::Echo).await;
+    let app = start(stage::Config {
+        instances: vec![planned("A", instance.address)],
+        ..config()
+    })
+    .await;
+    let mut request = tonic::Request::new(RouteRequest {
+        instances: vec!["A".into()],
+        metadata: [("tenant".to_owned(), "blue".to_owned())].into(),
+        ..Default::default()
+    });
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    request
+        .metadata_mut()
+        .insert("x-request-id", "it-1".parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("traceparent", trace.parse().unwrap());
+    let answer = client(&app).await.route(request).await.unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap(), "it-1");
+    let seen = instance.seen.lock().unwrap()[0].clone();
+    let value = |name: &str| {
+        seen.get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(value("tenant").as_deref(), Some("blue"));
+    assert_eq!(value("x-request-id").as_deref(), Some("it-1"));
+    assert_eq!(value("traceparent").as_deref(), Some(trace));
+    assert_eq!(value("x-orchestrator-attempt").as_deref(), Some("1"));
+    assert_eq!(value("authorization"), None);
+    assert!(!format!("{seen:?}").contains(stage::KEY));
+}

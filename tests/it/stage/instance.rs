@@ -1,0 +1,171 @@
+//! A real gRPC instance that counts what happens to it and does as a test tells it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use orchestrator::proto::health::health_check_response::ServingStatus;
+use orchestrator::proto::health::health_server::{Health, HealthServer};
+use orchestrator::proto::health::{
+    HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+};
+use orchestrator::proto::instance::instance_service_server::{
+    InstanceService, InstanceServiceServer,
+};
+use orchestrator::proto::instance::{ExecuteRequest, ExecuteResponse};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+/// What an instance does with a call.
+#[derive(Debug, Clone)]
+pub(crate) enum Act {
+    /// Sends the payload back.
+    Echo,
+    /// Sends it back later.
+    EchoAfter(Duration),
+    /// Answers with a status.
+    Fail(tonic::Code),
+    /// Never answers.
+    Silent,
+}
+
+/// What has happened to an instance so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Calls that have come.
+    pub(crate) begun: usize,
+    /// Calls that were answered.
+    pub(crate) answered: usize,
+    /// Calls that were reset before their answer.
+    pub(crate) reset: usize,
+}
+
+/// A running instance.
+pub(crate) struct Instance {
+    pub(crate) address: SocketAddr,
+    pub(crate) counts: watch::Receiver<Counts>,
+    /// The metadata of each call.
+    pub(crate) seen: Arc<Mutex<Vec<MetadataMap>>>,
+    /// The payloads, as they came.
+    pub(crate) payloads: Arc<Mutex<Vec<Option<bytes::Bytes>>>>,
+}
+
+impl Instance {
+    /// Starts an instance with one act that it repeats; it lives as long as the test.
+    pub(crate) async fn start(act: Act) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tx, counts) = watch::channel(Counts::default());
+        let (seen, payloads) = (Arc::default(), Arc::default());
+        let service = Service {
+            act,
+            counts: tx,
+            seen: Arc::clone(&seen),
+            payloads: Arc::clone(&payloads),
+        };
+        let serving = Server::builder()
+            .add_service(
+                InstanceServiceServer::new(service.clone())
+                    .max_decoding_message_size(64 << 20)
+                    .max_encoding_message_size(64 << 20),
+            )
+            .add_service(HealthServer::new(service))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::task::spawn(serving);
+        Self {
+            address,
+            counts,
+            seen,
+            payloads,
+        }
+    }
+
+    /// Waits until the counts are as wanted.
+    pub(crate) async fn until(&self, wanted: impl Fn(Counts) -> bool) -> Counts {
+        let mut counts = self.counts.clone();
+        let found = tokio::time::timeout(
+            Duration::from_secs(30),
+            counts.wait_for(|counts| wanted(*counts)),
+        );
+        *found.await.expect("the instance sees it").unwrap()
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    act: Act,
+    counts: watch::Sender<Counts>,
+    seen: Arc<Mutex<Vec<MetadataMap>>>,
+    payloads: Arc<Mutex<Vec<Option<bytes::Bytes>>>>,
+}
+
+/// Counts a call as reset unless it was answered.
+struct Ends<'a>(&'a watch::Sender<Counts>, bool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|counts| {
+            if self.1 {
+                counts.answered += 1
+            } else {
+                counts.reset += 1
+            }
+        });
+    }
+}
+
+#[tonic::async_trait]
+impl InstanceService for Service {
+    async fn execute(
+        &self,
+        request: Request<ExecuteRequest>,
+    ) -> Result<Response<ExecuteResponse>, Status> {
+        self.counts.send_modify(|counts| counts.begun += 1);
+        let mut ends = Ends(&self.counts, false);
+        self.seen.lock().unwrap().push(request.metadata().clone());
+        let payload = request.into_inner().payload;
+        self.payloads.lock().unwrap().push(payload.clone());
+        match self.act {
+            Act::Echo => {}
+            Act::EchoAfter(delay) => tokio::time::sleep(delay).await,
+            Act::Fail(code) => {
+                ends.1 = true;
+                return Err(Status::new(code, "as the test wants it"));
+            }
+            Act::Silent => std::future::pending().await,
+        }
+        ends.1 = true;
+        Ok(Response::new(ExecuteResponse { payload }))
+    }
+}
+
+type Watched = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
+
+#[tonic::async_trait]
+impl Health for Service {
+    async fn check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        Ok(Response::new(HealthCheckResponse {
+            status: ServingStatus::Serving.into(),
+        }))
+    }
+
+    async fn list(
+        &self,
+        _: Request<HealthListRequest>,
+    ) -> Result<Response<HealthListResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type WatchStream = Watched;
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Watched>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
