@@ -1,4 +1,5 @@
 //! The map.
 
 pub mod domain;
+pub mod payload_json;
 pub mod proto;
