@@ -8,6 +8,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use super::exit::Error;
+use super::failure_text::innermost;
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::limit::{ANSWER_BYTES_MAX, TIMEOUT_MAX};
 use crate::proto::orchestrator::cluster_service_client::ClusterServiceClient;
@@ -147,14 +148,6 @@ fn bad_server(server: &str, what: &str) -> Error {
         format!("--server {server}: {what}"),
         "write http://HOST:PORT, or HOST:PORT",
     )
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a failure is called on standard error, what to do about it, and how the command then exits.
 
 use std::error::Error as _;
+use std::io::Write;
 
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
@@ -41,10 +42,29 @@ pub(super) fn lines(error: &Error) -> String {
     lines
 }
 
+/// Says on standard error what ended the command before it had its answer.
+pub(super) fn report(error: &Error) {
+    say(&lines(error));
+}
+
+/// Says on standard error what a reader of the answer should know.
+pub(super) fn warn(what: &str) {
+    say(&format!("warning: {}\n", plain::text(what)));
+}
+
+fn say(lines: &str) {
+    // Where standard error is closed too, the exit code still tells.
+    let _ = std::io::stderr().lock().write_all(lines.as_bytes());
+}
+
 /// The exit code for a failed call.
 pub(super) fn exit(status: &Status) -> Exit {
     if is_local_timeout(status) {
         return Exit::Deadline;
+    }
+    // Only a status that this side made up, because the connection broke, has a cause.
+    if status.source().is_some() {
+        return Exit::Unavailable;
     }
     let reason = reason(status);
     match reason.as_str() {
@@ -58,8 +78,6 @@ pub(super) fn exit(status: &Status) -> Exit {
         Code::Unauthenticated | Code::PermissionDenied => Exit::Denied,
         Code::Unavailable => Exit::Unavailable,
         Code::DeadlineExceeded => Exit::Deadline,
-        // A status that this side made up because the connection broke.
-        _ if status.source().is_some() => Exit::Unavailable,
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
@@ -78,6 +96,8 @@ pub(super) fn exit(status: &Status) -> Exit {
 const KEY_HINT: &str = "export ORCHESTRATOR_API_KEY=... with a key that the server's config knows";
 const SERVER_HINT: &str = "is the server running? start it with `orchestrator serve`, or name \
      another with --server or ORCHESTRATOR_SERVER";
+const BROKEN_HINT: &str = "what was asked may have begun: once `orchestrator health` answers, repeat it where twice does \
+     no harm";
 const TIME_HINT: &str =
     "allow more time with --timeout, or see with `orchestrator health` who is slow or down";
 const TARGET_HINT: &str = "`orchestrator instances` lists the fleet";
@@ -97,6 +117,9 @@ fn what(status: &Status) -> String {
     if is_local_timeout(status) {
         return "time ran out before the server answered".to_owned();
     }
+    if let Some(source) = status.source() {
+        return format!("the connection to the server broke: {}", innermost(source));
+    }
     let reason = reason(status);
     let mut what = if reason.is_empty() {
         code_name(status.code()).to_owned()
@@ -112,19 +135,15 @@ fn what(status: &Status) -> String {
     if !status.message().is_empty() {
         what += &format!(": {}", status.message());
     }
-    let mut source = status.source();
-    while let Some(error) = source {
-        source = error.source();
-        if source.is_none() {
-            what += &format!(" ({error})");
-        }
-    }
     what
 }
 
 fn hint(status: &Status) -> String {
     if is_local_timeout(status) {
         return TIME_HINT.to_owned();
+    }
+    if status.source().is_some() {
+        return BROKEN_HINT.to_owned();
     }
     let hint = match reason(status).as_str() {
         "KEY_MISSING" | "KEY_INVALID" => KEY_HINT,
@@ -169,7 +188,6 @@ fn hint_for_code(status: &Status) -> &'static str {
         Code::NotFound => TARGET_HINT,
         Code::Unavailable => SERVER_HINT,
         Code::Unimplemented => "the server is older than this program, or is something else",
-        _ if status.source().is_some() => SERVER_HINT,
         Code::InvalidArgument => "see --help of this command",
         Code::Ok
         | Code::Cancelled
@@ -182,6 +200,15 @@ fn hint_for_code(status: &Status) -> &'static str {
         | Code::Internal
         | Code::DataLoss => "",
     }
+}
+
+/// The error at the bottom of a chain, which says what really happened.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// tonic obeys the `grpc-timeout` that it sends, and calls its expiry CANCELLED.
@@ -272,6 +299,10 @@ mod tests {
                 what: "connection refused".into(),
             },
             "error: cannot reach the orchestrator at http://h:1: connection refused\nhint: is the server running? start it with `orchestrator serve`, or name another with --server or ORCHESTRATOR_SERVER\n",
+        );
+        check(
+            Status::from_error("connection reset".into()).into(),
+            "error: the connection to the server broke: connection reset\nhint: what was asked may have begun: once `orchestrator health` answers, repeat it where twice does no harm\n",
         );
         check(Error::ReaderGone, "");
     }

@@ -9,6 +9,7 @@ use tonic::Streaming;
 use super::arguments::{Format, ServerArguments, TaskArguments};
 use super::connection::{Connection, block_on, guard, timeout_field};
 use super::exit::{Error, Exit};
+use super::failure_text;
 use super::json_output;
 use super::output::{Look, Output};
 use super::progress::Progress;
@@ -25,8 +26,9 @@ Examples:
   orchestrator fanout --targets '*' --payload @task.json --output jsonl | jq .partial
   orchestrator fanout --targets A B C --quorum 2 --failures-max 1
 
-The key is read from ORCHESTRATOR_API_KEY. As json, --aggregate gives an array in roster order, one object
-per target; without it one object with roster, partials and summary. Exit codes: orchestrator --help";
+As json, --aggregate gives an array in roster order, one object for each target; without it
+one object with roster, partials and summary.
+The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
 /// `fanout`, as typed.
 #[derive(Debug, Args)]
@@ -57,11 +59,18 @@ pub(super) struct Arguments {
 }
 
 /// Runs the command.
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Error> {
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     let defaults = request_defaults::read(arguments.task.config.as_deref())?;
-    let (request, timeout) = request(&arguments, &defaults, std::io::stdin())?;
-    let (format, aggregate) = (arguments.server.format(), request.aggregate);
-    let mut gathered = Gathered::default();
+    let (request, timeout) = request(arguments, &defaults, std::io::stdin())?;
+    let format = arguments.server.format();
+    let mut gathered = Gathered {
+        results: if request.aggregate {
+            Results::Collected
+        } else {
+            Results::Streamed
+        },
+        ..Gathered::default()
+    };
     let ended = block_on(async {
         let connection = Connection::open(&arguments.server.server, timeout).await?;
         let mut client = connection.orchestrator();
@@ -77,9 +86,13 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Error> {
         return ended.map(|()| Exit::Done);
     }
     // Whatever ended the call: what has arrived is shown before the reason.
-    gathered.show(format, aggregate)?;
+    gathered.show(format)?;
     ended?;
-    gathered.exit()
+    let exit = gathered.exit()?;
+    if exit == Exit::Partial {
+        failure_text::warn(&gathered.missing_text());
+    }
+    Ok(exit)
 }
 
 fn request(
@@ -108,9 +121,23 @@ fn request(
     Ok((request, task.timeout))
 }
 
+/// How many that did not answer are named in the warning; the output names all.
+const MISSING_NAMED_MAX: usize = 10;
+
+/// Where the results of the targets are.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Results {
+    /// In the partials.
+    #[default]
+    Streamed,
+    /// In the summary.
+    Collected,
+}
+
 /// What has arrived; with jsonl only what the exit code depends on.
 #[derive(Default)]
 struct Gathered {
+    results: Results,
     roster: Vec<String>,
     partials: Vec<proto::Partial>,
     summary: Option<proto::Summary>,
@@ -147,7 +174,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn show(&self, format: Format, aggregate: bool) -> Result<(), Error> {
+    fn show(&self, format: Format) -> Result<(), Error> {
         let mut output = Output::stdout();
         match (format, &self.summary) {
             (Format::Table, summary) if !self.roster.is_empty() => {
@@ -161,12 +188,14 @@ impl Gathered {
                     look,
                 ))
             }
-            (Format::Json, Some(summary)) if aggregate => {
+            (Format::Json, Some(summary)) if self.results == Results::Collected => {
                 let collected: Vec<_> =
                     summary.aggregate.iter().map(json_output::partial).collect();
                 output.json(&collected)
             }
-            (Format::Json, summary) if !aggregate && !self.roster.is_empty() => {
+            (Format::Json, summary)
+                if self.results == Results::Streamed && !self.roster.is_empty() =>
+            {
                 output.json(&json_output::Fanout {
                     roster: &self.roster,
                     partials: self.partials.iter().map(json_output::partial).collect(),
@@ -184,11 +213,22 @@ impl Gathered {
         })?;
         // A rule that was met makes the others needless: nobody who was wanted is missing.
         let met = summary.stop_reason == i32::from(StopReason::CompletionMet);
-        Ok(if met || summary.missing.is_empty() {
-            Exit::Done
-        } else {
-            Exit::Partial
-        })
+        if met || summary.missing.is_empty() {
+            return Ok(Exit::Done);
+        }
+        Ok(Exit::Partial)
+    }
+
+    fn missing_text(&self) -> String {
+        let missing = self.summary.iter().flat_map(|summary| &summary.missing);
+        let mut named: Vec<&str> = missing.map(String::as_str).collect();
+        let (count, roster) = (named.len(), self.roster.len());
+        if MISSING_NAMED_MAX < count {
+            named.truncate(MISSING_NAMED_MAX);
+            named.push("…");
+        }
+        let named = named.join(", ");
+        format!("{count} of {roster} targets did not answer: {named}")
     }
 }
 
@@ -268,6 +308,26 @@ mod tests {
         );
         let both = ["fanout", "--targets", "A", "--first", "1", "--majority"];
         assert!(Typed::try_parse_from(both).is_err());
+    }
+
+    #[test]
+    fn the_warning_names_a_few_of_those_who_are_missing() {
+        let check = |count: usize, expected: &str| {
+            let gathered = Gathered {
+                roster: vec![String::new(); 64],
+                summary: Some(proto::Summary {
+                    missing: (0..count).map(|at| format!("w{at}")).collect(),
+                    ..samples::summary()
+                }),
+                ..Gathered::default()
+            };
+            assert_eq!(gathered.missing_text(), expected);
+        };
+        check(1, "1 of 64 targets did not answer: w0");
+        check(
+            12,
+            "12 of 64 targets did not answer: w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, …",
+        );
     }
 
     #[test]

@@ -19,8 +19,8 @@ Examples:
   orchestrator health --instances A B --output json --verbose
   orchestrator health --watch --output jsonl | jq 'select(.state == \"down\")'
 
-The key is read from ORCHESTRATOR_API_KEY. The exit code says whether the question was answered, not what the
-answer was. Exit codes: orchestrator --help";
+The exit code says whether the question was answered, not what the answer was.
+The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
 /// `health`, as typed.
 #[derive(Debug, Args)]

@@ -19,7 +19,6 @@ mod samples;
 mod table;
 mod task_request;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -67,18 +66,15 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Exit, Error> {
     match command {
-        Command::Route(arguments) => route::run(arguments),
-        Command::Fanout(arguments) => fanout::run(arguments),
+        Command::Route(arguments) => route::run(&arguments),
+        Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
     }
 }
 
 fn report(error: &Error) -> Exit {
-    // Where standard error is closed too, the exit code still tells.
-    let _ = std::io::stderr()
-        .lock()
-        .write_all(failure_text::lines(error).as_bytes());
+    failure_text::report(error);
     error.exit()
 }
 

@@ -28,14 +28,18 @@ pub(super) enum Paint {
 
 /// Where the width of a terminal cannot be found out.
 const WIDTH_DEFAULT: u16 = 100;
+/// Terminals that know no width say 0; in fewer columns than this no table can be read anyway.
+const WIDTH_MIN: u16 = 20;
 
 impl Look {
     /// Of the terminal that standard output is, if it is one.
     pub(super) fn detect() -> Self {
         let terminal = io::stdout().is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let width = comfy_table::Table::new().width();
+        let width = width.filter(|width| WIDTH_MIN <= *width);
         Self {
-            width: comfy_table::Table::new().width().unwrap_or(WIDTH_DEFAULT),
+            width: width.unwrap_or(WIDTH_DEFAULT),
             paint: if terminal && !no_colour {
                 Paint::Colours
             } else {

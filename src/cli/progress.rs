@@ -37,7 +37,7 @@ impl Progress {
     /// The roster is known.
     pub(super) fn started(&mut self, roster: usize) {
         self.bar.set_length(roster as u64);
-        self.say();
+        self.say(0);
     }
 
     /// One target has its outcome.
@@ -45,18 +45,14 @@ impl Progress {
         if outcome != i32::from(Outcome::Answered) {
             self.failed += 1;
         }
+        self.say(self.bar.position() + 1);
         self.bar.inc(1);
-        self.say();
     }
 
-    fn say(&self) {
-        let waiting = self
-            .bar
-            .length()
-            .unwrap_or(0)
-            .saturating_sub(self.bar.position());
-        self.bar
-            .set_message(format!("{} failed, {waiting} waiting", self.failed));
+    fn say(&self, arrived: u64) {
+        let waiting = self.bar.length().unwrap_or(0).saturating_sub(arrived);
+        let message = format!("{} failed, {waiting} waiting", self.failed);
+        self.bar.set_message(message);
     }
 }
 

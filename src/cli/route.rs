@@ -49,9 +49,9 @@ enum Selection {
 }
 
 /// Runs the command.
-pub(super) fn run(arguments: Arguments) -> Result<Exit, Error> {
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     let defaults = request_defaults::read(arguments.task.config.as_deref())?;
-    let (request, timeout) = request(&arguments, &defaults, std::io::stdin())?;
+    let (request, timeout) = request(arguments, &defaults, std::io::stdin())?;
     let response = block_on(async {
         let connection = Connection::open(&arguments.server.server, timeout).await?;
         let mut client = connection.orchestrator();

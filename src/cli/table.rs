@@ -38,7 +38,7 @@ pub(super) fn route(response: &proto::RouteResponse, look: Look) -> String {
                 attempt.failure.as_ref().map(failure).unwrap_or_default(),
             ]);
         }
-        text += &rendered(&table);
+        text += &rendered(table);
     }
     let payload = response.payload.as_deref().unwrap_or(NULL);
     let payload = payload_json::to_json_pretty(payload).unwrap_or_else(|bad| bad.to_string());
@@ -68,7 +68,7 @@ pub(super) fn fanout(
             Cell::new(partial.map(|partial| answer(partial)).unwrap_or_default()),
         ]);
     }
-    let mut text = rendered(&table);
+    let mut text = rendered(table);
     if let Some(summary) = summary {
         text += &totals(summary);
     }
@@ -96,7 +96,7 @@ pub(super) fn health(fleet: &[proto::InstanceHealth], look: Look, now: SystemTim
             Cell::new(message(&health.reason)),
         ]);
     }
-    rendered(&table)
+    rendered(table)
 }
 
 /// One line of `health --watch`.
@@ -148,7 +148,7 @@ pub(super) fn instances(fleet: &[proto::ListedInstance], look: Look, now: System
             Cell::new(message(&labels.join(" "))),
         ]);
     }
-    rendered(&table)
+    rendered(table)
 }
 
 fn table(header: &[&str], look: Look) -> Table {
@@ -166,7 +166,11 @@ fn table(header: &[&str], look: Look) -> Table {
     table
 }
 
-fn rendered(table: &Table) -> String {
+fn rendered(mut table: Table) -> String {
+    // The next column is two spaces away, and nothing stands before the first.
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
 }
@@ -174,10 +178,10 @@ fn rendered(table: &Table) -> String {
 fn state_cell(health: &proto::InstanceHealth) -> Cell {
     let cell = Cell::new(health_state(health));
     match proto::HealthState::try_from(health.state) {
-        Ok(proto::HealthState::Healthy) => cell.fg(Color::Green),
-        Ok(proto::HealthState::Down) => cell.fg(Color::Red),
+        Ok(proto::HealthState::Healthy) => cell.fg(Color::DarkGreen),
+        Ok(proto::HealthState::Down) => cell.fg(Color::DarkRed),
         Ok(proto::HealthState::Unknown | proto::HealthState::Unspecified) | Err(_) => {
-            cell.fg(Color::Yellow)
+            cell.fg(Color::DarkYellow)
         }
     }
 }
@@ -185,10 +189,10 @@ fn state_cell(health: &proto::InstanceHealth) -> Cell {
 fn outcome_cell(partial: &proto::Partial) -> Cell {
     let cell = Cell::new(outcome(partial).replace('_', " "));
     match proto::Outcome::try_from(partial.outcome) {
-        Ok(proto::Outcome::Answered) => cell.fg(Color::Green),
-        Ok(proto::Outcome::Failed | proto::Outcome::TimedOut) => cell.fg(Color::Red),
+        Ok(proto::Outcome::Answered) => cell.fg(Color::DarkGreen),
+        Ok(proto::Outcome::Failed | proto::Outcome::TimedOut) => cell.fg(Color::DarkRed),
         Ok(proto::Outcome::Cancelled | proto::Outcome::Skipped | proto::Outcome::Unspecified)
-        | Err(_) => cell.fg(Color::Yellow),
+        | Err(_) => cell.fg(Color::DarkYellow),
     }
 }
 
