@@ -58,41 +58,42 @@ impl Serialize for Message<'_> {
         if PAYLOAD_DEPTH_MAX <= self.depth {
             return Err(S::Error::custom("it is nested too deep"));
         }
-        // Of the kinds of a oneof the last one counts, and a message that comes in parts is joined.
-        let (mut kind, mut parts) = (None, Vec::new());
-        for field in Fields(self.encoded) {
+        // Of the kinds of a oneof the last one counts, and a message that comes in parts is joined: hence the
+        // run of fields of the last kind.
+        let mut last: Option<(u64, Field<'_>)> = None;
+        let mut run = self.encoded;
+        let mut fields = Fields(self.encoded);
+        loop {
+            let rest = fields.0;
+            let Some(field) = fields.next() else { break };
             let (number, field) = field.map_err(S::Error::custom)?;
             if !(1..=6).contains(&number) {
                 continue;
             }
-            if kind.replace(number) != Some(number) {
-                parts.clear();
+            if last.is_none_or(|(kind, _)| kind != number) {
+                run = rest;
             }
-            parts.push(field);
+            last = Some((number, field));
         }
-        match (kind, parts.last().copied()) {
-            (Some(1), Some(Field::Varint(_))) => serializer.serialize_unit(),
-            (Some(2), Some(Field::Double(number))) => serialize_number(number, serializer),
-            (Some(3), Some(Field::Bytes(text))) => {
+        match last {
+            Some((1, Field::Varint(_))) => serializer.serialize_unit(),
+            Some((2, Field::Double(number))) => serialize_number(number, serializer),
+            Some((3, Field::Bytes(text))) => {
                 serializer.serialize_str(utf8(text).map_err(S::Error::custom)?)
             }
-            (Some(4), Some(Field::Varint(yes))) => serializer.serialize_bool(yes != 0),
-            (Some(5), Some(Field::Bytes(_))) => self.serialize_object(&parts, serializer),
-            (Some(6), Some(Field::Bytes(_))) => self.serialize_list(&parts, serializer),
-            (None, _) => Err(S::Error::custom("it has a Value without a kind")),
-            (Some(_), _) => Err(S::Error::custom(MALFORMED)),
+            Some((4, Field::Varint(yes))) => serializer.serialize_bool(yes != 0),
+            Some((5, Field::Bytes(_))) => self.serialize_object(run, serializer),
+            Some((6, Field::Bytes(_))) => self.serialize_list(run, serializer),
+            None => Err(S::Error::custom("it has a Value without a kind")),
+            Some(_) => Err(S::Error::custom(MALFORMED)),
         }
     }
 }
 
 impl Message<'_> {
-    fn serialize_object<S: Serializer>(
-        self,
-        parts: &[Field<'_>],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    fn serialize_object<S: Serializer>(self, run: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_map(None)?;
-        for entry in elements(parts) {
+        for entry in elements(run, 5) {
             let (mut key, mut value) = ("", None);
             for field in Fields(entry.map_err(S::Error::custom)?) {
                 match field.map_err(S::Error::custom)? {
@@ -110,13 +111,9 @@ impl Message<'_> {
         object.end()
     }
 
-    fn serialize_list<S: Serializer>(
-        self,
-        parts: &[Field<'_>],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    fn serialize_list<S: Serializer>(self, run: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(None)?;
-        for item in elements(parts) {
+        for item in elements(run, 6) {
             let item = Message {
                 encoded: item.map_err(S::Error::custom)?,
                 depth: self.depth + 2,
@@ -141,11 +138,12 @@ fn serialize_number<S: Serializer>(number: f64, serializer: S) -> Result<S::Ok, 
     }
 }
 
-/// The elements of a list, or the entries of an object: field 1 of either.
-fn elements<'a>(parts: &'a [Field<'a>]) -> impl Iterator<Item = Result<&'a [u8], &'static str>> {
-    let messages = parts.iter().filter_map(|part| match part {
-        Field::Bytes(message) => Some(*message),
-        Field::Varint(_) | Field::Double(_) | Field::Float => None,
+/// The elements of a list, or the entries of an object: field 1 of every message of this kind in the run.
+fn elements(run: &[u8], kind: u64) -> impl Iterator<Item = Result<&[u8], &'static str>> {
+    let messages = Fields(run).filter_map(move |field| match field {
+        Ok((number, Field::Bytes(message))) if number == kind => Some(message),
+        // Unreadable fields have been refused when the run was found.
+        Ok(_) | Err(_) => None,
     });
     messages.flat_map(Fields).filter_map(|field| match field {
         Ok((1, Field::Bytes(element))) => Some(Ok(element)),
