@@ -1,11 +1,25 @@
-//! The map.
+//! The orchestrator, in the order in which its story is read. ARCHITECTURE.md is the map.
+//!
+//! A request comes in at a door of `ingress`, becomes a value of `domain`, is worked on in a room of
+//! `orchestrate` with the current view of the `fleet`, goes out by `instance`, and the answer walks back.
+//! `app` builds all of it from a `config`; `cli` is how people use it.
+
+pub mod cli;
 
 pub mod app;
 pub mod config;
-pub mod domain;
-pub mod fleet;
+
 pub mod ingress;
-pub mod instance;
+
 pub mod orchestrate;
-pub mod proto;
+
+pub mod fleet;
+
+pub mod instance;
+
+pub mod payload_json;
 pub mod tasks;
+
+pub mod domain;
+
+pub mod proto;

@@ -1,0 +1,115 @@
+//! What several commands take, exactly as typed, and how single values are read.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+/// Where the server is and how its answer is shown.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ServerArguments {
+    /// Address of the orchestrator.
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_SERVER",
+        default_value = "http://127.0.0.1:7070",
+        value_name = "URL"
+    )]
+    pub(super) server: String,
+    /// How the answer is shown: table on a terminal, json otherwise, unless given.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(super) output: Option<Format>,
+}
+
+/// What Route and Fanout have in common.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct TaskArguments {
+    /// The task: JSON, @FILE, or - for standard input. null when absent.
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
+    pub(super) payload: Option<String>,
+    /// Time for the whole call: 10s, 1m30s, or a number of seconds.
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    pub(super) timeout: Option<Duration>,
+    /// Sent to the instance as call metadata. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = metadata_entry)]
+    pub(super) metadata: Vec<(String, String)>,
+    /// A JSON file with defaults of a request, such as {"instances": ["A"], "timeout": 5}.
+    ///
+    /// Keys: instances, targets, payload, aggregate, timeout, selection, completion, metadata. What the command
+    /// line says wins; what only another command uses is left alone.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+/// How an answer is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line, as they come.
+    Jsonl,
+}
+
+impl ServerArguments {
+    /// The format asked for, or the one that suits whoever reads.
+    pub(super) fn format(&self) -> Format {
+        let suited = if std::io::stdout().is_terminal() {
+            Format::Table
+        } else {
+            Format::Json
+        };
+        self.output.unwrap_or(suited)
+    }
+}
+
+/// Reads `10s`, `1m30s`, or a bare number of seconds.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    let duration = match text.trim().parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?,
+        Err(_) => humantime::parse_duration(text.trim()).map_err(|error| error.to_string())?,
+    };
+    if duration < Duration::from_millis(1) {
+        return Err("a timeout is at least 1ms".to_owned());
+    }
+    Ok(duration)
+}
+
+fn metadata_entry(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_a_duration_or_a_number_of_seconds() {
+        let check = |text: &str, expected: Option<u64>| {
+            let found = timeout(text).ok();
+            assert_eq!(found, expected.map(Duration::from_millis), "{text}");
+        };
+        check("10s", Some(10_000));
+        check("1m30s", Some(90_000));
+        check("250ms", Some(250));
+        check("5", Some(5000));
+        check("0.5", Some(500));
+        for bad in ["", "0", "0s", "-1", "NaN", "inf", "1e300", "10 parsecs"] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn metadata_has_a_name() {
+        let entry = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+        assert_eq!(metadata_entry("a=b=c"), entry("a", "b=c"));
+        assert_eq!(metadata_entry("a="), entry("a", ""));
+        assert!(metadata_entry("=b").is_err());
+        assert!(metadata_entry("a").is_err());
+    }
+}

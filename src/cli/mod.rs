@@ -1,0 +1,116 @@
+//! The command line: one file per command. Data goes to standard output, everything else to standard error.
+
+mod arguments;
+mod connection;
+mod exit;
+mod failure_text;
+mod fanout;
+mod health;
+mod instances;
+mod json_output;
+mod output;
+mod payload_source;
+mod plain;
+mod progress;
+mod request_defaults;
+mod route;
+#[cfg(test)]
+mod samples;
+mod table;
+mod task_request;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::exit::{EXIT_CODES_HELP, Error, Exit};
+
+/// Hands work to named instances and brings back exactly one honest outcome for each.
+#[derive(Debug, Parser)]
+#[command(name = "orchestrator", version, after_help = EXIT_CODES_HELP)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Give one task to the one instance, out of those named, that should have it.
+    Route(route::Arguments),
+    /// Give one task to every target and collect what comes back.
+    Fanout(fanout::Arguments),
+    /// Tell who is well, and why not.
+    Health(health::Arguments),
+    /// List the fleet.
+    Instances(instances::Arguments),
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    match CommandLine::try_parse() {
+        Ok(CommandLine { command }) => dispatch(command)
+            .unwrap_or_else(|error| report(&error))
+            .into(),
+        Err(error) => {
+            // Help for a reader who has left, for example: there is nobody to tell.
+            let _ = error.print();
+            let usage = ExitCode::from(Exit::Usage);
+            if error.use_stderr() {
+                usage
+            } else {
+                Exit::Done.into()
+            }
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, Error> {
+    match command {
+        Command::Route(arguments) => route::run(&arguments),
+        Command::Fanout(arguments) => fanout::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
+        Command::Instances(arguments) => instances::run(&arguments),
+    }
+}
+
+fn report(error: &Error) -> Exit {
+    failure_text::report(error);
+    error.exit()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_examples() {
+        for command in CommandLine::command().get_subcommands() {
+            let help = command.clone().render_long_help().to_string();
+            let example = format!("orchestrator {}", command.get_name());
+            assert!(
+                help.contains("Examples:") && help.contains(&example),
+                "{help}"
+            );
+            // A flag would show the key to everyone who may list processes.
+            assert!(
+                !help.contains("--key") && !help.contains("--api-key"),
+                "{help}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_is_required_and_unknown_words_are_refused() {
+        let check = |words: &str| CommandLine::try_parse_from(words.split(' ')).is_err();
+        assert!(check("orchestrator"));
+        assert!(check("orchestrator rout --instances A"));
+        assert!(check("orchestrator route --instances A --api-key x"));
+    }
+}

@@ -1,0 +1,169 @@
+//! `orchestrator route`: one task, one answer.
+
+use std::io::Read;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::arguments::{Format, ServerArguments, TaskArguments};
+use super::connection::{Connection, block_on, guard, timeout_field};
+use super::exit::{Error, Exit};
+use super::json_output::{self, NULL};
+use super::output::{Look, Output};
+use super::request_defaults::{self, RequestDefaults};
+use super::{table, task_request};
+use crate::payload_json;
+use crate::proto::orchestrator as proto;
+
+const EXAMPLES: &str = "\
+Examples:
+  orchestrator route --instances A B --payload '{\"data\": \"task\"}'
+  orchestrator route --instances A-H --payload @task.json --timeout 10s
+  echo '[1,2,3]' | orchestrator route --instances A,C --payload - --output json
+  orchestrator route --config config.json
+
+The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
+
+/// `route`, as typed.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The candidates: ids (A B), ranges (A-H, w01-w64), lists (A,C), or '*' for the whole fleet.
+    #[arg(long, num_args = 1.., value_name = "INSTANCE")]
+    instances: Vec<String>,
+    /// How one is chosen: balanced by load unless given.
+    #[arg(long, value_enum, value_name = "HOW")]
+    selection: Option<Selection>,
+    #[command(flatten)]
+    task: TaskArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Selection {
+    /// The better of two candidates drawn at random.
+    Balanced,
+    /// The first candidate, in the order given, that is not down.
+    Ordered,
+}
+
+/// Runs the command.
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
+    let defaults = request_defaults::read(arguments.task.config.as_deref())?;
+    let (request, timeout) = request(arguments, &defaults, std::io::stdin())?;
+    let response = block_on(async {
+        let connection = Connection::open(&arguments.server.server, timeout).await?;
+        let mut client = connection.orchestrator();
+        let request = connection.request(request, timeout);
+        let call = async { Ok(client.route(request).await?.into_inner()) };
+        guard(timeout, call).await
+    })?;
+    show(&response, arguments.server.format())
+}
+
+fn request(
+    arguments: &Arguments,
+    defaults: &RequestDefaults,
+    stdin: impl Read,
+) -> Result<(proto::RouteRequest, Option<Duration>), Error> {
+    let instances =
+        task_request::targets(&arguments.instances, &defaults.instances, "--instances")?;
+    let task = task_request::merge(&arguments.task, defaults, stdin)?;
+    let selection = match arguments.selection {
+        Some(Selection::Balanced) => Some(proto::Selection::Balanced),
+        Some(Selection::Ordered) => Some(proto::Selection::Ordered),
+        None => defaults.selection,
+    };
+    let request = proto::RouteRequest {
+        instances,
+        payload: task.payload,
+        timeout: timeout_field(task.timeout)?,
+        policy: selection.map(|selection| proto::CallPolicy {
+            selection: selection.into(),
+        }),
+        metadata: task.metadata,
+    };
+    Ok((request, task.timeout))
+}
+
+fn show(response: &proto::RouteResponse, format: Format) -> Result<Exit, Error> {
+    let mut output = Output::stdout();
+    match format {
+        Format::Table => output.text(&table::route(response, Look::detect()))?,
+        Format::Json => output.json(&json_output::route(response))?,
+        Format::Jsonl => output.jsonl(&json_output::route(response))?,
+    }
+    // It has been shown as well as it could be, yet a script must not take it for an answer.
+    let payload = response.payload.as_deref().unwrap_or(NULL);
+    payload_json::to_json(payload).map_err(|bad| Error::Answer(bad.to_string()))?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn typed(words: &[&str]) -> proto::RouteRequest {
+        let words = [&["route"], words].concat();
+        let Typed { arguments } =
+            Typed::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        let defaults = RequestDefaults {
+            instances: vec!["Z".to_owned()],
+            ..RequestDefaults::default()
+        };
+        request(&arguments, &defaults, &b"[1]"[..]).unwrap().0
+    }
+
+    #[test]
+    fn what_is_typed_is_what_is_asked() {
+        let request = typed(&[
+            "--instances",
+            "A",
+            "B",
+            "--payload",
+            "{\"data\":\"task\"}",
+            "--timeout",
+            "10s",
+        ]);
+        assert_eq!(request.instances, ["A", "B"]);
+        let payload = payload_json::to_json(&request.payload.unwrap());
+        assert_eq!(payload.as_deref(), Ok("{\"data\":\"task\"}"));
+        assert_eq!(request.timeout.map(|timeout| timeout.seconds), Some(10));
+        assert_eq!(request.policy, None);
+    }
+
+    #[test]
+    fn what_is_not_typed_is_absent_or_a_default() {
+        let request = typed(&[]);
+        assert_eq!(request.instances, ["Z"]);
+        assert_eq!((request.payload, request.timeout), (None, None));
+    }
+
+    #[test]
+    fn a_dash_is_standard_input_and_a_selection_is_a_policy() {
+        let request = typed(&[
+            "--payload",
+            "-",
+            "--selection",
+            "ordered",
+            "--metadata",
+            "team=red",
+        ]);
+        let payload = payload_json::to_json(&request.payload.unwrap());
+        assert_eq!(payload.as_deref(), Ok("[1]"));
+        assert_eq!(request.policy.map(|policy| policy.selection), Some(2));
+        assert_eq!(
+            request.metadata.get("team").map(String::as_str),
+            Some("red")
+        );
+    }
+}
