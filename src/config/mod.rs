@@ -3,17 +3,69 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::domain::id::InstanceId;
+use crate::domain::limit::CONFIG_BYTES_MAX;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
 use crate::ingress::grpc::Timeouts;
 use crate::ingress::listener::Limits;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
+
+mod check;
+mod keys;
+mod mistake;
+mod raw;
+
+pub use keys::{NoKey, Settled, settle_keys};
+pub use mistake::{Mistake, Mistakes, Position};
+
+/// Reads a config file, and the files and variables that it points to; tells all mistakes at once.
+/// `environment` is asked for a variable's value.
+pub fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Mistakes> {
+    let bytes = check::read(path, CONFIG_BYTES_MAX)
+        .map_err(|error| Mistakes::of_file(path, format!("cannot be read: {error}")))?
+        .ok_or_else(|| {
+            Mistakes::of_file(path, format!("is larger than {CONFIG_BYTES_MAX} bytes"))
+        })?;
+    meant(path, &bytes, environment)
+}
+
+fn meant(
+    path: &Path,
+    bytes: &[u8],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Mistakes> {
+    let (text, is_whole) = match str::from_utf8(bytes) {
+        Ok(text) => (text, true),
+        Err(error) => (
+            str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+            false,
+        ),
+    };
+    let notes = mistake::Notes::new(text);
+    let surroundings = check::Surroundings {
+        folder: path.parent().unwrap_or(Path::new("")),
+        environment,
+    };
+    if !is_whole {
+        notes.note(text.len(), "", "not JSON: the bytes here are no UTF-8");
+        return notes.settle(path, Config::empty());
+    }
+    let config = match raw::parse(text) {
+        Ok(node) => check::config(&node, &notes, surroundings),
+        Err(raw::Syntax { at, what }) => {
+            notes.note(at, "", &what);
+            Config::empty()
+        }
+    };
+    notes.settle(path, config)
+}
 
 /// Everything that an orchestrator is told.
 #[derive(Debug)]
@@ -121,3 +173,6 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

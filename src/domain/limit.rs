@@ -94,6 +94,26 @@ pub const ADDRESSES_PER_NAME_MAX: usize = 16;
 pub const KEYS_MAX: usize = 1000;
 /// Bytes of the config file.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of the name of a key.
+pub const KEY_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a file that holds the token of an instance. It must fit into a header list.
+pub const CREDENTIAL_BYTES_MAX: u64 = 8 * 1024;
+/// Bytes of a file of certificates or of a key.
+pub const PEM_BYTES_MAX: u64 = 1024 * 1024;
+/// Networks of one list in the config.
+pub const NETWORKS_MAX: usize = 1000;
+/// Connections at the front door that may be asked for.
+pub const CONNECTIONS_MAX: u64 = 1_000_000;
+/// Concurrent calls of one connection that may be asked for.
+pub const CONNECTION_STREAMS_MAX: u64 = 10_000;
+/// Smallest flow-control window that may be asked for: the one HTTP/2 starts with.
+pub const WINDOW_MIN: u64 = 65_535;
+/// Largest flow-control window of HTTP/2.
+pub const WINDOW_MAX: u64 = 0x7fff_ffff;
+/// Probes in a row that may be asked for until a state changes.
+pub const PROBES_IN_A_ROW_MAX: u64 = 1000;
+/// The longest time that a setting may name; what is jittered or added to a clock must not overflow.
+pub const SETTING_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Characters of an `x-request-id` that is taken over.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
 
@@ -110,3 +130,5 @@ const _: () = assert!(LINK_STREAM_WINDOW < LINK_CONNECTION_WINDOW);
 const _: () = assert!(MESSAGE_BYTES_MAX <= ANSWER_BYTES_MAX);
 // Waves shorter than the queue, so that one wave of refusals never blocks its own dispatch.
 const _: () = assert!(FANOUT_WAVE < EVENTS_QUEUED_MAX);
+// A token must leave room for the other headers of a call.
+const _: () = assert!(CREDENTIAL_BYTES_MAX * 2 <= HEADER_LIST_BYTES_MAX as u64);

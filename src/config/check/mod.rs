@@ -1,0 +1,126 @@
+//! From what was written to what is meant. Every mistake is noted and reading goes on, so that all are told at
+//! once; a setting that cannot be read keeps its default meanwhile.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::raw::Node;
+use super::{Config, Shutdown};
+use crate::domain::limit::{NETWORKS_MAX, PROBES_IN_A_ROW_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
+use crate::fleet::ProbeSettings;
+use crate::ingress::caller::Reflection;
+use crate::ingress::grpc::Timeouts;
+
+mod instances;
+mod keys;
+mod limits;
+mod nearest;
+mod place;
+mod surroundings;
+mod value;
+
+use super::mistake::Notes;
+use place::Place;
+pub(super) use surroundings::{Surroundings, read};
+
+/// Where zero makes no sense.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Beyond it, clocks overflow.
+const LONGEST: Duration = SETTING_TIME_MAX;
+
+/// What is meant; of use only when nothing was noted.
+pub(super) fn config(node: &Node<'_>, notes: &Notes<'_>, surroundings: Surroundings<'_>) -> Config {
+    let mut config = Config::empty();
+    let place = Place::root(node, notes);
+    let Some(fields) = place.fields(&[
+        "listen",
+        "instances",
+        "keys",
+        "reflection",
+        "health",
+        "registration",
+        "limits",
+        "timeouts",
+        "shutdown",
+    ]) else {
+        return config;
+    };
+    fields.set("listen", &mut config.listen, listen);
+    fields.set("instances", &mut config.instances, |place| {
+        instances::instances(place, surroundings)
+    });
+    if fields.get("instances").is_none() {
+        fields.note_absent(
+            &["instances"],
+            "has no instances: write a list, or [] when all of them will register",
+        );
+    }
+    fields.set("keys", &mut config.keys.keys, keys::keys);
+    fields.set("reflection", &mut config.keys.reflection, |place| {
+        place.word(&[("key", Reflection::WithKey), ("public", Reflection::Public)])
+    });
+    fields.set("health", &mut config.probe, health);
+    fields.set("registration", &mut config.networks, |place| {
+        let networks = place.fields(&["networks"])?.get("networks")?;
+        networks.networks(NETWORKS_MAX)
+    });
+    fields.set("limits", &mut config.limits, limits::limits);
+    fields.set("timeouts", &mut config.timeouts, timeouts);
+    fields.set("shutdown", &mut config.shutdown, shutdown);
+    config
+}
+
+fn listen(place: &Place<'_>) -> Option<SocketAddr> {
+    let form = "an IP address and a port such as \"127.0.0.1:7070\"";
+    match place.text(form)?.parse() {
+        Ok(address) => Some(address),
+        Err(_) => place.expected(form),
+    }
+}
+
+fn health(place: &Place<'_>) -> Option<ProbeSettings> {
+    let fields = place.fields(&["interval", "timeout", "failures_down", "successes_up"])?;
+    let mut probe = ProbeSettings::default();
+    let time = |place: &Place<'_>| place.duration(&(SHORTEST..=LONGEST));
+    fields.set("interval", &mut probe.interval, time);
+    fields.set("timeout", &mut probe.timeout, time);
+    let count = |place: &Place<'_>| place.count(1..=PROBES_IN_A_ROW_MAX);
+    let thresholds = &mut probe.thresholds;
+    fields.set("failures_down", &mut thresholds.failures_down, count);
+    fields.set("successes_up", &mut thresholds.successes_up, count);
+    Some(probe)
+}
+
+fn timeouts(place: &Place<'_>) -> Option<Timeouts> {
+    let fields = place.fields(&["route", "fanout", "max"])?;
+    let mut timeouts = Timeouts::default();
+    let time = |place: &Place<'_>| place.duration(&(SHORTEST..=TIMEOUT_MAX));
+    fields.set("max", &mut timeouts.max, time);
+    for (name, timeout) in [
+        ("route", &mut timeouts.route),
+        ("fanout", &mut timeouts.fanout),
+    ] {
+        // A default that nobody wrote follows a lower maximum silently.
+        *timeout = timeouts.max.min(*timeout);
+        fields.set(name, timeout, time);
+        if timeouts.max < *timeout {
+            let max = humantime::format_duration(timeouts.max);
+            fields.get_or_self(name).note(format!(
+                "is longer than timeouts.max ({max}): lower it or raise max"
+            ));
+        }
+    }
+    Some(timeouts)
+}
+
+fn shutdown(place: &Place<'_>) -> Option<Shutdown> {
+    let fields = place.fields(&["not_ready_for", "grace"])?;
+    let mut shutdown = Shutdown::default();
+    let time = |place: &Place<'_>| place.duration(&(Duration::ZERO..=LONGEST));
+    fields.set("not_ready_for", &mut shutdown.not_ready_for, time);
+    fields.set("grace", &mut shutdown.grace, time);
+    Some(shutdown)
+}
+
+#[cfg(test)]
+mod tests;

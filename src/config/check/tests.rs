@@ -1,0 +1,236 @@
+//! What is told about settings that cannot be meant.
+
+use crate::config::meant;
+use crate::config::tests::{CANARY, full_folder, told};
+use crate::ingress::caller::hash;
+
+/// One thing wrong in an otherwise right file.
+fn check(settings: &str, expected: &str) {
+    let told = told(format!("{{\"instances\": [], {settings}}}"));
+    let told: Vec<_> = told
+        .lines()
+        .map(|line| line.splitn(4, ':').nth(3).unwrap_or_default().trim())
+        .collect();
+    assert_eq!(told, expected.lines().collect::<Vec<_>>(), "{settings}");
+}
+
+/// One instance with something wrong in it.
+fn check_instance(instance: &str, expected: &str) {
+    let told = told(format!(
+        "{{\"instances\": [{{\"id\": \"A\", {instance}}}]}}"
+    ));
+    let told = told
+        .split_once(" instances[0]")
+        .map_or(&*told, |(_, told)| told);
+    assert_eq!(told, expected, "{instance}");
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told_at_once() {
+    insta::assert_snapshot!(told(include_str!("../samples/mistakes.json")));
+}
+
+#[test]
+fn settings_must_fit_together() {
+    check(r#""timeouts": {"max": "5s"}"#, "");
+    check(
+        r#""timeouts": {"max": "5s", "route": "6s"}"#,
+        "timeouts.route: is longer than timeouts.max (5s): lower it or raise max",
+    );
+    check(
+        r#""timeouts": {"max": 601}"#,
+        "timeouts.max: expected a duration such as \"10s\", or a number of seconds, from 1ms to 10m, found the number 601",
+    );
+    check(
+        r#""limits": {"stream_window_bytes": 2000000}"#,
+        "limits.stream_window_bytes: one stream's window (2000000 bytes) is larger than its connection's (1048576 bytes): raise connection_window_bytes or lower stream_window_bytes",
+    );
+    check(
+        r#""limits": {"connection_window_bytes": 65535}"#,
+        "limits.connection_window_bytes: one stream's window (65536 bytes) is larger than its connection's (65535 bytes): raise connection_window_bytes or lower stream_window_bytes",
+    );
+    check(r#""limits": {"connection_window_bytes": 2147483647}"#, "");
+    check(
+        r#""limits": {"connection_age_grace": 0}, "shutdown": {"grace": 0}"#,
+        "",
+    );
+    check(
+        r#""registration": {"networks": ["10.0.0.5/8"]}"#,
+        "registration.networks[0]: expected 10.0.0.0/8 for all of it, or 10.0.0.5/32 for the one address, found the text \"10.0.0.5/8\"",
+    );
+    check(r#""registration": {"networks": []}"#, "");
+}
+
+#[test]
+fn tls_is_made_once_so_that_what_cannot_work_is_told_at_the_start() {
+    let folder = full_folder();
+    let path = folder.path().join("orchestrator.json");
+    let check = |tls: &str, expected: &str| {
+        let text =
+            format!(r#"{{"instances": [{{"id": "A", "address": "grpcs://a:1", "tls": {tls}}}]}}"#);
+        let told = meant(&path, text.as_bytes(), &|_| None);
+        let told = told.map_or_else(
+            |mistakes| mistakes.told()[0].clone().to_string(),
+            |_| String::new(),
+        );
+        let told = told
+            .split_once("instances[0].")
+            .map_or("", |(_, told)| told);
+        assert_eq!(told, expected, "{tls}");
+    };
+    check("{}", "");
+    check(r#"{"ca_file": "ca.pem"}"#, "");
+    check(
+        r#"{"ca_file": "k.pem"}"#,
+        "tls.ca_file: ca: not a PEM certificate",
+    );
+    check(
+        r#"{"certificate_file": "a.token", "key_file": "k.pem"}"#,
+        "tls.certificate_file: certificate: not a PEM certificate",
+    );
+    check(
+        r#"{"certificate_file": "c.pem", "key_file": "c.pem"}"#,
+        "tls.key_file: key: not a PEM private key",
+    );
+    check(
+        r#"{"key_file": "k.pem"}"#,
+        "tls: has key_file without certificate_file: add it",
+    );
+    check(
+        r#"{"server_name": "a b"}"#,
+        "tls.server_name: `a b` is not a server name",
+    );
+    let absent = format!(
+        "tls.key_file: the file named here cannot be read: No such file or directory (os error 2) (names are relative to {})",
+        folder.path().display()
+    );
+    check(
+        r#"{"certificate_file": "c.pem", "key_file": "absent"}"#,
+        &absent,
+    );
+}
+
+#[test]
+fn an_instance_is_somewhere_and_only_what_it_can_use_is_said() {
+    check_instance(
+        r#""address": "grpc://a:1", "builtin": {}"#,
+        ": has both address and builtin: keep one",
+    );
+    check_instance(
+        r#""labels": {}"#,
+        ": is nowhere: write \"address\": \"grpc://HOST:PORT\", or \"builtin\": {} for one in this process",
+    );
+    check_instance(
+        r#""builtin": {}, "credential": {"bearer_env": "B_TOKEN"}"#,
+        ".credential: is of no use to a built-in instance: leave it out",
+    );
+    check_instance(
+        r#""address": "a:1", "tls": {}"#,
+        ".tls: needs an address that begins with grpcs://",
+    );
+    check_instance(
+        r#""address": "grpcs://a_b-:1""#,
+        ".address: `a_b-` is not a server name",
+    );
+    check_instance(
+        r#""address": "http://a:1""#,
+        ".address: `http://a:1` is not an instance address: write host:port, grpc://host:port or grpcs://host:port",
+    );
+}
+
+#[test]
+fn a_secret_is_never_repeated_wherever_it_was_written() {
+    let check = |instance: &str, expected: &str| {
+        check_instance(
+            &format!(
+                r#""address": "grpc://a:1", {}"#,
+                instance.replace("CANARY", CANARY)
+            ),
+            expected,
+        );
+    };
+    check(
+        r#""credential": "CANARY""#,
+        ".credential: expected an object with bearer_file, bearer_env, found a text",
+    );
+    check(
+        r#""credential": {"CANARY": 1, "bearer_env": "B_TOKEN"}"#,
+        ".credential: unknown key; known here are bearer_file, bearer_env",
+    );
+    check(
+        r#""credential": {"bearer": "CANARY", "bearer_env": "B_TOKEN"}"#,
+        ".credential: unknown key, did you mean bearer_env?",
+    );
+    check(
+        r#""credential": {"bearer_env": "CANARY"}"#,
+        ".credential.bearer_env: the environment variable named here is not set, or is no text",
+    );
+    check(
+        r#""credential": {"bearer_file": "CANARY"}"#,
+        ".credential.bearer_file: the file named here cannot be read: No such file or directory (os error 2)",
+    );
+    check(
+        r#""credential": {"bearer_env": "EMPTY"}"#,
+        ".credential.bearer_env: the token named here is empty",
+    );
+    check(
+        r#""credential": {"bearer_env": "SPACED"}"#,
+        ".credential.bearer_env: the token named here holds something other than visible ASCII characters",
+    );
+    let secret = |text: &str| told(text.replace("CANARY", CANARY));
+    for text in [
+        r#"{"instances": [{"id": "A", "address": "grpc://user:CANARY@a:1"}]}"#,
+        r#"{"instances": [{"id": "A", "address": "grpcs://a:1", "tls": {"key_file": "CANARY"}}]}"#,
+        r#"{"instances": [{"id": "A", "address": "grpcs://a:1", "tls": "CANARY"}]}"#,
+        r#"{"instances": [], "keys": ["CANARY"]}"#,
+        r#"{"instances": [], "keys": {"CANARY": 1}}"#,
+        r#"{"instances": [], "keys": [{"name": "a", "sha256": "CANARY", "scopes": ["route"]}]}"#,
+        r#"{"instances": [], "keys": [{"CANARY": 1, "CANARY": 2}]}"#,
+        r#"{"instances": [], "keys": "CANARY"}"#,
+    ] {
+        assert!(!secret(text).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_could_not_be_meant_is_refused() {
+    let check = |key: &str, expected: &str| check(&format!(r#""keys": [{{{key}}}]"#), expected);
+    let (hash, empty) = (hash(b"secret"), hash(b""));
+    let (hash, empty) = (hex::encode_upper(hash), hex::encode(empty));
+    check(
+        &format!(r#""name": "a", "sha256": "{hash}", "scopes": ["admin"]"#),
+        "",
+    );
+    check(
+        &format!(r#""name": "a", "sha256": "{empty}", "scopes": ["admin"]"#),
+        "keys[0].sha256: this is the SHA-256 of nothing: the key was empty when it was hashed",
+    );
+    check(
+        &format!(r#""name": "environment", "sha256": "{hash}", "scopes": ["admin"]"#),
+        "keys[0].name: the name environment is kept for a key that is not in the config: take another",
+    );
+    check(
+        &format!(r#""name": "a", "sha256": "{hash}", "scopes": []"#),
+        "keys[0].scopes: is empty: a key without a scope may not call anything, leave the key out",
+    );
+    // Otherwise a restart after that day would leave the house down.
+    check(
+        &format!(
+            r#""name": "a", "sha256": "{hash}", "scopes": ["admin"], "expires": "2001-01-01T00:00:00Z""#
+        ),
+        "",
+    );
+}
+
+#[test]
+fn lists_have_their_bounds() {
+    let many = vec!["1"; 10_001].join(",");
+    assert_eq!(
+        told(format!("{{\"instances\": [{many}]}}")),
+        "orchestrator.json:1:15: instances: holds 10001 entries, at most 10000 are allowed"
+    );
+    check(
+        &format!("\"keys\": [{many}]"),
+        "keys: holds 10001 entries, at most 1000 are allowed",
+    );
+}

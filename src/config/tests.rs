@@ -1,0 +1,278 @@
+//! Whole files: what they mean, and that nothing in them is a crash or lets a secret out.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{Config, Mistakes, Planned, Shutdown, meant, read};
+use crate::domain::failure::Status;
+use crate::domain::health::Thresholds;
+use crate::fleet::ProbeSettings;
+use crate::ingress::caller::{Key, Reflection, Scope, hash};
+use crate::ingress::grpc::Timeouts;
+use crate::ingress::listener::Limits;
+use crate::instance::Credential;
+use crate::instance::builtin::Behaviour;
+
+pub(super) const CANARY: &str = "canary-0123456789abcdef";
+
+fn meant_by(text: impl AsRef<[u8]>) -> Result<Config, Mistakes> {
+    let environment = |name: &str| match name {
+        "B_TOKEN" => Some(format!("{CANARY}-env\n")),
+        "EMPTY" => Some("\n".to_owned()),
+        "SPACED" => Some(format!("{CANARY} x")),
+        _ => None,
+    };
+    let found = meant(Path::new("orchestrator.json"), text.as_ref(), &environment);
+    assert!(!format!("{found:?}").contains(CANARY), "{found:?}");
+    found
+}
+
+/// What is told about a text; empty when it is right.
+pub(super) fn told(text: impl AsRef<[u8]>) -> String {
+    let told = meant_by(text).map_or_else(|mistakes| mistakes.to_string(), |_| String::new());
+    assert!(!told.contains(CANARY), "{told}");
+    told
+}
+
+#[test]
+fn a_full_file_means_what_it_says() {
+    let folder = full_folder();
+    let environment = |name: &str| (name == "B_TOKEN").then(|| format!("{CANARY}-env"));
+    let config = read(&folder.path().join("orchestrator.json"), &environment).unwrap();
+    assert!(!format!("{config:?}").contains(CANARY), "{config:?}");
+
+    assert_eq!(config.listen, "0.0.0.0:7443".parse().unwrap());
+    full_instances(&config.instances);
+    let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(1_798_761_600);
+    let key = |name: &str, key: &[u8], scopes: &[Scope], expires| Key {
+        name: name.into(),
+        hash: hash(key),
+        scopes: scopes.to_vec(),
+        expires,
+    };
+    let keys = [
+        key(
+            "ci",
+            b"secret",
+            &[Scope::Route, Scope::Fanout],
+            Some(expires),
+        ),
+        key("ops", b"other", &[Scope::Admin], None),
+    ];
+    assert_eq!(config.keys.keys, keys);
+    assert_eq!(config.keys.reflection, Reflection::Public);
+    full_settings(&config);
+}
+
+/// A folder with the full config and everything that it points to.
+pub(super) fn full_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["a.internal".to_owned()]).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("ca.pem", &made.cert.pem());
+    write("c.pem", &made.cert.pem());
+    write("k.pem", &made.signing_key.serialize_pem());
+    write("a.token", &format!("{CANARY}-file\r\n"));
+    write("orchestrator.json", include_str!("samples/full.json"));
+    folder
+}
+
+fn full_instances(planned: &[Planned]) {
+    let [
+        Planned::Remote(a),
+        Planned::Remote(b),
+        Planned::Builtin(c),
+        Planned::Builtin(d),
+    ] = planned
+    else {
+        panic!("{planned:?}");
+    };
+    assert_eq!((a.id.as_str(), a.weight), ("A", 2));
+    assert_eq!(a.endpoint.to_string(), "grpcs://10.0.0.5:50051");
+    assert_eq!(a.labels, [("zone".to_owned(), "a".to_owned())].into());
+    assert_eq!(a.credential, Credential::bearer(&format!("{CANARY}-file")));
+    assert!(a.tls.ca.is_some() && a.tls.identity.is_some());
+    assert_eq!(a.tls.server_name.as_deref(), Some("a.internal"));
+
+    assert_eq!((b.id.as_str(), b.weight), ("B", 1));
+    assert_eq!(b.endpoint.to_string(), "grpc://b.internal:50051");
+    assert_eq!(b.credential, Credential::bearer(&format!("{CANARY}-env")));
+    assert!(b.tls.ca.is_none() && b.tls.identity.is_none());
+
+    let misbehaving = Behaviour {
+        delay: Duration::from_millis(200),
+        fail: Some(Status::Unavailable),
+        silent: true,
+        flap: Some(Duration::from_secs(5)),
+    };
+    assert_eq!((c.id.as_str(), c.behaviour), ("C", misbehaving));
+    assert_eq!((d.id.as_str(), d.behaviour), ("D", Behaviour::default()));
+    assert_eq!((d.weight, d.labels.len()), (1000, 1));
+}
+
+fn full_settings(config: &Config) {
+    let seconds = Duration::from_secs;
+    let probe = ProbeSettings {
+        interval: seconds(7),
+        timeout: Duration::from_millis(1500),
+        thresholds: Thresholds {
+            failures_down: 4,
+            successes_up: 1,
+        },
+    };
+    assert_eq!(config.probe, probe);
+    let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
+    assert_eq!(config.networks, networks);
+    let limits = Limits {
+        connections: 5000,
+        connections_per_address: 50,
+        trusted: vec!["10.1.0.0/16".parse().unwrap()],
+        streams: 64,
+        stream_window: 65_535,
+        connection_window: 2_097_152,
+        first_bytes: seconds(3),
+        keepalive_interval: seconds(21),
+        keepalive_timeout: seconds(11),
+        age: seconds(3600),
+        age_grace: seconds(0),
+    };
+    assert_eq!(config.limits, limits);
+    let timeouts = Timeouts {
+        route: seconds(16),
+        fanout: seconds(9),
+        max: seconds(300),
+    };
+    assert_eq!(config.timeouts, timeouts);
+    let shutdown = Shutdown {
+        not_ready_for: seconds(2),
+        grace: seconds(20),
+    };
+    assert_eq!(config.shutdown, shutdown);
+}
+
+#[test]
+fn an_almost_empty_file_means_the_defaults() {
+    let config = meant_by(r#"{"instances": []}"#).unwrap();
+    assert_eq!(format!("{config:?}"), format!("{:?}", Config::empty()));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |name: &str, expected: &str| {
+        let path = folder.path().join(name);
+        let told = read(&path, &|_| None).unwrap_err().to_string();
+        assert_eq!(told, format!("{}: {expected}", path.display()));
+    };
+    check(
+        "absent",
+        "cannot be read: No such file or directory (os error 2)",
+    );
+    check(".", "cannot be read: Is a directory (os error 21)");
+    let large = fs::File::create(folder.path().join("large")).unwrap();
+    large.set_len(16 * 1024 * 1024 + 1).unwrap();
+    check("large", "is larger than 16777216 bytes");
+}
+
+#[test]
+fn what_is_no_json_is_told_with_its_place() {
+    let check = |text: &[u8], expected: &str| {
+        assert_eq!(told(text), format!("orchestrator.json:{expected}"));
+    };
+    check(
+        b"{\n  \"instances\": [],\n}",
+        "2:18: not JSON: trailing commas are not allowed",
+    );
+    check(
+        b"{\n  \"instances\": [] // none\n}",
+        "2:19: not JSON: comments are not allowed",
+    );
+    check(b"[\"\xff\"]", "1:3: not JSON: the bytes here are no UTF-8");
+    check(
+        b"",
+        "1:1: there is nothing here: write at least {\"instances\": []}",
+    );
+    check(
+        b"[]",
+        "1:1: expected an object with listen, instances, keys, reflection, health, registration, limits, timeouts, shutdown, found a list",
+    );
+    check(
+        b"{}",
+        "1:1: has no instances: write a list, or [] when all of them will register",
+    );
+}
+
+fn json() -> impl Strategy<Value = String> {
+    let name = proptest::sample::select(vec![
+        "instances",
+        "id",
+        "address",
+        "builtin",
+        "labels",
+        "weight",
+        "tls",
+        "credential",
+        "bearer_env",
+        "keys",
+        "name",
+        "sha256",
+        "scopes",
+        "expires",
+        "limits",
+        "timeouts",
+        "max",
+        "route",
+        "health",
+        "interval",
+    ]);
+    let scalar = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|truth| truth.to_string()),
+        any::<f64>()
+            .prop_filter("JSON", |number| number.is_finite())
+            .prop_map(|number| number.to_string()),
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+        "[0-9]{1,30}(s|ms|y| month|Z)?|[0-9:TZ.-]{20,30}|\\PC{20,24}"
+            .prop_map(|text| serde_json::to_string(&text).unwrap()),
+    ];
+    scalar.prop_recursive(5, 60, 6, move |inner| {
+        let entry =
+            (name.clone(), inner.clone()).prop_map(|(name, value)| format!("\"{name}\": {value}"));
+        prop_oneof![
+            prop::collection::vec(inner, 0..6).prop_map(|list| format!("[{}]", list.join(", "))),
+            prop::collection::vec(entry, 0..6)
+                .prop_map(|entries| format!("{{{}}}", entries.join(", "))),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+        let _ = told(bytes);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[\\[\\]{}:,\"'\\\\/*0-9a-fuxtrueE+.\u{e9}\u{2028}\u{1f600} \n\t-]{0,60}") {
+        let _ = told(text);
+    }
+
+    #[test]
+    fn no_json_makes_it_panic(text in json()) {
+        let _ = told(text);
+    }
+
+    #[test]
+    fn no_cut_or_changed_file_makes_it_panic(at in 0..2500_usize, len in 0..20_usize, inserted in "\\PC{0,4}") {
+        let mut text = include_str!("samples/full.json").to_owned();
+        let to = text.len().min(at + len);
+        let from = to.min(at);
+        text.replace_range(from..to, &inserted);
+        let _ = told(text);
+    }
+}
