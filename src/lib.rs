@@ -19,6 +19,7 @@ pub mod instance;
 
 pub mod payload_json;
 pub mod tasks;
+pub mod telemetry;
 
 pub mod domain;
 

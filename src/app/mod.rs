@@ -111,6 +111,12 @@ impl App {
         &self.fleet
     }
 
+    /// Tells, also after the end, whether a part has died without which nothing works.
+    pub fn fallen(&self) -> impl Fn() -> bool + use<> {
+        let (tasks, connections) = (self.tasks.fallen(), self.connections.fallen());
+        move || tasks.is_cancelled() || connections.is_cancelled()
+    }
+
     /// Serves until `asked` is over, or a part without which nothing works has died; then stops.
     pub async fn run_until(self, asked: impl Future<Output = ()>) -> Stopped {
         tokio::select! {

@@ -62,7 +62,16 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects, in no more time than the call itself has.
     pub(super) async fn open(server: &str, timeout: Option<Duration>) -> Result<Self, Error> {
-        let authorization = authorization(environment(KEY_VARIABLE))?;
+        Self::open_with(environment(KEY_VARIABLE), server, timeout).await
+    }
+
+    /// Connects with a key that does not come from the environment.
+    pub(super) async fn open_with(
+        key: Option<String>,
+        server: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let authorization = authorization(key)?;
         let address = address(server)?;
         let endpoint = Endpoint::from_shared(address.clone())
             .map_err(|error| bad_server(server, &error.to_string()))?

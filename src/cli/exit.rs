@@ -72,6 +72,10 @@ pub(super) enum Error {
         /// What to do.
         hint: String,
     },
+    /// The config file of a server, with its mistakes line by line.
+    Config(String),
+    /// The server did not start, or has fallen.
+    Start(String),
     /// No key in the environment, or one that cannot be sent.
     Key(String),
     /// The server cannot be reached.
@@ -106,12 +110,12 @@ impl Error {
     /// The exit code for this error.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Usage { .. } => Exit::Usage,
+            Self::Usage { .. } | Self::Config(_) => Exit::Usage,
             Self::Key(_) => Exit::Denied,
             Self::Connect { .. } => Exit::Unavailable,
             Self::Call(status) => failure_text::exit(status),
             Self::Overdue => Exit::Deadline,
-            Self::Answer(_) | Self::System(_) => Exit::Failed,
+            Self::Answer(_) | Self::System(_) | Self::Start(_) => Exit::Failed,
             Self::ReaderGone => Exit::Done,
             Self::Interrupted => Exit::Interrupted,
         }

@@ -18,6 +18,8 @@ pub(super) fn lines(error: &Error) -> String {
             String::new(),
         ),
         Error::Usage { what, hint } => (what.clone(), hint.clone()),
+        Error::Config(mistakes) => return config_lines(mistakes),
+        Error::Start(what) => (what.clone(), String::new()),
         Error::Key(what) => (what.clone(), KEY_HINT.to_owned()),
         Error::Connect { server, what } => (
             format!("cannot reach the orchestrator at {server}: {what}"),
@@ -40,6 +42,14 @@ pub(super) fn lines(error: &Error) -> String {
         lines += &format!("hint: {}\n", plain::text(&hint));
     }
     lines
+}
+
+fn config_lines(mistakes: &str) -> String {
+    let lines: String = mistakes
+        .lines()
+        .map(|line| format!("  {}\n", plain::text(line)))
+        .collect();
+    format!("error: the config cannot be used, and nothing was started:\n{lines}")
 }
 
 /// Says on standard error what ended the command before it had its answer.

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod connection;
+mod demo;
 mod exit;
 mod failure_text;
 mod fanout;
@@ -16,6 +17,7 @@ mod request_defaults;
 mod route;
 #[cfg(test)]
 mod samples;
+mod serve;
 mod table;
 mod task_request;
 
@@ -35,6 +37,10 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run an orchestrator; eight built-in instances unless a config names others.
+    Serve(serve::Arguments),
+    /// Start the built-in fleet, use it once in every way, and show what happened.
+    Demo(demo::Arguments),
     /// Give one task to the one instance, out of those named, that should have it.
     Route(route::Arguments),
     /// Give one task to every target and collect what comes back.
@@ -66,6 +72,8 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Exit, Error> {
     match command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
         Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),

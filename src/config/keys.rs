@@ -49,6 +49,12 @@ pub enum NoKey {
     Missing(SocketAddr),
 }
 
+/// A new key: 256 random bits in visible ASCII.
+#[must_use]
+pub fn make_key() -> String {
+    format!("ok_{}", hex::encode(rand::random::<[u8; 32]>()))
+}
+
 /// Adds the environment's key, with all rights. On loopback, makes one when there is none at all.
 pub fn settle_keys(
     config: &mut Config,

@@ -22,7 +22,7 @@ mod keys;
 mod mistake;
 mod raw;
 
-pub use keys::{NoKey, Settled, settle_keys};
+pub use keys::{NoKey, Settled, make_key, settle_keys};
 pub use mistake::{Mistake, Mistakes, Position};
 
 /// Reads a config file, and the files and variables that it points to; tells all mistakes at once.

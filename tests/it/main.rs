@@ -5,7 +5,20 @@
     clippy::too_many_lines,
     reason = "a test may fail"
 )]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test's own tasks end with the test"
+)]
 
 mod stage;
 
+mod auth;
+mod cancel;
+mod cluster;
+mod deadline;
+mod fan_out;
+mod health;
+mod process;
+mod reflection;
 mod route;
+mod shutdown;

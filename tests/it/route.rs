@@ -60,51 +60,93 @@ async fn a_payload_arrives_bit_for_bit_however_it_was_encoded() {
 
 #[tokio::test]
 async fn an_instance_that_cannot_be_reached_is_left_for_another_at_once() {
-    let instance = Instance::start(Act::Echo).await;
-    // Nobody listens there: the port was free a moment ago, and the listener is gone.
+    // Neither is known to be well or not, so ORDERED takes the first: nobody listens there.
     let gone = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
+    let b = Instance::start_unprobed(Act::Echo).await;
     let mut config = config();
-    // Not probed for now, so that the call finds out by itself.
     config.probe.thresholds.failures_down = 1000;
-    config.instances = vec![planned("A", gone), planned("B", instance.address)];
+    config.probe.timeout = std::time::Duration::from_secs(3600);
+    config.instances = vec![planned("A", gone), planned("B", b.address)];
     let app = orchestrator::app::App::start(config).await.unwrap();
-    let mut client = client(&app).await;
-    let policy = Some(CallPolicy {
-        selection: Selection::Ordered.into(),
-    });
     let request = RouteRequest {
+        instances: vec!["A B".into()],
+        policy: Some(CallPolicy {
+            selection: Selection::Ordered.into(),
+        }),
+        ..Default::default()
+    };
+    let mut client = client(&app).await;
+    let answer = client.route(request).await.unwrap().into_inner();
+    let tries: Vec<_> = answer
+        .attempts
+        .iter()
+        .map(|attempt| {
+            (
+                attempt.instance.as_str(),
+                attempt.kind(),
+                attempt
+                    .failure
+                    .as_ref()
+                    .map(|failure| failure.reason.as_str()),
+            )
+        })
+        .collect();
+    assert_eq!(
+        tries,
+        [
+            ("A", AttemptKind::First, Some("INSTANCE_DOWN")),
+            ("B", AttemptKind::TransparentRetry, None)
+        ]
+    );
+    let only = RouteRequest {
         instances: vec!["A".into()],
         ..Default::default()
     };
-    let status = client.route(request).await.unwrap_err();
+    let status = client.route(only).await.unwrap_err();
     assert_eq!(
         (status.code(), reason(&status).as_str()),
         (Code::Unavailable, "INSTANCE_DOWN")
     );
-    stage::until_healthy(&app, "B").await;
+}
+
+#[tokio::test]
+async fn a_task_that_may_have_begun_is_not_tried_elsewhere() {
+    let (mut a, b) = (
+        Instance::start(Act::Silent).await,
+        Instance::start(Act::Echo).await,
+    );
+    let instances = vec![planned("A", a.address), planned("B", b.address)];
+    let app = start(stage::Config {
+        instances,
+        ..config()
+    })
+    .await;
     let request = RouteRequest {
         instances: vec!["A B".into()],
-        policy,
+        policy: Some(CallPolicy {
+            selection: Selection::Ordered.into(),
+        }),
         ..Default::default()
     };
-    // A is still unknown, so ORDERED prefers the healthy B; without B's probe A would come first.
-    let answer = client.route(request).await.unwrap().into_inner();
-    assert_eq!(answer.instance, "B");
-    let kinds: Vec<_> = answer
-        .attempts
-        .iter()
-        .map(|attempt| attempt.kind())
-        .collect();
-    assert_eq!(kinds, [AttemptKind::First]);
+    let mut client = client(&app).await;
+    let call = tokio::task::spawn(async move { client.route(request).await });
+    a.until(|counts| counts.begun == 1).await;
+    a.kill();
+    let status = call.await.unwrap().unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "INSTANCE_LOST")
+    );
+    assert_eq!(b.counts.borrow().begun, 0);
 }
 
 #[tokio::test]
 async fn an_instance_s_own_status_is_passed_on_by_name() {
     let mut config = config();
-    let mut cases = Vec::new();
+    let (mut cases, mut instances) = (Vec::new(), Vec::new());
     for (id, code) in [
         ("A", Code::NotFound),
         ("B", Code::Unauthenticated),
@@ -113,6 +155,7 @@ async fn an_instance_s_own_status_is_passed_on_by_name() {
         let instance = Instance::start(Act::Fail(code)).await;
         config.instances.push(planned(id, instance.address));
         cases.push((id, code));
+        instances.push(instance);
     }
     let app = start(config).await;
     let mut client = client(&app).await;

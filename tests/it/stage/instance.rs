@@ -14,6 +14,7 @@ use orchestrator::proto::instance::instance_service_server::{
 };
 use orchestrator::proto::instance::{ExecuteRequest, ExecuteResponse};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
@@ -46,6 +47,7 @@ pub(crate) struct Counts {
 
 /// A running instance.
 pub(crate) struct Instance {
+    life: Option<Runtime>,
     pub(crate) address: SocketAddr,
     pub(crate) counts: watch::Receiver<Counts>,
     /// The metadata of each call.
@@ -55,14 +57,34 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Starts an instance with one act that it repeats; it lives as long as the test.
+    /// Starts an instance with one act that it repeats; it lives until it is killed or dropped.
     pub(crate) async fn start(act: Act) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::begin(act, Probes::Answered).await
+    }
+
+    /// As `start`, but it never answers a probe.
+    pub(crate) async fn start_unprobed(act: Act) -> Self {
+        Self::begin(act, Probes::Ignored).await
+    }
+
+    async fn begin(act: Act, probes: Probes) -> Self {
+        // A runtime of its own: dropping it closes every socket, as the death of a process does.
+        let life = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = life
+            .spawn(TcpListener::bind("127.0.0.1:0"))
+            .await
+            .unwrap()
+            .unwrap();
         let address = listener.local_addr().unwrap();
         let (tx, counts) = watch::channel(Counts::default());
         let (seen, payloads) = (Arc::default(), Arc::default());
         let service = Service {
             act,
+            probes,
             counts: tx,
             seen: Arc::clone(&seen),
             payloads: Arc::clone(&payloads),
@@ -75,13 +97,19 @@ impl Instance {
             )
             .add_service(HealthServer::new(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::task::spawn(serving);
+        life.spawn(serving);
         Self {
+            life: Some(life),
             address,
             counts,
             seen,
             payloads,
         }
+    }
+
+    /// Ends it as a killed process ends: every connection breaks, and nobody listens any more.
+    pub(crate) fn kill(&mut self) {
+        self.life.take().unwrap().shutdown_background();
     }
 
     /// Waits until the counts are as wanted.
@@ -95,9 +123,24 @@ impl Instance {
     }
 }
 
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(life) = self.life.take() {
+            life.shutdown_background();
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Probes {
+    Answered,
+    Ignored,
+}
+
 #[derive(Clone)]
 struct Service {
     act: Act,
+    probes: Probes,
     counts: watch::Sender<Counts>,
     seen: Arc<Mutex<Vec<MetadataMap>>>,
     payloads: Arc<Mutex<Vec<Option<bytes::Bytes>>>>,
@@ -151,6 +194,9 @@ impl Health for Service {
         &self,
         _: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
+        if self.probes == Probes::Ignored {
+            return std::future::pending().await;
+        }
         Ok(Response::new(HealthCheckResponse {
             status: ServingStatus::Serving.into(),
         }))

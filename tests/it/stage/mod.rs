@@ -91,21 +91,6 @@ pub(crate) async fn settled(app: &App, wanted: impl Fn(State) -> bool) {
         .expect("instances settle");
 }
 
-/// Waits until one instance is healthy.
-pub(crate) async fn until_healthy(app: &App, id: &str) {
-    let mut changes = app.fleet().changes();
-    let healthy = || {
-        app.fleet()
-            .view()
-            .members()
-            .iter()
-            .any(|member| member.id().as_str() == id && member.health.state == State::Healthy)
-    };
-    while !healthy() {
-        changes.changed().await.unwrap();
-    }
-}
-
 /// A client without any key.
 pub(crate) async fn channel(address: SocketAddr) -> Channel {
     let uri: Uri = format!("http://{address}").parse().unwrap();

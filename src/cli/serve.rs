@@ -1,0 +1,209 @@
+//! `orchestrator serve`: runs an orchestrator until it is told to stop.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{Error, Exit};
+use super::output::Output;
+use crate::app::App;
+use crate::config::{self, Config, Settled};
+use crate::telemetry;
+
+const EXAMPLES: &str = "\
+Examples:
+  orchestrator serve
+  ORCHESTRATOR_API_KEY=... orchestrator serve --listen 127.0.0.1:7171
+  orchestrator serve --config orchestrator.json
+
+Without --config it serves eight built-in echo instances, A to H. The key is read from ORCHESTRATOR_API_KEY
+and from the config; without either, and on loopback only, one is made and shown once.
+SIGTERM or Ctrl-C: not ready, then running calls finish, then it stops; a second one stops it at once.";
+
+/// `serve`, as typed.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The config file, JSON.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen, instead of what the config says [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// What is logged to standard error: a level, or target=level pairs.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "ORCHESTRATOR_LOG",
+        default_value = "info"
+    )]
+    log: String,
+    /// How log lines look: human on a terminal and json otherwise, unless given.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs the command.
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
+    let format = match arguments.log_format {
+        Some(LogFormat::Human) => telemetry::Format::Human,
+        Some(LogFormat::Json) => telemetry::Format::Json,
+        None => telemetry::Format::detect(),
+    };
+    telemetry::start(&arguments.log, format)
+        .map_err(|bad| Error::usage(bad.to_string(), "see --help"))?;
+    let (config, made_key) = config(arguments)?;
+    // Connections are descriptors; the usual soft limit of 1024 is for programs that use select(2).
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::System)?;
+    let stopped = runtime.block_on(serve(config, made_key));
+    // What is left would only hold up the end.
+    runtime.shutdown_background();
+    stopped
+}
+
+fn config(arguments: &Arguments) -> Result<(Config, Option<String>), Error> {
+    let mut config = match &arguments.config {
+        None => Config::embedded(),
+        Some(path) => config::read(path, &environment)
+            .map_err(|mistakes| Error::Config(mistakes.to_string()))?,
+    };
+    config.listen = arguments.listen.unwrap_or(config.listen);
+    let from_environment = environment("ORCHESTRATOR_API_KEY");
+    let settled = config::settle_keys(&mut config, from_environment.as_deref(), config::make_key)
+        .map_err(|bad| Error::Key(bad.to_string()))?;
+    let made = match settled {
+        Settled::Made(key) => Some(key),
+        Settled::Configured | Settled::Environment => None,
+    };
+    Ok((config, made))
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the command line is where the environment is read"
+)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+async fn serve(config: Config, made_key: Option<String>) -> Result<Exit, Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::System)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::System)?;
+    let app = App::start(config)
+        .await
+        .map_err(|error| Error::Start(error.to_string()))?;
+    let instances = app.fleet().view().members().len();
+    tracing::info!(address = %app.address(), instances, "serving");
+    match show(app.address(), instances, made_key.as_deref()) {
+        // Nobody reads what it prints: it serves all the same.
+        Ok(()) | Err(Error::ReaderGone) => {}
+        Err(error) => return Err(error),
+    }
+    let (stop, fallen) = (CancellationToken::new(), app.fallen());
+    let asked_twice = async {
+        for _ in 0..2 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stop.cancel();
+        }
+    };
+    tokio::select! {
+        _ = app.run_until(stop.cancelled()) => {}
+        () = asked_twice => tracing::warn!("stopping at once: asked a second time"),
+    }
+    if fallen() {
+        return Err(Error::Start(
+            "a part without which nothing works has died: see the log".to_owned(),
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Started<'a> {
+    listening: SocketAddr,
+    instances: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<&'a str>,
+}
+
+fn show(address: SocketAddr, instances: usize, made_key: Option<&str>) -> Result<(), Error> {
+    let mut output = Output::stdout();
+    if std::io::stdout().is_terminal() {
+        output.text(&welcome(address, instances, made_key))
+    } else {
+        output.jsonl(&Started {
+            listening: address,
+            instances,
+            api_key: made_key,
+        })
+    }
+}
+
+/// What it listens on, and three commands to paste.
+fn welcome(address: SocketAddr, instances: usize, made_key: Option<&str>) -> String {
+    let key = match made_key {
+        Some(key) => format!(
+            "No key was configured, so this one was made. It is shown once and lasts until the server stops:\n\n  \
+             export ORCHESTRATOR_API_KEY={key}\n\n"
+        ),
+        None => String::new(),
+    };
+    let elsewhere = if address == config::LISTEN_DEFAULT {
+        String::new()
+    } else {
+        format!(" --server {address}")
+    };
+    format!(
+        "orchestrator {} serves gRPC on {address}, with {instances} instances.\n\n{key}Try, in another terminal:\n\n  \
+         orchestrator route{elsewhere} --instances A B --payload '{{\"data\": \"task\"}}'\n  \
+         orchestrator fanout{elsewhere} --targets A-H --payload '{{\"data\": \"task\"}}' --timeout 10s\n  \
+         grpcurl -plaintext -H \"authorization: Bearer $ORCHESTRATOR_API_KEY\" {address} list\n\n",
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_welcome_has_three_commands_and_the_key_only_when_it_was_made() {
+        let other: SocketAddr = "127.0.0.1:9999".parse().unwrap();
+        let text = welcome(config::LISTEN_DEFAULT, 8, None);
+        assert!(
+            text.contains("127.0.0.1:7070")
+                && !text.contains("--server")
+                && !text.contains("export"),
+            "{text}"
+        );
+        let text = welcome(other, 8, Some("made-key"));
+        assert!(
+            text.contains("export ORCHESTRATOR_API_KEY=made-key"),
+            "{text}"
+        );
+        assert!(text.contains("route --server 127.0.0.1:9999"), "{text}");
+    }
+}

@@ -1,0 +1,307 @@
+//! Fanout gives every target exactly one outcome, in order of arrival, whatever the targets do.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use orchestrator::proto::orchestrator::completion::Rule;
+use orchestrator::proto::orchestrator::fanout_response::Event;
+use orchestrator::proto::orchestrator::{
+    Completion, FanoutRequest, FanoutResponse, Outcome, Partial, StopReason, Summary,
+};
+use tonic::{Code, Status, Streaming};
+
+use crate::stage::instance::{Act, Instance};
+use crate::stage::{self, client, config, embedded, planned, reason, start, text};
+
+struct Read {
+    roster: Vec<String>,
+    partials: Vec<Partial>,
+    summary: Summary,
+    status: Option<Status>,
+}
+
+/// Reads a fan-out to its end and checks the order of its events.
+async fn read(mut events: Streaming<FanoutResponse>) -> Read {
+    let mut read = Vec::new();
+    let status = loop {
+        match events.message().await {
+            Ok(Some(event)) => read.push(event.event.unwrap()),
+            Ok(None) => break None,
+            Err(status) => break Some(status),
+        }
+    };
+    let mut read = read.into_iter();
+    let Some(Event::Started(started)) = read.next() else {
+        panic!("started comes first")
+    };
+    let Some(Event::Summary(summary)) = read.next_back() else {
+        panic!("the summary comes last: {status:?}")
+    };
+    let partials = read.map(|event| match event {
+        Event::Partial(partial) => partial,
+        Event::Started(_) | Event::Summary(_) => panic!("only partials come in between"),
+    });
+    Read {
+        roster: started.roster,
+        partials: partials.collect(),
+        summary,
+        status,
+    }
+}
+
+/// Exactly one partial for each target, and counts that agree.
+fn check_outcomes(read: &Read) -> BTreeMap<String, Outcome> {
+    let mut outcomes = BTreeMap::new();
+    for partial in &read.partials {
+        let twice = outcomes.insert(partial.instance.clone(), partial.outcome());
+        assert_eq!(twice, None, "{} has one outcome", partial.instance);
+    }
+    let mut roster = read.roster.clone();
+    roster.sort();
+    assert_eq!(roster, outcomes.keys().cloned().collect::<Vec<_>>());
+    let count = |wanted: Outcome| {
+        outcomes
+            .values()
+            .filter(|outcome| **outcome == wanted)
+            .count() as u32
+    };
+    let counts = read.summary.counts.unwrap();
+    assert_eq!(counts.answered, count(Outcome::Answered));
+    assert_eq!(counts.failed, count(Outcome::Failed));
+    assert_eq!(counts.timed_out, count(Outcome::TimedOut));
+    assert_eq!(counts.cancelled, count(Outcome::Cancelled));
+    assert_eq!(counts.skipped, count(Outcome::Skipped));
+    outcomes
+}
+
+#[tokio::test]
+async fn partials_of_the_built_in_fleet_arrive_and_sum_up() {
+    let app = start(embedded()).await;
+    let request = FanoutRequest {
+        targets: vec!["A-H".into()],
+        payload: text("task"),
+        ..Default::default()
+    };
+    let read = read(
+        client(&app)
+            .await
+            .fanout(request)
+            .await
+            .unwrap()
+            .into_inner(),
+    )
+    .await;
+    assert_eq!(read.roster, ["A", "B", "C", "D", "E", "F", "G", "H"]);
+    check_outcomes(&read);
+    assert!(
+        read.partials
+            .iter()
+            .all(|partial| partial.payload == text("task"))
+    );
+    assert_eq!(read.summary.stop_reason(), StopReason::AllTerminal);
+    assert!(read.status.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_legs_of_every_kind_have_one_outcome_each() {
+    // Both ends of a thousand connections live in this process.
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let fast = Instance::start(Act::Echo).await;
+    let slow = Instance::start(Act::EchoAfter(Duration::from_millis(300))).await;
+    let failing = Instance::start(Act::Fail(Code::ResourceExhausted)).await;
+    let silent = Instance::start(Act::Silent).await;
+    let mut dead = Instance::start(Act::Echo).await;
+    let mut config = config();
+    // Probed once: the dead are found out by their legs.
+    config.probe.interval = Duration::from_secs(3600);
+    config.probe.timeout = Duration::from_secs(30);
+    for at in 0..1000 {
+        let instance = [&fast, &slow, &failing, &silent, &dead][at % 5];
+        config
+            .instances
+            .push(planned(&format!("w{at:03}"), instance.address));
+    }
+    let app = start(config).await;
+    dead.kill();
+    let request = FanoutRequest {
+        targets: vec!["w000-w999".into()],
+        payload: text("task"),
+        timeout: Some(prost_types::Duration {
+            seconds: 5,
+            nanos: 0,
+        }),
+        ..Default::default()
+    };
+    let read = read(
+        client(&app)
+            .await
+            .fanout(request)
+            .await
+            .unwrap()
+            .into_inner(),
+    )
+    .await;
+    let outcomes = check_outcomes(&read);
+    let expected = [
+        Outcome::Answered,
+        Outcome::Answered,
+        Outcome::Failed,
+        Outcome::TimedOut,
+        Outcome::Failed,
+    ];
+    for (at, outcome) in outcomes.values().enumerate() {
+        assert_eq!(*outcome, expected[at % 5], "w{at:03}");
+    }
+    assert_eq!(read.summary.stop_reason(), StopReason::Deadline);
+    assert_eq!(read.summary.missing.len(), 600);
+    assert!(read.status.is_none(), "ALL ends OK: {:?}", read.status);
+    silent.until(|counts| counts.reset == 200).await;
+    assert_eq!(fast.counts.borrow().answered, 200);
+}
+
+#[tokio::test]
+async fn an_aggregate_comes_in_roster_order_at_the_end() {
+    let slow = Instance::start(Act::EchoAfter(Duration::from_millis(50))).await;
+    let (fast, failing) = (
+        Instance::start(Act::Echo).await,
+        Instance::start(Act::Fail(Code::Internal)).await,
+    );
+    let instances = vec![
+        planned("A", slow.address),
+        planned("B", fast.address),
+        planned("C", failing.address),
+    ];
+    let app = start(stage::Config {
+        instances,
+        ..config()
+    })
+    .await;
+    let request = FanoutRequest {
+        targets: vec!["A-C".into()],
+        payload: text("task"),
+        aggregate: true,
+        ..Default::default()
+    };
+    let read = read(
+        client(&app)
+            .await
+            .fanout(request)
+            .await
+            .unwrap()
+            .into_inner(),
+    )
+    .await;
+    check_outcomes(&read);
+    assert!(
+        read.partials
+            .iter()
+            .all(|partial| partial.payload.is_none())
+    );
+    let aggregate: Vec<_> = read
+        .summary
+        .aggregate
+        .iter()
+        .map(|partial| {
+            (
+                partial.instance.as_str(),
+                partial.outcome(),
+                partial.payload.clone(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        aggregate,
+        [
+            ("A", Outcome::Answered, text("task")),
+            ("B", Outcome::Answered, text("task")),
+            ("C", Outcome::Failed, None)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_quorum_cancels_the_rest_at_the_instances_and_an_unmet_one_is_unavailable() {
+    let (fast, silent) = (
+        Instance::start(Act::Echo).await,
+        Instance::start(Act::Silent).await,
+    );
+    let failing = Instance::start(Act::Fail(Code::Internal)).await;
+    let instances = vec![
+        planned("A", fast.address),
+        planned("B", fast.address),
+        planned("C", silent.address),
+        planned("D", failing.address),
+        planned("E", failing.address),
+    ];
+    let app = start(stage::Config {
+        instances,
+        ..config()
+    })
+    .await;
+    let mut client = client(&app).await;
+    let completion = |rule| {
+        Some(Completion {
+            rule: Some(rule),
+            failures_max: None,
+        })
+    };
+
+    let request = FanoutRequest {
+        targets: vec!["A-C".into()],
+        completion: completion(Rule::Majority(true)),
+        ..Default::default()
+    };
+    let met = read(client.fanout(request).await.unwrap().into_inner()).await;
+    assert_eq!(check_outcomes(&met)["C"], Outcome::Cancelled);
+    assert_eq!(met.summary.stop_reason(), StopReason::CompletionMet);
+    assert!(met.status.is_none());
+    silent.until(|counts| counts.reset == 1).await;
+
+    let request = FanoutRequest {
+        targets: vec!["C-E".into()],
+        completion: completion(Rule::Quorum(2)),
+        ..Default::default()
+    };
+    let unmet = read(client.fanout(request).await.unwrap().into_inner()).await;
+    check_outcomes(&unmet);
+    assert_eq!(
+        unmet.summary.stop_reason(),
+        StopReason::CompletionImpossible
+    );
+    let status = unmet.status.unwrap();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "COMPLETION_UNMET")
+    );
+
+    let request = FanoutRequest {
+        targets: vec!["A-C".into()],
+        completion: completion(Rule::Quorum(4)),
+        ..Default::default()
+    };
+    let status = client.fanout(request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::InvalidArgument, "ARGUMENT_INVALID")
+    );
+}
+
+#[tokio::test]
+async fn more_targets_than_allowed_are_refused_before_the_stream_begins() {
+    let instance = Instance::start(Act::Echo).await;
+    let mut config = config();
+    config.probe.interval = Duration::from_secs(3600);
+    config.instances = (0..4097)
+        .map(|at| planned(&format!("w{at:04}"), instance.address))
+        .collect();
+    let app = orchestrator::app::App::start(config).await.unwrap();
+    let request = FanoutRequest {
+        targets: vec!["*".into()],
+        ..Default::default()
+    };
+    let status = client(&app).await.fanout(request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::InvalidArgument, "TARGET_INVALID")
+    );
+}

@@ -1,0 +1,119 @@
+//! Health tells who is well and why; HealthWatch tells when that changes.
+
+use orchestrator::domain::health::State;
+use orchestrator::proto::health::health_check_response::ServingStatus;
+use orchestrator::proto::health::health_client::HealthClient;
+use orchestrator::proto::health::{HealthCheckRequest, HealthListRequest};
+use orchestrator::proto::orchestrator::{HealthRequest, HealthState, HealthWatchRequest};
+use tonic::Code;
+
+use crate::stage::instance::{Act, Instance};
+use crate::stage::{self, channel, client, config, embedded, planned, reason, settled, start};
+
+#[tokio::test]
+async fn a_dead_instance_is_down_with_a_reason_and_the_living_are_healthy() {
+    let living = Instance::start(Act::Echo).await;
+    let mut dead = Instance::start(Act::Echo).await;
+    let instances = vec![planned("A", living.address), planned("B", dead.address)];
+    let app = start(stage::Config {
+        instances,
+        ..config()
+    })
+    .await;
+    let mut client = client(&app).await;
+    let mut watch = client
+        .health_watch(HealthWatchRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    let states: Vec<_> = first
+        .instances
+        .iter()
+        .map(|health| (health.instance.as_str(), health.state()))
+        .collect();
+    assert_eq!(
+        states,
+        [("A", HealthState::Healthy), ("B", HealthState::Healthy)]
+    );
+    dead.kill();
+    let change = watch.message().await.unwrap().unwrap();
+    let states: Vec<_> = change
+        .instances
+        .iter()
+        .map(|health| (health.instance.as_str(), health.state()))
+        .collect();
+    assert_eq!(
+        states,
+        [("B", HealthState::Down)],
+        "only what changed is sent"
+    );
+
+    let request = HealthRequest {
+        instances: vec!["B A".into()],
+    };
+    let answer = client.health(request).await.unwrap().into_inner();
+    let [b, a] = &answer.instances[..] else {
+        panic!("in the order of the request: {answer:?}")
+    };
+    assert_eq!(
+        (b.state(), a.state()),
+        (HealthState::Down, HealthState::Healthy)
+    );
+    assert!(b.reason.contains("refused"), "{}", b.reason);
+    assert!(a.last_probe_latency.is_some() && a.since.is_some());
+    let request = HealthRequest {
+        instances: vec!["C".into()],
+    };
+    let status = client.health(request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::NotFound, "TARGET_UNKNOWN")
+    );
+}
+
+#[tokio::test]
+async fn the_orchestrator_s_own_health_is_public_and_knows_its_services() {
+    let app = start(embedded()).await;
+    let mut health = HealthClient::new(channel(app.address()).await);
+    let ask = |service: &str| HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    for service in ["", "openclaw.orchestrator.v1.OrchestratorService"] {
+        let answer = health.check(ask(service)).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+    }
+    let status = health.check(ask("nobody")).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::NotFound, "TARGET_UNKNOWN")
+    );
+    let list = health
+        .list(HealthListRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(list.statuses.len(), 3);
+    let mut watch = health.watch(ask("nobody")).await.unwrap().into_inner();
+    assert_eq!(
+        watch.message().await.unwrap().unwrap().status(),
+        ServingStatus::ServiceUnknown
+    );
+}
+
+#[tokio::test]
+async fn an_instance_that_comes_back_is_healthy_again() {
+    let flapping = orchestrator::instance::builtin::Behaviour {
+        flap: Some(std::time::Duration::from_millis(700)),
+        ..Default::default()
+    };
+    let mut config = embedded();
+    config.instances.truncate(1);
+    if let orchestrator::config::Planned::Builtin(builtin) = &mut config.instances[0] {
+        builtin.behaviour = flapping;
+    }
+    config.probe.interval = std::time::Duration::from_millis(50);
+    let app = start(config).await;
+    settled(&app, |state| state == State::Down).await;
+    settled(&app, |state| state == State::Healthy).await;
+}

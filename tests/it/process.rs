@@ -1,0 +1,365 @@
+//! The program as people run it: processes, standard streams, exit codes, signals.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+const KEY: &str = "process-key-canary-93b1";
+
+/// A server of its own on a free port.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = orchestrator(&["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let started: Value = serde_json::from_str(&line).expect("one line of JSON when redirected");
+        Self {
+            child,
+            address: started["listening"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        orchestrator(arguments)
+            .env("ORCHESTRATOR_SERVER", &self.address)
+            .output()
+            .unwrap()
+    }
+
+    /// Ends it as an operator does; its exit code and its log.
+    fn stop(mut self) -> (Option<i32>, String) {
+        signal(&self.child, "TERM");
+        let status = self.child.wait().unwrap();
+        let mut log = String::new();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut log)
+            .unwrap();
+        (status.code(), log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Ended already in most tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn orchestrator(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
+    command
+        .args(arguments)
+        .env("ORCHESTRATOR_API_KEY", KEY)
+        .env_remove("ORCHESTRATOR_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[test]
+fn the_commands_of_the_seed_answer_with_json_when_redirected() {
+    let server = Server::start(&[]);
+    let route = server.run(&[
+        "route",
+        "--instances",
+        "A",
+        "B",
+        "--payload",
+        r#"{"data": "task"}"#,
+    ]);
+    assert_eq!(route.status.code(), Some(0), "{route:?}");
+    assert_eq!(json_of(&route)["payload"], json!({"data": "task"}));
+
+    let fanout = server.run(&[
+        "fanout",
+        "--targets",
+        "A-H",
+        "--aggregate",
+        "true",
+        "--timeout",
+        "10s",
+    ]);
+    let array = json_of(&fanout);
+    let ids: Vec<_> = array
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|leg| leg["instance"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["A", "B", "C", "D", "E", "F", "G", "H"]);
+
+    let health = json_of(&server.run(&["health", "--instances", "A-C", "--output", "json"]));
+    let words: Vec<_> = health
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(words, ["A", "B", "C"]);
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    std::fs::write(&config, r#"{"instances": ["A"], "timeout": 5}"#).unwrap();
+    let route = server.run(&["route", "--config", config.to_str().unwrap()]);
+    assert_eq!(json_of(&route)["instance"], json!("A"));
+
+    let instances = json_of(&server.run(&["instances"]));
+    assert!(
+        instances.to_string().contains("grpc://127.0.0.1:"),
+        "{instances}"
+    );
+    assert_eq!(server.stop().0, Some(0));
+}
+
+#[test]
+fn exit_codes_tell_usage_auth_unavailable_partial_and_deadline_apart() {
+    let server = Server::start(&[]);
+    let check = |arguments: &[&str], expected: i32, told: &str| {
+        let output = server.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            output.status.code(),
+            Some(expected),
+            "{arguments:?}: {errors}"
+        );
+        assert!(errors.contains(told), "{arguments:?}: {errors}");
+    };
+    check(&["route"], 2, "--instances");
+    check(
+        &["route", "--instances", "A", "--payload", "{"],
+        2,
+        "line 1",
+    );
+    check(&["route", "--instances", "Z"], 1, "no instance `Z`");
+    check(
+        &[
+            "route",
+            "--instances",
+            "A",
+            "--payload",
+            r#"{"_builtin":{"delay":"2s"}}"#,
+            "--timeout",
+            "300ms",
+        ],
+        6,
+        "time",
+    );
+    check(
+        &[
+            "route",
+            "--instances",
+            "A",
+            "--payload",
+            r#"{"_builtin":{"fail":"UNAVAILABLE"}}"#,
+        ],
+        4,
+        "UNAVAILABLE",
+    );
+    let slow = r#"{"_builtin":{"silent":true}}"#;
+    check(
+        &[
+            "fanout",
+            "--targets",
+            "A-B",
+            "--payload",
+            slow,
+            "--timeout",
+            "300ms",
+        ],
+        5,
+        "2 of 2",
+    );
+    check(
+        &[
+            "fanout",
+            "--targets",
+            "A-B",
+            "--payload",
+            slow,
+            "--timeout",
+            "300ms",
+            "--majority",
+        ],
+        5,
+        "targets answered",
+    );
+    check(
+        &["route", "--instances", "A", "--server", "127.0.0.1:1"],
+        4,
+        "orchestrator serve",
+    );
+
+    let wrong = orchestrator(&["health"])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .env("ORCHESTRATOR_API_KEY", "wrong")
+        .output()
+        .unwrap();
+    assert_eq!(wrong.status.code(), Some(3), "{wrong:?}");
+    let none = orchestrator(&["health"])
+        .env_remove("ORCHESTRATOR_API_KEY")
+        .output()
+        .unwrap();
+    assert_eq!(none.status.code(), Some(3), "{none:?}");
+    assert!(String::from_utf8_lossy(&none.stderr).contains("ORCHESTRATOR_API_KEY"));
+}
+
+#[test]
+fn failed_delegations_are_logged_as_json_and_the_key_never_is() {
+    let server = Server::start(&[]);
+    let fail = server.run(&[
+        "route",
+        "--instances",
+        "A",
+        "--payload",
+        r#"{"_builtin":{"fail":"ABORTED"},"canary":"payload-canary-51"}"#,
+    ]);
+    assert_eq!(fail.status.code(), Some(1));
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect();
+    let failed = lines
+        .iter()
+        .find(|line| line["message"] == "delegation failed")
+        .expect(&log);
+    for field in ["timestamp", "request_id", "instance", "attempt", "code"] {
+        assert!(!failed[field].is_null(), "{field}: {failed}");
+    }
+    assert!(
+        !log.contains(KEY) && !log.contains("payload-canary-51"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_reader_who_leaves_is_no_panic() {
+    let server = Server::start(&[]);
+    let mut fanout = orchestrator(&["fanout", "--targets", "A-H", "--output", "jsonl"])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(fanout.stdout.take());
+    let output = fanout.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!errors.contains("panic"), "{errors}");
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+}
+
+#[test]
+fn without_a_key_one_is_made_on_loopback_and_refused_elsewhere() {
+    let made = |listen: &str| {
+        orchestrator(&["serve", "--listen", listen])
+            .env_remove("ORCHESTRATOR_API_KEY")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let mut server = made("127.0.0.1:0");
+    let mut line = String::new();
+    BufReader::new(server.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let started: Value = serde_json::from_str(&line).unwrap();
+    let key = started["apiKey"].as_str().expect(&line).to_owned();
+    let health = orchestrator(&["health"])
+        .env("ORCHESTRATOR_API_KEY", &key)
+        .env(
+            "ORCHESTRATOR_SERVER",
+            started["listening"].as_str().unwrap(),
+        )
+        .output()
+        .unwrap();
+    assert_eq!(health.status.code(), Some(0), "{health:?}");
+    signal(&server, "TERM");
+    let log = server.wait_with_output().unwrap();
+    assert!(
+        !String::from_utf8_lossy(&log.stderr).contains(&key),
+        "shown once and never logged"
+    );
+
+    let refused = made("0.0.0.0:0").wait_with_output().unwrap();
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("ORCHESTRATOR_API_KEY"));
+}
+
+#[test]
+fn the_demo_tells_its_story_and_exits_well() {
+    let demo = orchestrator(&["demo"])
+        .env_remove("ORCHESTRATOR_API_KEY")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&demo.stdout);
+    assert_eq!(demo.status.code(), Some(0), "{demo:?}");
+    for part in [
+        "Route",
+        "Fanout",
+        "Health",
+        "6 answered, 1 failed, 1 timed out",
+        "timed out",
+        "INSTANCE_DOWN",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(
+        demo.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&demo.stderr)
+    );
+}
+
+#[test]
+fn a_server_out_of_descriptors_goes_on_once_there_are_some() {
+    // Eight built-in instances need a few dozen; the rest is for callers.
+    let server = Server::start(&[]);
+    let pid = server.child.id().to_string();
+    let limited = Command::new("prlimit")
+        .args(["--pid", &pid, "--nofile=70:70"])
+        .status()
+        .unwrap();
+    assert!(limited.success());
+    let peers: Vec<_> = (0..100)
+        .filter_map(|_| std::net::TcpStream::connect(&server.address).ok())
+        .collect();
+    assert!(
+        50 < peers.len(),
+        "the kernel still takes connections: {}",
+        peers.len()
+    );
+    drop(peers);
+    let health = server.run(&["health", "--timeout", "20s"]);
+    assert_eq!(health.status.code(), Some(0), "{health:?}");
+    assert_eq!(server.stop().0, Some(0));
+}
