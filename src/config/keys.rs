@@ -95,7 +95,7 @@ mod tests {
 
     const KEY: &str = "canary-key";
 
-    /// `rights` of the config's key `KEY`; what was settled, and the keys afterwards.
+    /// Where it listens, the config's keys and the environment's; what comes of it, and the keys afterwards.
     fn check(
         listen: &str,
         configured: &[Key],

@@ -1,11 +1,13 @@
 //! What is wrong with a config: each mistake with its place, all of them at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Mistakes that are told; a file with more is most likely not a config at all.
 const TOLD_MAX: usize = 100;
+/// Mistakes that are kept until they are put in the order of the file.
+const KEPT_MAX: usize = 10_000;
 /// Characters of a value that are repeated.
 const SHOWN_CHARS_MAX: usize = 80;
 
@@ -95,6 +97,7 @@ pub(super) struct Notes<'a> {
     /// Bytes before each line.
     lines: Vec<usize>,
     noted: RefCell<Vec<Noted>>,
+    dropped: Cell<usize>,
 }
 
 struct Noted {
@@ -113,11 +116,17 @@ impl<'a> Notes<'a> {
                 .chain(newlines.map(|(at, _)| at + 1))
                 .collect(),
             noted: RefCell::default(),
+            dropped: Cell::default(),
         }
     }
 
     pub(super) fn note(&self, at: usize, path: &str, what: &str) {
-        self.noted.borrow_mut().push(Noted {
+        let mut noted = self.noted.borrow_mut();
+        if KEPT_MAX <= noted.len() {
+            self.dropped.set(self.dropped.get() + 1);
+            return;
+        }
+        noted.push(Noted {
             at,
             path: harmless(path),
             what: harmless(what),
@@ -149,7 +158,7 @@ impl<'a> Notes<'a> {
             return Ok(value);
         }
         noted.sort_by_key(|noted| noted.at);
-        let untold = noted.len().saturating_sub(TOLD_MAX);
+        let untold = self.dropped.get() + noted.len().saturating_sub(TOLD_MAX);
         let told = noted.into_iter().take(TOLD_MAX).map(|noted| Mistake {
             position: Some(self.position(noted.at)),
             path: noted.path,
@@ -210,13 +219,16 @@ mod tests {
         assert_eq!(told.to_string(), expected);
 
         let notes = Notes::new("");
-        for _ in 0..150 {
+        for _ in 0..20_150 {
             notes.note(0, "", "wrong");
         }
         let told = notes.settle(Path::new("c.json"), ()).unwrap_err();
         assert_eq!(told.told().len(), 100);
         let told = told.to_string();
-        assert!(told.ends_with("\nc.json: and 50 more mistakes"), "{told}");
+        assert!(
+            told.ends_with("\nc.json: and 20050 more mistakes"),
+            "{told}"
+        );
     }
 
     #[test]

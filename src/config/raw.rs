@@ -16,7 +16,7 @@ pub(super) struct Node<'a> {
 
 pub(super) enum Value<'a> {
     Text(Cow<'a, str>),
-    /// As written: a number of settings' size is nobody's double.
+    /// As written; what it may be is up to the setting.
     Number(&'a str),
     Truth(bool),
     Null,
