@@ -6,6 +6,8 @@
     reason = "a test may fail"
 )]
 
+mod raw;
 mod stage;
 
+mod limits;
 mod route;

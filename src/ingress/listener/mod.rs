@@ -43,6 +43,8 @@ pub struct Limits {
     pub connection_window: u32,
     /// How long a connection may take to say what it speaks.
     pub first_bytes: Duration,
+    /// How long an HTTP/1.1 request may take to send its headers, and the next one to begin.
+    pub http1_headers: Duration,
     /// How often a connection is tested.
     pub keepalive_interval: Duration,
     /// How long it may take to answer that test.
@@ -63,6 +65,7 @@ impl Default for Limits {
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
             first_bytes: Duration::from_secs(5),
+            http1_headers: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             age: Duration::from_secs(30 * 60),
@@ -71,8 +74,6 @@ impl Default for Limits {
     }
 }
 
-/// HTTP/1.1 requests may take this long to send their headers.
-const HTTP1_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams that a peer reset before they were accepted, and errors that we answered with a reset: more of
 /// them end the connection (rapid reset, CVE-2023-44487 and CVE-2025-8671).
 const PENDING_ACCEPT_RESETS_MAX: usize = 20;
@@ -156,7 +157,7 @@ fn builder(limits: &Limits, tasks: Tasks) -> auto::Builder<Tasks> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HTTP1_HEADER_TIMEOUT)
+        .header_read_timeout(limits.http1_headers)
         .max_buf_size(HEADER_LIST_BYTES_MAX as usize);
     builder
         .http2()
