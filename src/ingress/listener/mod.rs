@@ -23,8 +23,10 @@ use crate::domain::limit::HEADER_LIST_BYTES_MAX;
 use crate::tasks::Tasks;
 
 mod first_bytes;
+mod write_limit;
 
 use first_bytes::FirstBytes;
+use write_limit::WriteLimit;
 
 /// The limits of the front door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub struct Limits {
     pub http1_headers: Duration,
     /// How often a connection is tested.
     pub keepalive_interval: Duration,
-    /// How long it may take to answer that test.
+    /// How long it may take to answer that test. Who reads nothing for as long as both together is cut too.
     pub keepalive_timeout: Duration,
     /// When a connection is asked to come again, give or take a tenth.
     pub age: Duration,
@@ -127,20 +129,21 @@ async fn connection(stream: TcpStream, door: impl Door<Incoming>, limits: Limits
     // Only latency suffers without it.
     let _ = stream.set_nodelay(true);
     let stop = tasks.stopping();
-    let stream = TokioIo::new(FirstBytes::new(stream, limits.first_bytes));
+    let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
+    let stream = WriteLimit::new(
+        FirstBytes::new(stream, limits.first_bytes),
+        takes_nothing_max,
+    );
+    let stream = TokioIo::new(stream);
     let builder = builder(&limits, tasks);
     let mut serving = pin!(builder.serve_connection(stream, TowerToHyperService::new(door)));
     let age = limits.age.mul_f64(0.9 + 0.2 * rand::random::<f64>());
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
-        // Grace for the calls of an old connection; a shutdown has its own limit, kept by `cut`.
+        // A shutdown in the meantime changes nothing here: it has its own limit, kept by `cut`.
         () = time::sleep(age) => {
             serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = &mut serving => Some(ended),
-                () = time::sleep(limits.age_grace) => None,
-                () = stop.cancelled() => None,
-            }
+            time::timeout(limits.age_grace, serving).await.ok()
         }
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
