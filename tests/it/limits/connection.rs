@@ -91,6 +91,8 @@ async fn a_preface_that_trickles_in_is_cut_off_as_well() {
 #[tokio::test]
 async fn http1_headers_that_do_not_come_are_not_waited_for() {
     let house = House::with(Limits {
+        // For what could still become HTTP/2.
+        first_bytes: SHORT,
         http1_headers: SHORT,
         ..Limits::default()
     })

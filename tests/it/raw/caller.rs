@@ -75,6 +75,7 @@ pub(crate) async fn ask(
     body: Body,
 ) -> Answer {
     let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     let asking = async move {
         let (response, mut sending) = sender
