@@ -34,11 +34,10 @@ impl Answer {
             .flatten()
             .find_map(Status::from_header_map);
         let status = found.unwrap_or_else(|| panic!("no grpc-status: {self:?}"));
-        let reason = match status.code() {
-            Code::Ok => String::new(),
-            _ => reason(&status),
-        };
-        (status.code(), reason)
+        if status.code() == Code::Ok {
+            return (Code::Ok, String::new());
+        }
+        (status.code(), reason(&status))
     }
 
     /// Whether the answer is nothing but headers (gRPC over HTTP/2, "Trailers-Only").

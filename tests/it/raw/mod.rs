@@ -114,10 +114,10 @@ impl Peer {
     /// The next frame; `None` once the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         let frame = soon(self.read()).await?;
-        if self.manners == Manners::Polite {
-            if let Some(answer) = frame.answer() {
-                self.send(&[answer]).await;
-            }
+        if self.manners == Manners::Polite
+            && let Some(answer) = frame.answer()
+        {
+            self.send(&[answer]).await;
         }
         Some(frame)
     }
