@@ -135,6 +135,7 @@ fn full_settings(config: &Config) {
         stream_window: 65_535,
         connection_window: 2_097_152,
         first_bytes: seconds(3),
+        http1_headers: seconds(8),
         keepalive_interval: seconds(21),
         keepalive_timeout: seconds(11),
         age: seconds(3600),

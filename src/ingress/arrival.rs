@@ -39,6 +39,16 @@ impl Arrival {
         };
         Deadline::of(self.at.into_std(), timeouts)
     }
+
+    /// The failure of a call without an end of its own, once its caller stops waiting; never when its caller
+    /// has not said when that is.
+    pub async fn caller_stops_waiting(&self) -> Failure {
+        match self.timeout {
+            Some(timeout) => tokio::time::sleep_until(self.at + timeout).await,
+            None => std::future::pending().await,
+        }
+        Failure::new(Reason::DeadlineExceeded, "the time of the call is over")
+    }
 }
 
 /// Notes names and time; refuses a timeout that cannot be read.

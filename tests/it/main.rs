@@ -10,6 +10,7 @@
     reason = "a test's own tasks end with the test"
 )]
 
+mod raw;
 mod stage;
 
 mod auth;
@@ -18,6 +19,7 @@ mod cluster;
 mod deadline;
 mod fan_out;
 mod health;
+mod limits;
 mod process;
 mod reflection;
 mod route;

@@ -18,6 +18,7 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
         "stream_window_bytes",
         "connection_window_bytes",
         "first_bytes_timeout",
+        "http1_headers_timeout",
         "keepalive_interval",
         "keepalive_timeout",
         "connection_age",
@@ -59,6 +60,7 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
 
     for (name, setting, min) in [
         ("first_bytes_timeout", &mut limits.first_bytes, SHORTEST),
+        ("http1_headers_timeout", &mut limits.http1_headers, SHORTEST),
         (
             "keepalive_interval",
             &mut limits.keepalive_interval,

@@ -11,6 +11,7 @@ use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
+use super::arrival::Arrival;
 use super::failure_table::{self, Protocol};
 use super::layer::Answering;
 use crate::domain::failure::{Failure, Reason};
@@ -132,4 +133,10 @@ impl Service<Request<Body>> for Methods {
 
 fn refuse(failure: &Failure, protocol: Protocol) -> Answering {
     Box::pin(ready(Ok(failure_table::refuse(failure, protocol))))
+}
+
+/// What the door has noted; a method that is reached without it is a bug.
+fn arrival<T>(request: &mut tonic::Request<T>) -> Result<Arrival, Failure> {
+    let noted = request.extensions_mut().remove::<Arrival>();
+    noted.ok_or_else(|| Failure::new(Reason::Internal, "the request has no arrival"))
 }

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use super::{House, from_proto, to_proto, watch};
+use super::{House, arrival, from_proto, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
 use crate::domain::task::Task;
@@ -93,12 +93,6 @@ impl Orchestrator {
     }
 }
 
-/// What the door has noted; a method that is reached without it is a bug.
-fn arrival<T>(request: &mut Request<T>) -> Result<Arrival, Failure> {
-    let noted = request.extensions_mut().remove::<Arrival>();
-    noted.ok_or_else(|| Failure::new(Reason::Internal, "the request has no arrival"))
-}
-
 fn status(failure: Failure) -> Status {
     failure_table::status(&failure)
 }
@@ -155,8 +149,9 @@ impl OrchestratorService for Orchestrator {
 
     async fn health_watch(
         &self,
-        request: Request<HealthWatchRequest>,
+        mut request: Request<HealthWatchRequest>,
     ) -> Result<Response<Self::HealthWatchStream>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
         let expressions = request.into_inner().instances;
         self.members(&expressions).map_err(status)?;
         let place = Arc::clone(&self.watchers)
@@ -167,7 +162,7 @@ impl OrchestratorService for Orchestrator {
                     format!("{WATCHERS_MAX} watches are open already"),
                 ))
             })?;
-        let changes = watch::changes(&self.house, expressions, place);
+        let changes = watch::changes(&self.house, arrival, expressions, place);
         Ok(Response::new(Box::pin(
             changes.map(|change| change.map_err(status)),
         )))

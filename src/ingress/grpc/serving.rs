@@ -6,7 +6,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::House;
+use super::{House, arrival};
 use crate::domain::failure::{Failure, Reason};
 use crate::ingress::failure_table;
 use crate::proto::health::health_check_response::ServingStatus;
@@ -83,8 +83,9 @@ impl Health for Serving {
     /// never does. The stream ends after NOT_SERVING: what follows is the end of the connection.
     async fn watch(
         &self,
-        request: Request<HealthCheckRequest>,
+        mut request: Request<HealthCheckRequest>,
     ) -> Result<Response<Watched>, Status> {
+        let arrival = arrival(&mut request).map_err(|failure| failure_table::status(&failure))?;
         let known = SERVICES.contains(&request.into_inner().service.as_str());
         let first = if known {
             self.answer()
@@ -94,9 +95,18 @@ impl Health for Serving {
             }
         };
         let (serving, last) = (self.clone(), first.status());
-        let rest = futures_util::stream::unfold((serving, last), |(serving, last)| async move {
-            let answer = serving.next(last).await?;
-            Some((Ok(answer), (serving, answer.status())))
+        let watch = (serving, arrival, last);
+        let rest = futures_util::stream::unfold(watch, |(serving, arrival, last)| async move {
+            tokio::select! {
+                answer = serving.next(last) => {
+                    let answer = answer?;
+                    Some((Ok(answer), (serving, arrival, answer.status())))
+                }
+                late = arrival.caller_stops_waiting() => {
+                    let late = failure_table::status(&late);
+                    Some((Err(late), (serving, arrival, ServingStatus::NotServing)))
+                }
+            }
         });
         let stream = tokio_stream::once(Ok(first)).chain(rest);
         Ok(Response::new(Box::pin(stream)))

@@ -13,21 +13,24 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::FLEET_MAX;
 use crate::fleet::Fleet;
 use crate::fleet::view::{Health, Member};
+use crate::ingress::arrival::Arrival;
 use crate::proto::orchestrator::HealthWatchResponse;
 
 struct Watch {
     fleet: Arc<Fleet>,
     changes: watch::Receiver<u64>,
     draining: CancellationToken,
+    arrival: Arrival,
     expressions: Vec<String>,
     sent: BTreeMap<InstanceId, (u64, Health)>,
     is_first: bool,
     _place: OwnedSemaphorePermit,
 }
 
-/// The states now, then each change, until the orchestrator drains.
+/// The states now, then each change, until the caller's time is over or the orchestrator drains.
 pub(super) fn changes(
     house: &House,
+    arrival: Arrival,
     expressions: Vec<String>,
     place: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<HealthWatchResponse, Failure>> + Send + use<> {
@@ -35,6 +38,7 @@ pub(super) fn changes(
         fleet: Arc::clone(&house.fleet),
         changes: house.fleet.changes(),
         draining: house.draining.clone(),
+        arrival,
         expressions,
         sent: BTreeMap::new(),
         is_first: true,
@@ -63,6 +67,7 @@ impl Watch {
                 changed = self.changes.changed() => {
                     changed.map_err(|_| Failure::new(Reason::Draining, "the orchestrator is stopping"))?;
                 }
+                late = self.arrival.caller_stops_waiting() => return Err(late),
                 () = self.draining.cancelled() => {
                     return Err(Failure::new(Reason::Draining, "the orchestrator is stopping: watch again elsewhere"));
                 }

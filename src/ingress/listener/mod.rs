@@ -23,8 +23,10 @@ use crate::domain::limit::HEADER_LIST_BYTES_MAX;
 use crate::tasks::Tasks;
 
 mod first_bytes;
+mod write_limit;
 
 use first_bytes::FirstBytes;
+use write_limit::WriteLimit;
 
 /// The limits of the front door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +45,11 @@ pub struct Limits {
     pub connection_window: u32,
     /// How long a connection may take to say what it speaks.
     pub first_bytes: Duration,
+    /// How long an HTTP/1.1 request may take to send its headers, and the next one to begin.
+    pub http1_headers: Duration,
     /// How often a connection is tested.
     pub keepalive_interval: Duration,
-    /// How long it may take to answer that test.
+    /// How long it may take to answer that test. Who reads nothing for as long as both together is cut too.
     pub keepalive_timeout: Duration,
     /// When a connection is asked to come again, give or take a tenth.
     pub age: Duration,
@@ -63,6 +67,7 @@ impl Default for Limits {
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
             first_bytes: Duration::from_secs(5),
+            http1_headers: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             age: Duration::from_secs(30 * 60),
@@ -71,12 +76,13 @@ impl Default for Limits {
     }
 }
 
-/// HTTP/1.1 requests may take this long to send their headers.
-const HTTP1_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams that a peer reset before they were accepted, and errors that we answered with a reset: more of
-/// them end the connection (rapid reset, CVE-2023-44487 and CVE-2025-8671).
+/// them end the connection (rapid reset, CVE-2023-44487 and CVE-2025-8671). A refused stream counts as such an
+/// error, twice when it has a body.
 const PENDING_ACCEPT_RESETS_MAX: usize = 20;
 const LOCAL_ERROR_RESETS_MAX: usize = 100;
+/// Streams that callers begin at once before they know the limit; common clients assume this many.
+const STREAMS_ASSUMED: u32 = 100;
 /// Bytes of answers that wait in one call's send buffer.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Pause after a failed accept: out of descriptors, most likely, and trying at once would only spin.
@@ -126,20 +132,21 @@ async fn connection(stream: TcpStream, door: impl Door<Incoming>, limits: Limits
     // Only latency suffers without it.
     let _ = stream.set_nodelay(true);
     let stop = tasks.stopping();
-    let stream = TokioIo::new(FirstBytes::new(stream, limits.first_bytes));
+    let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
+    let stream = WriteLimit::new(
+        FirstBytes::new(stream, limits.first_bytes),
+        takes_nothing_max,
+    );
+    let stream = TokioIo::new(stream);
     let builder = builder(&limits, tasks);
     let mut serving = pin!(builder.serve_connection(stream, TowerToHyperService::new(door)));
     let age = limits.age.mul_f64(0.9 + 0.2 * rand::random::<f64>());
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
-        // Grace for the calls of an old connection; a shutdown has its own limit, kept by `cut`.
+        // A shutdown in the meantime changes nothing here: it has its own limit, kept by `cut`.
         () = time::sleep(age) => {
             serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = &mut serving => Some(ended),
-                () = time::sleep(limits.age_grace) => None,
-                () = stop.cancelled() => None,
-            }
+            time::timeout(limits.age_grace, serving).await.ok()
         }
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
@@ -152,18 +159,20 @@ async fn connection(stream: TcpStream, door: impl Door<Incoming>, limits: Limits
 }
 
 fn builder(limits: &Limits, tasks: Tasks) -> auto::Builder<Tasks> {
+    // A caller who does not know a low limit yet is refused, not cut off.
+    let first_burst = 2 * STREAMS_ASSUMED.saturating_sub(limits.streams) as usize;
     let mut builder = auto::Builder::new(tasks);
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HTTP1_HEADER_TIMEOUT)
+        .header_read_timeout(limits.http1_headers)
         .max_buf_size(HEADER_LIST_BYTES_MAX as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
-        .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
+        .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX + first_burst)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)

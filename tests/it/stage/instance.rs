@@ -28,6 +28,10 @@ pub(crate) enum Act {
     Echo,
     /// Sends it back later.
     EchoAfter(Duration),
+    /// Sends it back once the value is true.
+    EchoOnce(watch::Receiver<bool>),
+    /// Answers with this payload.
+    Answer(bytes::Bytes),
     /// Answers with a status.
     Fail(tonic::Code),
     /// Never answers.
@@ -172,15 +176,23 @@ impl InstanceService for Service {
         self.seen.lock().unwrap().push(request.metadata().clone());
         let payload = request.into_inner().payload;
         self.payloads.lock().unwrap().push(payload.clone());
-        match self.act {
-            Act::Echo => {}
-            Act::EchoAfter(delay) => tokio::time::sleep(delay).await,
+        let payload = match self.act.clone() {
+            Act::Echo => payload,
+            Act::EchoAfter(delay) => {
+                tokio::time::sleep(delay).await;
+                payload
+            }
+            Act::EchoOnce(mut gate) => {
+                gate.wait_for(|open| *open).await.unwrap();
+                payload
+            }
+            Act::Answer(answer) => Some(answer),
             Act::Fail(code) => {
                 ends.1 = true;
                 return Err(Status::new(code, "as the test wants it"));
             }
             Act::Silent => std::future::pending().await,
-        }
+        };
         ends.1 = true;
         Ok(Response::new(ExecuteResponse { payload }))
     }
