@@ -67,7 +67,7 @@ impl Health {
 }
 
 impl View {
-    pub(super) fn new(sorted: impl Iterator<Item = Arc<Member>>) -> Self {
+    pub(crate) fn new(sorted: impl Iterator<Item = Arc<Member>>) -> Self {
         let members: Vec<_> = sorted.collect();
         let ids = members
             .iter()
