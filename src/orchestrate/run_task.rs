@@ -17,7 +17,7 @@ use crate::domain::payload::Payload;
 use crate::domain::retry::{self, Facts, Fallback, Means, Place, Stop, Verdict, decide};
 use crate::domain::selection::{self, Fitness};
 use crate::domain::task::{Attempt, AttemptKind, Task};
-use crate::fleet::view::{Member, View};
+use crate::fleet::view::{Member, Members, View};
 
 /// One task for one of several instances.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ pub struct Route {
     /// The task.
     pub task: Arc<Task>,
     /// The instances that may have it, in the caller's order.
-    pub candidates: Vec<Arc<Member>>,
+    pub candidates: Members,
     /// How one is chosen.
     pub selection: selection::Policy,
     /// How often, and where else, it is tried.
@@ -166,6 +166,9 @@ fn follow_up(
 
 /// The next instance, and whether it was named. None is tried twice while another that may be used is not.
 fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
+    if attempts.is_empty() {
+        return pick(route, &route.candidates, Member::fitness).map(|member| (member, true));
+    }
     let tries = |member: &Member| {
         attempts
             .iter()
@@ -379,7 +382,7 @@ mod tests {
         ]);
         stage.set_down("B", "refused");
         let mut route = stage.route(Policy::Ordered, ms(1000));
-        route.candidates.truncate(1);
+        route.candidates = route.candidates[..1].into();
         route.retry.fallback = Fallback::AnyHealthy;
         let answered = run_task(route).await.unwrap();
         assert_eq!(answered.instance.as_str(), "C");

@@ -97,7 +97,7 @@ impl Stage {
     pub(super) fn route(&self, selection: Policy, timeout: Duration) -> Route {
         Route {
             task: task(Payload::null()),
-            candidates: self.members.clone(),
+            candidates: self.members.clone().into(),
             selection,
             retry: retry::Policy::default(),
             everyone: Arc::new(View::new(self.members.iter().cloned())),
@@ -110,7 +110,7 @@ impl Stage {
     pub(super) fn fan_out(&self, completion: Completion, timeout: Duration) -> FanOut {
         FanOut {
             task: task(Payload::null()),
-            roster: self.members.clone(),
+            roster: self.members.clone().into(),
             completion,
             aggregate: false,
             retry: retry::Policy::default(),

@@ -11,7 +11,7 @@ use super::{House, arrival, from_proto, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
 use crate::domain::task::Task;
-use crate::fleet::view::Member;
+use crate::fleet::view::Members;
 use crate::ingress::arrival::Arrival;
 use crate::ingress::failure_table;
 use crate::orchestrate::fan_out::{FanOut, fan_out};
@@ -88,10 +88,10 @@ impl Orchestrator {
         })
     }
 
-    fn members(&self, expressions: &[String]) -> Result<Vec<Arc<Member>>, Failure> {
+    fn members(&self, expressions: &[String]) -> Result<Members, Failure> {
         let view = self.house.fleet.view();
         if expressions.is_empty() {
-            return Ok(view.members().to_vec());
+            return Ok(Arc::clone(view.members()));
         }
         view.resolve(expressions, FLEET_MAX)
             .map_err(from_proto::target)

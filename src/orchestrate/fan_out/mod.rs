@@ -26,7 +26,7 @@ use crate::domain::payload::Payload;
 use crate::domain::retry;
 use crate::domain::selection::{self, Fitness};
 use crate::domain::task::{Attempt, AttemptKind, Task};
-use crate::fleet::view::{Member, View};
+use crate::fleet::view::{Member, Members, View};
 use crate::instance::Pending;
 use crate::tasks::Tasks;
 
@@ -42,7 +42,7 @@ pub struct FanOut {
     /// The task; its bytes are shared by all legs.
     pub task: Arc<Task>,
     /// The targets, frozen.
-    pub roster: Vec<Arc<Member>>,
+    pub roster: Members,
     /// When the call is complete.
     pub completion: Completion,
     /// Collect the payloads for the summary instead of sending each with its partial.
@@ -190,7 +190,7 @@ impl Driver {
     fn leg(&self, member: Arc<Member>) -> Route {
         Route {
             task: Arc::clone(&self.fan_out.task),
-            candidates: vec![member],
+            candidates: Arc::from([member]),
             selection: selection::Policy::Ordered,
             retry: self.fan_out.retry,
             everyone: Arc::clone(&self.fan_out.everyone),
