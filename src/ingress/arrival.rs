@@ -51,15 +51,22 @@ impl Arrival {
     }
 }
 
-/// Notes names and time; refuses a timeout that cannot be read.
-pub fn note<B>(request: &mut Request<B>) -> Result<(), Failure> {
-    let headers = request.headers();
+/// Notes names and time.
+pub fn note<B>(request: &mut Request<B>) {
     let arrival = Arrival {
         at: Instant::now(),
-        names: names(headers),
-        timeout: timeout(headers)?,
+        names: names(request.headers()),
+        timeout: None,
     };
     request.extensions_mut().insert(arrival);
+}
+
+/// Notes how long the caller will wait; refuses a timeout that cannot be read.
+pub fn note_timeout<B>(request: &mut Request<B>) -> Result<(), Failure> {
+    let timeout = timeout(request.headers())?;
+    if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
+        arrival.timeout = timeout;
+    }
     Ok(())
 }
 
@@ -135,7 +142,8 @@ mod tests {
         for value in values {
             request.headers_mut().append(name, value.parse().unwrap());
         }
-        note(&mut request)?;
+        note(&mut request);
+        note_timeout(&mut request)?;
         Ok(request.extensions().get::<Arrival>().unwrap().clone())
     }
 

@@ -60,9 +60,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Answering {
-        if let Err(failure) = arrival::note(&mut request) {
-            return refuse(&request, &failure);
-        }
+        arrival::note(&mut request);
         let id = request
             .extensions()
             .get::<Arrival>()
@@ -105,7 +103,7 @@ where
     }
 }
 
-/// Gives the body until the caller's deadline, or a limit of our own, to arrive.
+/// Reads how long the caller will wait, and gives the body that long, or a limit of our own, to arrive.
 #[derive(Clone)]
 pub(super) struct Hurry<S> {
     pub(super) inner: S,
@@ -125,7 +123,10 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Answering {
+    fn call(&mut self, mut request: Request<B>) -> Answering {
+        if let Err(failure) = arrival::note_timeout(&mut request) {
+            return refuse(&request, &failure);
+        }
         let noted = request.extensions().get::<Arrival>();
         let (at, timeout) = noted.map_or_else(
             || (tokio::time::Instant::now(), None),

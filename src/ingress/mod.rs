@@ -27,7 +27,8 @@ pub fn front_door(keys: Arc<Keys>, methods: grpc::Methods) -> impl Door<Incoming
             inner,
             keys: Arc::clone(&keys),
         })
-        // Innermost, where bodies are read: one that trickles in may not hold a call past its deadline.
+        // Who may call is known; until when comes next. It stands where bodies are read, since one that
+        // trickles in may not hold a call past its deadline.
         .layer_fn(|inner| layer::Hurry { inner })
         .service(methods)
 }

@@ -96,7 +96,8 @@ fn late(member: &Member) -> Failure {
     )
 }
 
-fn report(task: &Task, number: u32, failure: &Failure) {
+/// The log line of a failed delegation; number 0 when nothing was tried.
+pub(super) fn report(task: &Task, number: u32, failure: &Failure) {
     let request_id = String::from_utf8_lossy(&task.names.request_id);
     let instance = failure.instance.as_ref().map_or("", |id| id.as_str());
     let code = failure.reason.name();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::attempt::attempt;
+use super::attempt::{attempt, report};
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
@@ -123,7 +123,11 @@ fn choose<'a>(route: &'a Route, attempts: &[Attempt]) -> Result<&'a Arc<Member>,
                 ..
             }),
         ) => Err(failure.clone()),
-        (None, _) => Err(nobody(candidates)),
+        (None, _) => {
+            let failure = nobody(candidates);
+            report(&route.task, 0, &failure);
+            Err(failure)
+        }
     }
 }
 

@@ -24,3 +24,4 @@ mod process;
 mod reflection;
 mod route;
 mod shutdown;
+mod tls;

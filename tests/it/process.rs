@@ -363,3 +363,41 @@ fn a_server_out_of_descriptors_goes_on_once_there_are_some() {
     assert_eq!(health.status.code(), Some(0), "{health:?}");
     assert_eq!(server.stop().0, Some(0));
 }
+
+#[test]
+fn a_config_file_names_the_fleet_and_its_mistakes_stop_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orchestrator.json");
+    let serve = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        ["--config", path.to_str().unwrap()].map(str::to_owned)
+    };
+    let good = serve(
+        r#"{"instances": [{"id": "left", "builtin": {}}, {"id": "right", "builtin": {"fail": "ABORTED"}}]}"#,
+    );
+    let server = Server::start(&good.each_ref().map(String::as_str));
+    let fanout = json_of(&server.run(&["fanout", "--targets", "left right", "--aggregate"]));
+    let outcomes: Vec<_> = fanout
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|leg| leg["outcome"].as_str().unwrap())
+        .collect();
+    assert_eq!(outcomes, ["answered", "failed"]);
+    drop(server);
+
+    let bad =
+        serve("{\n  \"instances\": [{\"id\": \"w1-w9\", \"builtin\": {}}],\n  \"helth\": {}\n}");
+    let refused = orchestrator(&["serve"]).args(bad).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{told}");
+    for part in [
+        "orchestrator.json:2:",
+        "instances[0].id",
+        "reads as a range",
+        "orchestrator.json:3:",
+        "health",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}

@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{self, Instant};
 
-use super::attempt::attempt;
+use super::attempt::{attempt, report};
 use super::run_task::down;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
@@ -168,6 +168,7 @@ impl Driver {
             let member = &self.fan_out.roster[at];
             if member.fitness() == Fitness::Unfit {
                 let failure = down(member);
+                report(&self.fan_out.task, 0, &failure);
                 self.outcome(at, Outcome::Failed, Err(failure)).await?;
                 continue;
             }
