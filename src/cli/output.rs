@@ -35,18 +35,22 @@ impl Look {
     /// Of the terminal that standard output is, if it is one.
     pub(super) fn detect() -> Self {
         let terminal = io::stdout().is_terminal();
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let width = comfy_table::Table::new().width();
         let width = width.filter(|width| WIDTH_MIN <= *width);
         Self {
             width: width.unwrap_or(WIDTH_DEFAULT),
-            paint: if terminal && !no_colour {
+            paint: if terminal && !is_plain_wanted() {
                 Paint::Colours
             } else {
                 Paint::Plain
             },
         }
     }
+}
+
+/// Whether colours are unwanted on any terminal (no-color.org).
+pub(super) fn is_plain_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 impl Output {

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Error, Exit};
-use super::output::Output;
+use super::output::{self, Output};
 use crate::app::App;
 use crate::config::{self, Config, Settled};
 use crate::telemetry;
@@ -63,7 +63,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
         Some(LogFormat::Json) => telemetry::Format::Json,
         None => telemetry::Format::detect(),
     };
-    telemetry::start(&arguments.log, format)
+    let colours = if output::is_plain_wanted() {
+        telemetry::Colours::Never
+    } else {
+        telemetry::Colours::OnTerminals
+    };
+    telemetry::start(&arguments.log, format, colours)
         .map_err(|bad| Error::usage(bad.to_string(), "see --help"))?;
     let (config, made_key) = config(arguments)?;
     // Connections are descriptors; the usual soft limit of 1024 is for programs that use select(2).

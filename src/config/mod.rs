@@ -58,7 +58,7 @@ fn meant(
         return notes.settle(path, Config::empty());
     }
     let config = match raw::parse(text) {
-        Ok(node) => check::config(&node, &notes, surroundings),
+        Ok(item) => check::config(&item, &notes, surroundings),
         Err(raw::Syntax { at, what }) => {
             notes.note(at, "", &what);
             Config::empty()

@@ -8,7 +8,7 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde::de::IgnoredAny;
 
 /// A value. It has no Debug: somebody may have written a secret where none belongs.
-pub(super) struct Node<'a> {
+pub(super) struct Item<'a> {
     /// Bytes before it.
     pub(super) at: usize,
     pub(super) value: Value<'a>,
@@ -20,7 +20,7 @@ pub(super) enum Value<'a> {
     Number(&'a str),
     Truth(bool),
     Null,
-    List(Vec<Node<'a>>),
+    List(Vec<Item<'a>>),
     /// In order, and with its repetitions.
     Object(Vec<Entry<'a>>),
 }
@@ -29,7 +29,7 @@ pub(super) struct Entry<'a> {
     pub(super) name: Cow<'a, str>,
     /// Bytes before the name.
     pub(super) at: usize,
-    pub(super) node: Node<'a>,
+    pub(super) item: Item<'a>,
 }
 
 /// Why a text is no JSON.
@@ -54,7 +54,7 @@ const STRICT: ParseOptions = ParseOptions {
 };
 
 /// Reads JSON.
-pub(super) fn parse(text: &str) -> Result<Node<'_>, Syntax> {
+pub(super) fn parse(text: &str) -> Result<Item<'_>, Syntax> {
     let parsed =
         parse_to_ast(text, &CollectOptions::default(), &STRICT).map_err(|error| Syntax {
             at: error.range().start,
@@ -68,7 +68,7 @@ pub(super) fn parse(text: &str) -> Result<Node<'_>, Syntax> {
     };
     // The parser above lets raw control characters and foreign spaces pass even when strict.
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| refused_after_all(text, &error))?;
-    Ok(node(value))
+    Ok(item(value))
 }
 
 fn not_json(what: &str) -> String {
@@ -93,7 +93,7 @@ fn refused_after_all(text: &str, error: &serde_json::Error) -> Syntax {
 }
 
 /// The parser refuses more than a few hundred levels, so that this may call itself.
-fn node(value: ast::Value<'_>) -> Node<'_> {
+fn item(value: ast::Value<'_>) -> Item<'_> {
     let at = match &value {
         ast::Value::StringLit(text) => text.start(),
         ast::Value::NumberLit(number) => number.start(),
@@ -107,12 +107,12 @@ fn node(value: ast::Value<'_>) -> Node<'_> {
         ast::Value::NumberLit(number) => Value::Number(number.value),
         ast::Value::BooleanLit(truth) => Value::Truth(truth.value),
         ast::Value::NullKeyword(_) => Value::Null,
-        ast::Value::Array(list) => Value::List(list.elements.into_iter().map(node).collect()),
+        ast::Value::Array(list) => Value::List(list.elements.into_iter().map(item).collect()),
         ast::Value::Object(object) => {
             Value::Object(object.properties.into_iter().map(entry).collect())
         }
     };
-    Node { at, value }
+    Item { at, value }
 }
 
 fn entry(property: ast::ObjectProp<'_>) -> Entry<'_> {
@@ -121,8 +121,8 @@ fn entry(property: ast::ObjectProp<'_>) -> Entry<'_> {
         ast::ObjectPropName::String(name) => name.value,
         ast::ObjectPropName::Word(name) => name.value.into(),
     };
-    let node = node(property.value);
-    Entry { name, at, node }
+    let item = item(property.value);
+    Entry { name, at, item }
 }
 
 #[cfg(test)]

@@ -106,6 +106,42 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every kind, for tables; an instance's status stands there with one for all.
+    pub const ALL: [Self; 32] = [
+        Self::KeyMissing,
+        Self::KeyInvalid,
+        Self::ScopeMissing,
+        Self::MethodUnknown,
+        Self::ArgumentInvalid,
+        Self::TargetInvalid,
+        Self::TargetUnknown,
+        Self::PayloadInvalid,
+        Self::TimeoutInvalid,
+        Self::MessageTooLarge,
+        Self::RequestMalformed,
+        Self::DeadlineExceeded,
+        Self::CallerGone,
+        Self::InstanceDown,
+        Self::NoInstance,
+        Self::InstanceLost,
+        Self::InstanceFailed(Status::Unknown),
+        Self::AnswerMalformed,
+        Self::AnswerTooLarge,
+        Self::NotNeeded,
+        Self::CompletionUnmet,
+        Self::CompletionLate,
+        Self::AggregateTooLarge,
+        Self::SlowConsumer,
+        Self::TooMany,
+        Self::Draining,
+        Self::AddressNotAllowed,
+        Self::InstanceConfigured,
+        Self::IncarnationStale,
+        Self::RegistrationUnknown,
+        Self::FleetFull,
+        Self::Internal,
+    ];
+
     /// The name on the wire: `ErrorInfo.reason`.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -313,7 +313,7 @@ mod tests {
     fn check(expressions: &[&str], expected: &str) {
         let ids = fleet(&[
             "A", "B", "C", "D", "E", "G", "H", "w01", "w02", "w10", "x8", "x9", "x10", "gpu-a",
-            "node-1", "node-2",
+            "eu-1", "eu-2",
         ]);
         let found = match resolve(expressions, &ids, 8) {
             Ok(roster) => roster
@@ -336,7 +336,7 @@ mod tests {
         check(&["C", "A-D", "C"], "C A B D");
         check(&["w01-w64"], "w01 w02 w10");
         check(&["x8-x12"], "x8 x9 x10");
-        check(&["node-1-node-7"], "node-1 node-2");
+        check(&["eu-1-eu-7"], "eu-1 eu-2");
         check(&["gpu-a"], "gpu-a");
         check(&[" A ,, B "], "A B");
     }

@@ -225,48 +225,19 @@ mod tests {
 
     #[test]
     fn every_failure_has_its_codes() {
-        let reasons = [
-            Reason::KeyMissing,
-            Reason::KeyInvalid,
-            Reason::ScopeMissing,
-            Reason::MethodUnknown,
-            Reason::ArgumentInvalid,
-            Reason::TargetInvalid,
-            Reason::TargetUnknown,
-            Reason::PayloadInvalid,
-            Reason::TimeoutInvalid,
-            Reason::MessageTooLarge,
-            Reason::RequestMalformed,
-            Reason::DeadlineExceeded,
-            Reason::CallerGone,
-            Reason::InstanceDown,
-            Reason::NoInstance,
-            Reason::InstanceLost,
-            Reason::InstanceFailed(failure::Status::NotFound),
-            Reason::InstanceFailed(failure::Status::Unauthenticated),
-            Reason::InstanceFailed(failure::Status::Cancelled),
-            Reason::AnswerMalformed,
-            Reason::AnswerTooLarge,
-            Reason::NotNeeded,
-            Reason::CompletionUnmet,
-            Reason::CompletionLate,
-            Reason::AggregateTooLarge,
-            Reason::SlowConsumer,
-            Reason::TooMany,
-            Reason::Draining,
-            Reason::AddressNotAllowed,
-            Reason::InstanceConfigured,
-            Reason::IncarnationStale,
-            Reason::RegistrationUnknown,
-            Reason::FleetFull,
-            Reason::Internal,
-        ];
+        let statuses = (1..=16).filter_map(failure::Status::from_number);
+        let of_instances = statuses.map(Reason::InstanceFailed);
+        let own = |reason: &Reason| !matches!(reason, Reason::InstanceFailed(_));
+        let reasons = Reason::ALL.into_iter().filter(own).chain(of_instances);
         let table: Vec<_> = reasons
-            .iter()
             .map(|reason| {
-                let (code, http) = codes(*reason);
+                let (code, http) = codes(reason);
+                let of = match reason {
+                    Reason::InstanceFailed(status) => format!("  {}", status.name()),
+                    _ => String::new(),
+                };
                 format!(
-                    "{:<22} {:<18} {}",
+                    "{:<22} {:<18} {}{of}",
                     reason.name(),
                     format!("{code:?}"),
                     http.as_u16()

@@ -17,6 +17,15 @@ pub enum Format {
     Json,
 }
 
+/// Whether log lines for people are coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colours {
+    /// Where a terminal shows them.
+    OnTerminals,
+    /// Nowhere.
+    Never,
+}
+
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -41,7 +50,7 @@ impl Format {
 }
 
 /// Sends log lines that pass the filter to standard error, timestamps included.
-pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
+pub fn start(filter: &str, format: Format, colours: Colours) -> Result<(), LogError> {
     let parsed =
         EnvFilter::try_new(filter).map_err(|error| LogError::Filter(filter.to_owned(), error))?;
     let lines = tracing_subscriber::fmt()
@@ -50,7 +59,7 @@ pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
     match format {
         Format::Human => lines
             .with_target(false)
-            .with_ansi(colours())
+            .with_ansi(colours == Colours::OnTerminals && io::stderr().is_terminal())
             .finish()
             .try_init()?,
         Format::Json => lines
@@ -61,8 +70,4 @@ pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
             .try_init()?,
     }
     Ok(())
-}
-
-fn colours() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::raw::Node;
+use super::raw::Item;
 use super::{Config, Shutdown};
 use crate::domain::limit::{NETWORKS_MAX, PROBES_IN_A_ROW_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
 use crate::fleet::ProbeSettings;
@@ -29,9 +29,9 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = SETTING_TIME_MAX;
 
 /// What is meant; of use only when nothing was noted.
-pub(super) fn config(node: &Node<'_>, notes: &Notes<'_>, surroundings: Surroundings<'_>) -> Config {
+pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundings<'_>) -> Config {
     let mut config = Config::empty();
-    let place = Place::root(node, notes);
+    let place = Place::root(item, notes);
     let Some(fields) = place.fields(&[
         "listen",
         "instances",

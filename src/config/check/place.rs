@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use super::nearest::nearest;
 use crate::config::mistake::{Notes, shown};
-use crate::config::raw::{Entry, Node, Value};
+use crate::config::raw::{Entry, Item, Value};
 
 /// A written value. What cannot be read is noted, and `None` comes back.
 #[derive(Clone)]
 pub(super) struct Place<'a> {
-    node: &'a Node<'a>,
+    item: &'a Item<'a>,
     path: String,
     notes: &'a Notes<'a>,
     echo: Echo,
@@ -34,9 +34,9 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn root(node: &'a Node<'a>, notes: &'a Notes<'a>) -> Self {
+    pub(super) fn root(item: &'a Item<'a>, notes: &'a Notes<'a>) -> Self {
         Self {
-            node,
+            item,
             path: String::new(),
             notes,
             echo: Echo::Yes,
@@ -56,16 +56,16 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn value(&self) -> &'a Value<'a> {
-        &self.node.value
+        &self.item.value
     }
 
     pub(super) fn note(&self, what: impl AsRef<str>) {
-        self.notes.note(self.node.at, &self.path, what.as_ref());
+        self.notes.note(self.item.at, &self.path, what.as_ref());
     }
 
     /// Notes that something else should stand here; says what was found.
     pub(super) fn expected<T>(&self, what: impl AsRef<str>) -> Option<T> {
-        let found = match (&self.node.value, self.echo) {
+        let found = match (&self.item.value, self.echo) {
             (Value::Text(text), Echo::Yes) => format!("the text \"{}\"", shown(text)),
             (Value::Text(_), Echo::Never) => "a text".to_owned(),
             (Value::Number(number), Echo::Yes) => format!("the number {}", shown(number)),
@@ -81,21 +81,21 @@ impl<'a> Place<'a> {
 
     /// `what` says what the text is, as in "an address such as ...".
     pub(super) fn text(&self, what: &str) -> Option<&'a str> {
-        if let Value::Text(text) = &self.node.value {
+        if let Value::Text(text) = &self.item.value {
             return Some(text);
         }
         self.expected(what)
     }
 
     pub(super) fn truth(&self) -> Option<bool> {
-        if let Value::Truth(truth) = &self.node.value {
+        if let Value::Truth(truth) = &self.item.value {
             return Some(*truth);
         }
         self.expected("true or false")
     }
 
     pub(super) fn list(&self, len_max: usize) -> Option<Vec<Self>> {
-        let Value::List(list) = &self.node.value else {
+        let Value::List(list) = &self.item.value else {
             return self.expected("a list");
         };
         if len_max < list.len() {
@@ -105,13 +105,13 @@ impl<'a> Place<'a> {
             ));
             return None;
         }
-        let inner = |(index, node)| self.inner(node, format!("{}[{index}]", self.path));
+        let inner = |(index, item)| self.inner(item, format!("{}[{index}]", self.path));
         Some(list.iter().enumerate().map(inner).collect())
     }
 
     /// An object with free names.
     pub(super) fn entries(&self, len_max: usize) -> Option<Vec<(&'a str, Self)>> {
-        let Value::Object(entries) = &self.node.value else {
+        let Value::Object(entries) = &self.item.value else {
             return self.expected("an object");
         };
         if len_max < entries.len() {
@@ -127,14 +127,14 @@ impl<'a> Place<'a> {
         }
         let inner = |entry: &'a Entry<'a>| {
             let name: &'a str = &entry.name;
-            (name, self.inner(&entry.node, self.path_of(name)))
+            (name, self.inner(&entry.item, self.path_of(name)))
         };
         Some(entries.iter().map(inner).collect())
     }
 
     /// An object with these names and no others.
     pub(super) fn fields(&self, known: &'static [&'static str]) -> Option<Fields<'a>> {
-        let Value::Object(written) = &self.node.value else {
+        let Value::Object(written) = &self.item.value else {
             return self.expected(format!("an object with {}", known.join(", ")));
         };
         let mut first = HashMap::new();
@@ -182,10 +182,10 @@ impl<'a> Place<'a> {
         }
     }
 
-    fn inner(&self, node: &'a Node<'a>, path: String) -> Self {
+    fn inner(&self, item: &'a Item<'a>, path: String) -> Self {
         let (notes, echo) = (self.notes, self.echo);
         Self {
-            node,
+            item,
             path,
             notes,
             echo,
@@ -205,7 +205,7 @@ impl<'a> Place<'a> {
 
     /// The line where it stands, for mistakes that point from one value to another.
     pub(super) fn line(&self) -> usize {
-        self.notes.line(self.node.at)
+        self.notes.line(self.item.at)
     }
 }
 
@@ -213,7 +213,7 @@ impl<'a> Fields<'a> {
     pub(super) fn get(&self, name: &str) -> Option<Place<'a>> {
         debug_assert!(self.known.contains(&name), "{name} is not declared");
         let entry = self.entries.get(name)?;
-        Some(self.place.inner(&entry.node, self.place.path_of(name)))
+        Some(self.place.inner(&entry.item, self.place.path_of(name)))
     }
 
     /// What stands there, and otherwise the object that should have it.

@@ -10,7 +10,7 @@ use tokio::time;
 use tokio_stream::Stream;
 
 use super::Event;
-use crate::domain::failure::{Failure, Reason};
+use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::{EVENT_BYTES_QUEUED_MAX, EVENTS_QUEUED_MAX, READER_STUCK_MAX};
 use crate::tasks::Owned;
 
@@ -107,7 +107,11 @@ impl Feed {
                 Ok(sent) => sent,
                 Err(_elapsed) => {
                     let detail = format!("nothing was read for {} s", READER_STUCK_MAX.as_secs());
-                    Err(Failure::new(Reason::SlowConsumer, detail))
+                    // Events wait for so long only where legs have brought them.
+                    Err(Failure {
+                        progress: Progress::MayHaveBegun,
+                        ..Failure::new(Reason::SlowConsumer, detail)
+                    })
                 }
             }
         }

@@ -109,6 +109,7 @@ pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> 
             .then(|| Collected::new(fan_out.roster.len())),
         legs: FuturesUnordered::new(),
         next: 0,
+        progress: Progress::NeverBegan,
         gather,
         feed,
         fan_out,
@@ -131,6 +132,8 @@ struct Driver {
     next: usize,
     /// When each target was dispatched.
     started: Vec<Option<Instant>>,
+    /// Whether any target may have begun: repeating the call would repeat it there.
+    progress: Progress,
     collected: Option<Collected>,
     feed: Feed,
 }
@@ -232,6 +235,10 @@ impl Driver {
         attempts: Vec<Attempt>,
     ) -> Result<(), Failure> {
         self.gather.record(at, outcome);
+        let never_began = |failure: &Failure| failure.progress == Progress::NeverBegan;
+        if !result.as_ref().is_err_and(never_began) {
+            self.progress = Progress::MayHaveBegun;
+        }
         let (mut payload, failure) = match result {
             Ok(payload) => (Some(payload), None),
             Err(failure) => (None, Some(failure)),
@@ -297,10 +304,13 @@ impl Driver {
         };
         self.feed.send(Event::Summary(summary)).await?;
         if self.gather.is_met() {
-            Ok(())
-        } else {
-            Err(unmet(stop, self.gather.counts(), self.fan_out.roster.len()))
+            return Ok(());
         }
+        let failure = unmet(stop, self.gather.counts(), self.fan_out.roster.len());
+        Err(Failure {
+            progress: self.progress,
+            ..failure
+        })
     }
 
     /// The tries of a leg that was reset are gone with it; what is known is that it was tried.

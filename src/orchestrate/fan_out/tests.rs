@@ -141,6 +141,22 @@ async fn too_many_failures_stop_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_may_have_begun_anywhere_is_not_called_retryable() {
+    let of = async |acts: [(&str, Act); 2]| {
+        let stage = Stage::new(acts);
+        let call = stage.fan_out(completion(Rule::First(2)), ms(1000));
+        let events: Vec<_> = fan_out(call, &Tasks::new()).unwrap().collect().await;
+        let failure = events.into_iter().find_map(Result::err).unwrap();
+        (failure.reason.name(), failure.is_retryable())
+    };
+    let (refuse, echo) = (|id| (id, Act::Refuse), |id| (id, Act::Echo(ms(1))));
+    let unmet = "COMPLETION_UNMET";
+    assert_eq!(of([refuse("A"), refuse("B")]).await, (unmet, true));
+    assert_eq!(of([echo("A"), refuse("B")]).await, (unmet, false));
+    assert_eq!(of([("A", Act::Silent), refuse("B")]).await, (unmet, false));
+}
+
+#[tokio::test(start_paused = true)]
 async fn targets_beyond_the_first_wave_are_skipped_once_the_call_is_over() {
     let ids: Vec<_> = (0..FANOUT_WAVE + 8).map(|at| format!("w{at:02}")).collect();
     let stage = Stage::new(
@@ -284,5 +300,7 @@ async fn a_reader_who_is_stuck_is_cut() {
     while let Some(event) = events.next().await {
         last = Some(event);
     }
-    assert_eq!(last.unwrap().unwrap_err().reason, Reason::SlowConsumer);
+    let failure = last.unwrap().unwrap_err();
+    assert_eq!(failure.reason, Reason::SlowConsumer);
+    assert!(!failure.is_retryable(), "the instances have answered");
 }
