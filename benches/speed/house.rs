@@ -1,4 +1,4 @@
-//! Role: the orchestrator, in the runtime in which the command line runs it.
+//! Role: the orchestrator.
 
 use std::time::Duration;
 
@@ -10,12 +10,23 @@ use orchestrator::fleet::ProbeSettings;
 use orchestrator::ingress::caller::Key;
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Spec, tls};
+use tokio::runtime;
 
 use crate::call::KEY;
 use crate::process;
 
-/// Serves with the instances that the arguments name: `ID=ADDRESS`.
+/// Serves in the runtime in which the command line runs it.
 pub(crate) fn run(arguments: &[String]) {
+    serve(runtime::Builder::new_multi_thread(), arguments);
+}
+
+/// Serves in one thread: what the runtime itself costs is the difference.
+pub(crate) fn run_in_one_thread(arguments: &[String]) {
+    serve(runtime::Builder::new_current_thread(), arguments);
+}
+
+/// Serves with the instances that the arguments name: `ID=ADDRESS`.
+fn serve(mut runtime: runtime::Builder, arguments: &[String]) {
     let mut config = Config::empty();
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.keys.keys = vec![Key::with_all_rights("bench", KEY)];
@@ -28,10 +39,7 @@ pub(crate) fn run(arguments: &[String]) {
         .iter()
         .map(|argument| instance(argument))
         .collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime.enable_all().build().unwrap();
     runtime.block_on(async {
         let app = App::start(config).await.unwrap();
         probed(&app).await;

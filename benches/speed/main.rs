@@ -1,6 +1,9 @@
 //! What the speed claims rest on: `cargo bench --bench speed`, or parts of it by name, such as
 //! `cargo bench --bench speed -- route fanout scan`. benches/README.md tells how to read the figures.
 //!
+//! `NAME=PATH` among the arguments lets an earlier build of this binary take part in Route as another
+//! orchestrator: on a noisy machine only figures of one run can be compared.
+//!
 //! Each part of the play is a process of its own, so that its CPU can be told apart: this binary starts itself
 //! again with the name of a role. Not part of CI: figures of a shared machine decide nothing there.
 #![allow(
@@ -39,11 +42,14 @@ fn main() {
         return;
     }
     arguments.retain(|argument| argument != "--bench");
-    let wanted = |part: &str| arguments.is_empty() || arguments.iter().any(|name| name == part);
+    let (rivals, parts): (Vec<_>, Vec<_>) = arguments
+        .iter()
+        .partition(|argument| argument.contains('='));
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|name| *name == part);
     println!("{}\n", process::machine());
     let mut route_us = None;
     if wanted("route") {
-        route_us = Some(route::measure());
+        route_us = Some(route::measure(&rivals));
     }
     if wanted("fanout") {
         fan_out::measure();
@@ -58,6 +64,7 @@ fn play(role: &str, arguments: &[String]) {
     match role {
         "echo" => echo::run(arguments),
         "orchestrator" => house::run(arguments),
+        "orchestrator-one-thread" => house::run_in_one_thread(arguments),
         "tonic-opaque" => forward::run::<forward::Opaque>(arguments),
         "tonic-typed" => forward::run::<forward::Typed>(arguments),
         _ => panic!("no such role: {role}"),

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{env, fs, thread};
@@ -16,7 +17,12 @@ pub(crate) struct Process {
 impl Process {
     /// Starts this binary in a role and waits until it says where it listens.
     pub(crate) fn role(role: &str, arguments: &[String]) -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
+        Self::role_of(&env::current_exe().unwrap(), role, arguments)
+    }
+
+    /// The same with another build of this binary.
+    pub(crate) fn role_of(binary: &Path, role: &str, arguments: &[String]) -> Self {
+        let mut child = Command::new(binary)
             .arg(format!("role:{role}"))
             .args(arguments)
             .stdin(Stdio::piped())
@@ -43,15 +49,24 @@ impl Process {
 
     /// CPU time of all its threads so far; nanoseconds, unlike the ticks of /proc/PID/stat.
     pub(crate) fn cpu(&self) -> Duration {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let on_cpu = threads.map(|thread| {
-            let stat = fs::read_to_string(thread.unwrap().path().join("schedstat"));
-            let first = stat.unwrap_or_default();
-            let first = first.split_whitespace().next().unwrap_or("0");
-            first.parse::<u64>().unwrap()
-        });
-        Duration::from_nanos(on_cpu.sum())
+        cpu(self.child.id())
     }
+}
+
+/// CPU time of this process so far.
+pub(crate) fn own_cpu() -> Duration {
+    cpu(std::process::id())
+}
+
+fn cpu(process: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let on_cpu = threads.map(|thread| {
+        let stat = fs::read_to_string(thread.unwrap().path().join("schedstat"));
+        let first = stat.unwrap_or_default();
+        let first = first.split_whitespace().next().unwrap_or("0");
+        first.parse::<u64>().unwrap()
+    });
+    Duration::from_nanos(on_cpu.sum())
 }
 
 impl Drop for Process {

@@ -1,5 +1,6 @@
 //! Route at 1 KiB: what one call costs in the middle, and how long it takes.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::runtime;
@@ -19,7 +20,7 @@ const ALONE_TIME: Duration = Duration::from_millis(400);
 
 /// One way from the caller to the instance.
 struct Way {
-    name: &'static str,
+    name: String,
     /// `None` for the way without a middle.
     middle: Option<Process>,
     call: Call,
@@ -36,7 +37,7 @@ struct Round {
 }
 
 /// Prints the table; returns what the orchestrator costs for each call, in microseconds.
-pub(crate) fn measure() -> f64 {
+pub(crate) fn measure(rivals: &[&String]) -> f64 {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -44,7 +45,7 @@ pub(crate) fn measure() -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let instance = Process::role("echo", &["1".to_owned()]);
     runtime.block_on(async {
-        let mut ways = ways(&instance, folder.path()).await;
+        let mut ways = ways(&instance, folder.path(), rivals).await;
         for way in &mut ways {
             way.round(BUSY_TIME / 2).await;
             way.rounds.clear();
@@ -61,9 +62,10 @@ pub(crate) fn measure() -> f64 {
     })
 }
 
-async fn ways(instance: &Process, folder: &std::path::Path) -> Vec<Way> {
+async fn ways(instance: &Process, folder: &Path, rivals: &[&String]) -> Vec<Way> {
     let address = instance.addresses[0];
     let role = |role: &str, argument: String| Some(Process::role(role, &[argument]));
+    let named = format!("A={address}");
     let mut made = vec![
         ("direct", None, Call::execute()),
         ("nginx", nginx::start(address, folder), Call::execute()),
@@ -79,10 +81,24 @@ async fn ways(instance: &Process, folder: &std::path::Path) -> Vec<Way> {
         ),
         (
             "orchestrator",
-            role("orchestrator", format!("A={address}")),
+            role("orchestrator", named.clone()),
+            Call::route(),
+        ),
+        (
+            "orchestrator, one thread",
+            role("orchestrator-one-thread", named.clone()),
             Call::route(),
         ),
     ];
+    for rival in rivals {
+        let (name, path) = rival.split_once('=').unwrap();
+        let rival = Process::role_of(
+            Path::new(path),
+            "orchestrator",
+            std::slice::from_ref(&named),
+        );
+        made.push((name, Some(rival), Call::route()));
+    }
     made.retain(|(name, middle, _)| *name == "direct" || middle.is_some());
     let mut ways = Vec::new();
     for (name, middle, call) in made {
@@ -90,7 +106,7 @@ async fn ways(instance: &Process, folder: &std::path::Path) -> Vec<Way> {
             .as_ref()
             .map_or(address, |middle| middle.addresses[0]);
         ways.push(Way {
-            name,
+            name: name.to_owned(),
             middle,
             call,
             busy: Connections::open(to, BUSY.connections).await,
