@@ -1,7 +1,8 @@
 """An instance that shares no code with the orchestrator: grpcio, the stubs of the contract, grpc.health.v1.
 
 It registers itself and renews its lease, echoes tasks, and says on standard output, one JSON object a line,
-what happens to it. A payload {"hold": NAME} is kept until the order `release NAME` or until the call ends.
+what happens to it. A payload {"task": NAME} gives a task a name in what is said; with "hold": true it is kept
+until the order `release NAME` or until the call ends.
 Orders come on standard input: `release NAME`, `serving yes|no`, `stop GRACE_SECONDS`.
 """
 
@@ -38,10 +39,11 @@ class Instance(instance_pb2_grpc.InstanceServiceServicer):
 
     def Execute(self, request, context):
         payload = json_format.MessageToDict(request.payload)
-        name = payload.get("hold") if isinstance(payload, dict) else None
+        asked = payload if isinstance(payload, dict) else {}
+        name = asked.get("task")
         metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         say("begun", task=name, time_remaining=context.time_remaining(), metadata=metadata)
-        if name is not None and not self.held_to_the_end(name, context):
+        if asked.get("hold") and not self.held_to_the_end(name, context):
             return instance_pb2.ExecuteResponse()
         say("answered", task=name)
         return instance_pb2.ExecuteResponse(payload=request.payload)
