@@ -10,14 +10,14 @@ pub const FANOUT_TARGETS_MAX: usize = 4096;
 pub const EXPRESSIONS_MAX: usize = 4096;
 /// Bytes of one target expression.
 pub const EXPRESSION_BYTES_MAX: usize = 16 * 1024;
-/// Ids that one range may span, holes included.
+/// Ids that the targets of one request may span, holes and repetitions included.
 pub const RANGE_SPAN_MAX: u64 = 65_536;
 /// Bytes of an instance id. It is also a label and a file name, hence the limit of DNS.
 pub const ID_BYTES_MAX: usize = 63;
 
 /// A message that comes in at the front door, and one that leaves by it.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// A message that comes from an instance.
+/// A message that a client of ours takes from an orchestrator, and the payload that it reads.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Encoded results in the summary of a fan-out with `aggregate`.
 pub const AGGREGATE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;
@@ -44,6 +44,9 @@ pub const EVENTS_QUEUED_MAX: usize = 64;
 pub const EVENT_BYTES_QUEUED_MAX: usize = 1024 * 1024;
 /// How long one event waits for its reader before the call is given up.
 pub const READER_STUCK_MAX: Duration = Duration::from_secs(30);
+
+/// How long the outcomes that are left, and the summary, may wait for their reader once a fan-out is over.
+pub const CLOSE_MAX: Duration = Duration::from_secs(60);
 
 /// Deadline of a Route that names none.
 pub const ROUTE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
@@ -119,6 +122,8 @@ pub const SETTING_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Characters of an `x-request-id` that is taken over.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
 
+// The whole fleet is within one request's reach.
+const _: () = assert!(FLEET_MAX as u64 <= RANGE_SPAN_MAX);
 // A roster cannot be larger than the fleet.
 const _: () = assert!(FANOUT_TARGETS_MAX <= FLEET_MAX);
 // A fan-out over a full roster must be writable one name each.
@@ -128,7 +133,7 @@ const _: () =
     assert!(AGGREGATE_BYTES_MAX + 2 * FANOUT_TARGETS_MAX * (ID_BYTES_MAX + 16) < MESSAGE_BYTES_MAX);
 // One stream may not fill the window that it shares.
 const _: () = assert!(LINK_STREAM_WINDOW < LINK_CONNECTION_WINDOW);
-// A payload that was let in must be sendable to an instance.
+// Whatever an orchestrator sends can be read.
 const _: () = assert!(MESSAGE_BYTES_MAX <= ANSWER_BYTES_MAX);
 // Waves shorter than the queue, so that one wave of refusals never blocks its own dispatch.
 const _: () = assert!(FANOUT_WAVE < EVENTS_QUEUED_MAX);

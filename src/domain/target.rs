@@ -36,8 +36,8 @@ pub enum BadTarget {
         /// The same range the right way round.
         fixed: String,
     },
-    /// A range over more ids than are looked up.
-    #[error("range `{part}` spans more than {RANGE_SPAN_MAX} ids")]
+    /// More ids than are looked up for one request.
+    #[error("the targets span more than {RANGE_SPAN_MAX} ids: at `{part}`")]
     RangeTooLarge {
         /// The term as written.
         part: String,
@@ -87,6 +87,7 @@ pub fn resolve<S: AsRef<str>>(
     let mut roster = Roster {
         positions: Vec::new(),
         seen: vec![0; ids.len().div_ceil(64)],
+        looked_up: 0,
         max,
     };
     for expression in expressions {
@@ -130,10 +131,21 @@ pub fn nearest<'a>(text: &str, ids: &'a [InstanceId]) -> Option<&'a InstanceId> 
 struct Roster {
     positions: Vec<usize>,
     seen: Vec<u64>,
+    /// Ids that the terms so far span.
+    looked_up: u64,
     max: usize,
 }
 
 impl Roster {
+    /// Bounds the work of one request, however its terms repeat themselves.
+    fn look_up(&mut self, span: u64, part: &str) -> Result<(), BadTarget> {
+        self.looked_up = self.looked_up.saturating_add(span);
+        if RANGE_SPAN_MAX < self.looked_up {
+            return Err(BadTarget::RangeTooLarge { part: shown(part) });
+        }
+        Ok(())
+    }
+
     fn add(&mut self, position: usize, part: &str) -> Result<(), BadTarget> {
         let (word, bit) = (position / 64, 1 << (position % 64));
         if self.seen[word] & bit == 0 {
@@ -152,6 +164,7 @@ impl Roster {
 
 fn resolve_term(part: &str, ids: &[InstanceId], roster: &mut Roster) -> Result<(), BadTarget> {
     if part == "*" {
+        roster.look_up(ids.len() as u64, part)?;
         (0..ids.len()).try_for_each(|position| roster.add(position, part))?;
         return if ids.is_empty() {
             Err(BadTarget::Empty {
@@ -162,6 +175,7 @@ fn resolve_term(part: &str, ids: &[InstanceId], roster: &mut Roster) -> Result<(
         };
     }
     if let Some(position) = find(part, ids) {
+        roster.look_up(1, part)?;
         return roster.add(position, part);
     }
     let Some(range) = read_range(part) else {
@@ -173,11 +187,7 @@ fn resolve_term(part: &str, ids: &[InstanceId], roster: &mut Roster) -> Result<(
             fixed: range.reversed(),
         });
     }
-    if RANGE_SPAN_MAX <= range.last - range.first {
-        return Err(BadTarget::RangeTooLarge {
-            part: part.to_owned(),
-        });
-    }
+    roster.look_up((range.last - range.first).saturating_add(1), part)?;
     let mut found_any = false;
     let mut id = String::new();
     for counter in range.first..=range.last {
@@ -200,8 +210,12 @@ fn find(id: &str, ids: &[InstanceId]) -> Option<usize> {
     ids.binary_search_by(|known| known.as_str().cmp(id)).ok()
 }
 
+fn shown(part: &str) -> String {
+    part.chars().take(80).collect()
+}
+
 fn missing(part: &str, ids: &[InstanceId]) -> BadTarget {
-    let shown: String = part.chars().take(80).collect();
+    let shown = shown(part);
     if InstanceId::parse(part).is_ok() {
         BadTarget::Unknown {
             nearest: nearest(part, ids).cloned(),
@@ -378,9 +392,22 @@ mod tests {
         );
         check(
             &["w1-w99999999"],
-            "error: range `w1-w99999999` spans more than 65536 ids",
+            "error: the targets span more than 65536 ids: at `w1-w99999999`",
         );
         check(&["*"], "error: more than 8 targets: at `*`");
+    }
+
+    #[test]
+    fn a_request_that_repeats_itself_is_bounded_work() {
+        let ids = fleet(&["w1", "w2"]);
+        let repeated = "w1-w9999,".repeat(1000);
+        let bad = resolve(&[&repeated], &ids, 8).unwrap_err();
+        assert_eq!(
+            bad,
+            BadTarget::RangeTooLarge {
+                part: "w1-w9999".to_owned()
+            }
+        );
     }
 
     #[test]

@@ -51,35 +51,35 @@ pub(super) struct Lease {
     pub(super) shown_end: SystemTime,
 }
 
+impl Lease {
+    fn new(registration: &Registration) -> Self {
+        Self {
+            incarnation: registration.incarnation,
+            ends: Instant::now() + registration.lease,
+            shown_end: SystemTime::now() + registration.lease,
+        }
+    }
+}
+
 impl Fleet {
     /// Adds an instance, or renews its lease; returns when the lease ends.
     pub async fn register(
         self: &Arc<Self>,
         mut registration: Registration,
     ) -> Result<SystemTime, Failure> {
-        registration.endpoint.pinned = self.checked_addresses(&registration).await?;
-        let now = Instant::now();
-        let lease = Lease {
-            incarnation: registration.incarnation,
-            ends: now + registration.lease,
-            shown_end: SystemTime::now() + registration.lease,
-        };
-        let shown_end = lease.shown_end;
-        let mut roll = self.roll();
-        match roll
-            .entries
-            .get_mut(&registration.id)
-            .map(|entry| decide(entry, &registration))
-        {
-            Some(Decision::Refuse(failure)) => return Err(failure),
-            Some(Decision::Renew) => {
-                if let Some(entry) = roll.entries.get_mut(&registration.id) {
-                    entry.lease = Some(lease);
-                }
-                return Ok(shown_end);
-            }
-            Some(Decision::Replace) | None => {}
+        if let Some(shown_end) = self.renew(&registration)? {
+            return Ok(shown_end);
         }
+        registration.endpoint.pinned = self.checked_addresses(&registration).await?;
+        let mut roll = self.roll();
+        let existing = roll.entries.get(&registration.id);
+        // It may have come while the name was looked up.
+        if let Some(Decision::Refuse(failure)) = existing.map(|entry| decide(entry, &registration))
+        {
+            return Err(failure);
+        }
+        let lease = Lease::new(&registration);
+        let shown_end = lease.shown_end;
         let spec = Spec {
             id: registration.id,
             endpoint: registration.endpoint,
@@ -92,6 +92,24 @@ impl Fleet {
         self.enter(&mut roll, spec, Origin::Registered, Some(lease))?;
         self.publish(&roll);
         Ok(shown_end)
+    }
+
+    /// Renews a lease without looking up the name again: what was checked is what is connected to.
+    fn renew(&self, registration: &Registration) -> Result<Option<SystemTime>, Failure> {
+        let mut roll = self.roll();
+        let Some(entry) = roll.entries.get_mut(&registration.id) else {
+            return Ok(None);
+        };
+        match decide(entry, registration) {
+            Decision::Refuse(failure) => Err(failure),
+            Decision::Replace => Ok(None),
+            Decision::Renew => {
+                let lease = Lease::new(registration);
+                let shown_end = lease.shown_end;
+                entry.lease = Some(lease);
+                Ok(Some(shown_end))
+            }
+        }
     }
 
     /// Removes a registered instance. Calls that it already has are finished.
@@ -143,7 +161,7 @@ impl Fleet {
                 "address {}: cannot be resolved: {error}",
                 registration.endpoint
             );
-            Failure::new(Reason::ArgumentInvalid, detail)
+            failure(&registration.id, Reason::InstanceDown, detail)
         };
         let addresses = match time::timeout(CONNECT_TIMEOUT, registration.endpoint.resolve()).await
         {

@@ -97,8 +97,9 @@ pub fn status(failure: &Failure) -> Status {
 pub fn unanswered(failure: &Failure, stop: Option<Stop>, attempts: prost_types::Any) -> Status {
     let details = vec![any("google.rpc.ErrorInfo", &info(failure)), attempts];
     let mut status = with_details(failure, details);
-    if stop == Some(Stop::Exhausted) {
-        // gRFC A6: negative means do not retry. Our tries are not multiplied by a caller's.
+    if matches!(stop, Some(Stop::Exhausted | Stop::NotRepeatable)) {
+        // gRFC A6: negative means do not retry. A caller's retries neither multiply ours nor repeat what may
+        // not be repeated.
         status
             .metadata_mut()
             .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
@@ -205,8 +206,9 @@ pub fn name_framework_refusal(response: Response<Body>) -> Response<Body> {
         .map(|status| status.message().to_owned())
         .unwrap_or_default();
     let failure = match number.as_bytes() {
-        b"12" if message.is_empty() => Failure::new(Reason::MethodUnknown, "no such method"),
-        b"12" => Failure::new(Reason::RequestMalformed, message),
+        // A compression that is not supported: the answer says which ones are.
+        b"12" if !message.is_empty() => return response,
+        b"12" => Failure::new(Reason::MethodUnknown, "no such method"),
         b"11" | b"8" => Failure::new(Reason::MessageTooLarge, message),
         b"3" | b"13" => Failure::new(Reason::RequestMalformed, message),
         _ => return response,

@@ -16,7 +16,7 @@ use super::body::Timely;
 use super::caller::Keys;
 use super::failure_table::{self, Protocol};
 use crate::domain::failure::Failure;
-use crate::domain::limit::BODY_TIMEOUT;
+use crate::domain::limit::{BODY_TIMEOUT, TIMEOUT_MAX};
 
 /// A service that answers every request; cloned for each.
 pub trait Door<B>:
@@ -132,7 +132,14 @@ where
             || (tokio::time::Instant::now(), None),
             |arrival| (arrival.at, arrival.timeout),
         );
-        let ends = at + timeout.unwrap_or(BODY_TIMEOUT).min(BODY_TIMEOUT);
+        // Reflection is a conversation: clients ask more as they go.
+        let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
+        let own = if is_conversation {
+            TIMEOUT_MAX
+        } else {
+            BODY_TIMEOUT
+        };
+        let ends = at + timeout.unwrap_or(own).min(TIMEOUT_MAX);
         self.inner
             .call(request.map(|body| Body::new(Timely::new(body, ends))))
     }

@@ -217,8 +217,9 @@ fn asked(payload: &Bytes) -> Result<Option<Behaviour>, String> {
     };
     let mut behaviour = Behaviour::default();
     for (key, value) in asked.fields {
+        // Not the key: it is payload.
         let wrong =
-            || format!("{ASK_KEY}.{key}: delay \"200ms\", fail \"UNAVAILABLE\" or silent true");
+            || format!("{ASK_KEY} takes delay \"200ms\", fail \"UNAVAILABLE\" or silent true");
         match (key.as_str(), value.kind) {
             ("delay", Some(Kind::StringValue(text))) => {
                 behaviour.delay = humantime::parse_duration(&text).map_err(|_| wrong())?;

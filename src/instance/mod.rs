@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
 use tokio::time::Instant;
@@ -35,6 +36,25 @@ pub struct Call {
     pub attempt: u32,
     /// When the instance must have answered. The caller of `execute` drops the future then.
     pub ends: Instant,
+    /// Tells whether anything has left for the instance, also after the future was dropped.
+    pub sent: Sent,
+}
+
+/// Whether a call has left for its instance.
+#[derive(Debug, Clone, Default)]
+pub struct Sent(Arc<AtomicBool>);
+
+impl Sent {
+    /// It leaves now.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it has left.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// An instance that can be asked.

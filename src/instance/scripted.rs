@@ -74,6 +74,7 @@ impl InstanceClient for Scripted {
         let (act, id) = (self.next(), self.id.clone());
         self.calls.lock().unwrap().push((call.attempt, call.ends));
         self.running.fetch_add(1, Ordering::SeqCst);
+        call.sent.set();
         let running = Running(Arc::clone(&self.running));
         Box::pin(async move {
             let _running = running;

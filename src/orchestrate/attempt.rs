@@ -11,7 +11,7 @@ use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
 use crate::fleet::view::Member;
-use crate::instance::Call;
+use crate::instance::{Call, Sent};
 
 /// Hands the task to the instance and waits for the answer, at most until work must end. Dropping the future
 /// resets the call at the instance.
@@ -38,7 +38,9 @@ pub async fn attempt(
         task: Arc::clone(task),
         attempt: number,
         ends,
+        sent: Sent::default(),
     };
+    let sent = call.sent.clone();
     let outstanding = member.load.begin();
     let answered = time::timeout_at(ends, member.client.execute(call)).await;
     drop(outstanding);
@@ -46,7 +48,7 @@ pub async fn attempt(
     let result = match answered {
         Ok(Ok(payload)) => fitting(member, payload),
         Ok(Err(failure)) => Err(by_deadline(member, failure, now, ends)),
-        Err(_elapsed) => Err(late(member)),
+        Err(_elapsed) => Err(late(member, &sent, deadline, now)),
     };
     match &result {
         Ok(_) => member.load.observe(now - started, now),
@@ -67,7 +69,7 @@ fn by_deadline(member: &Member, failure: Failure, now: Instant, ends: Instant) -
         Reason::InstanceFailed(Status::DeadlineExceeded | Status::Cancelled) | Reason::InstanceLost
     );
     if gave_up && ends <= now {
-        late(member)
+        did_not_answer(member)
     } else {
         failure
     }
@@ -89,7 +91,21 @@ fn fitting(member: &Member, payload: Payload) -> Result<Payload, Failure> {
     ))
 }
 
-fn late(member: &Member) -> Failure {
+/// Time ran out: for the instance when the task was with it, otherwise while it was waited for.
+fn late(member: &Member, sent: &Sent, deadline: Deadline, now: Instant) -> Failure {
+    if sent.get() {
+        return did_not_answer(member);
+    }
+    let detail = "no connection to the instance in time";
+    let (id, progress) = (member.id(), Progress::NeverSent);
+    match deadline.budget(now.into_std()) {
+        // Only this try is over.
+        Some(_) => Failure::at(id, Reason::InstanceDown, progress, detail),
+        None => Failure::at(id, Reason::DeadlineExceeded, progress, detail),
+    }
+}
+
+fn did_not_answer(member: &Member) -> Failure {
     let detail = "the instance did not answer in time";
     Failure::at(
         member.id(),
@@ -104,5 +120,11 @@ pub(super) fn report(task: &Task, number: u32, failure: &Failure) {
     let request_id = String::from_utf8_lossy(&task.names.request_id);
     let instance = failure.instance.as_ref().map_or("", |id| id.as_str());
     let code = failure.reason.name();
-    tracing::warn!(%request_id, instance, attempt = number, code, detail = %failure.detail, "delegation failed");
+    // An instance's own words may repeat the payload: they are for the caller, not for the log.
+    let detail = if let Reason::InstanceFailed(status) = failure.reason {
+        status.name()
+    } else {
+        failure.detail.as_ref()
+    };
+    tracing::warn!(%request_id, instance, attempt = number, code, detail, "delegation failed");
 }

@@ -66,7 +66,7 @@ pub struct Unanswered {
 pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
     let mut attempts: Vec<Attempt> = Vec::with_capacity(1);
     lock(&route.retries).call();
-    let Some((mut member, _)) = choose(&route, &attempts) else {
+    let Some((mut member, listed)) = choose(&route, &attempts) else {
         let failure = nobody(&route.candidates);
         report(&route.task, 0, &failure);
         return Err(Unanswered {
@@ -75,14 +75,25 @@ pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
             stop: None,
         });
     };
-    let mut kind = AttemptKind::First;
+    let mut kind = if listed {
+        AttemptKind::First
+    } else {
+        AttemptKind::Fallback
+    };
+    member.load.retries().call();
     loop {
-        member.load.retries().call();
         let number = attempts.len() as u32 + 1;
         let started = Instant::now();
         let per_try = route.retry.per_try_timeout;
         let result = attempt(&member, &route.task, number, route.deadline, per_try).await;
         let failure = result.as_ref().err().cloned();
+        if let Some(failure) = failure.clone().filter(was_too_late) {
+            return Err(Unanswered {
+                failure,
+                attempts,
+                stop: Some(Stop::NoTime),
+            });
+        }
         attempts.push(Attempt {
             instance: member.id().clone(),
             kind,
@@ -114,6 +125,11 @@ pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
             }
         }
     }
+}
+
+/// There was no time to ask anybody: that is no try.
+pub(super) fn was_too_late(failure: &Failure) -> bool {
+    failure.reason == Reason::DeadlineExceeded && failure.progress == Progress::NeverSent
 }
 
 struct Next {
@@ -166,8 +182,10 @@ fn follow_up(
 
 /// The next instance, and whether it was named. None is tried twice while another that may be used is not.
 fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
-    if attempts.is_empty() {
-        return pick(route, &route.candidates, Member::fitness).map(|member| (member, true));
+    if attempts.is_empty()
+        && let Some(member) = pick(route, &route.candidates, Member::fitness)
+    {
+        return Some((member, true));
     }
     let tries = |member: &Member| {
         attempts
@@ -390,6 +408,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_fallback_serves_a_call_whose_named_instances_are_down() {
+        let mut stage = Stage::new([("A", Act::Echo(ms(1))), ("B", Act::Echo(ms(1)))]);
+        stage.set_down("A", "refused");
+        let mut route = stage.route(Policy::Balanced, ms(1000));
+        route.candidates = route.candidates[..1].into();
+        let refused = run_task(route.clone()).await.unwrap_err();
+        assert_eq!(refused.failure.reason, Reason::InstanceDown);
+        route.retry.fallback = Fallback::AnyHealthy;
+        let answered = run_task(route).await.unwrap();
+        assert_eq!(answered.instance.as_str(), "B");
+        assert_eq!(answered.attempts[0].kind, AttemptKind::Fallback);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn retries_over_all_callers_are_a_fifth_of_the_calls() {
         let stage = Stage::new([("A", Act::Break), ("B", Act::Break)]);
         let template = idempotent(&stage, 4);
@@ -428,13 +460,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_dispatched_after_the_deadline() {
         let stage = Stage::new([("A", Act::Echo(ms(1)))]);
-        check(
-            &stage,
-            Policy::Ordered,
-            ms(4),
-            "deadline_exceeded: A deadline_exceeded",
-        )
-        .await;
+        check(&stage, Policy::Ordered, ms(4), "deadline_exceeded: ").await;
         assert!(stage.instance("A").calls.lock().unwrap().is_empty());
     }
 

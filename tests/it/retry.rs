@@ -115,14 +115,17 @@ async fn a_failed_call_tells_every_try_and_that_outer_layers_should_not_repeat_i
         "-1"
     );
     assert_eq!(failing.counts.borrow().begun, 3);
-    // Without the caller's word nothing is repeated, and nothing is said against repeating.
+    // Without the caller's word nothing is repeated, here or further out.
     let policy = CallPolicy {
         selection: Selection::Ordered.into(),
         ..Default::default()
     };
     let status = client.route(route("A B", policy)).await.unwrap_err();
     assert_eq!(tries(&status).len(), 1);
-    assert!(status.metadata().get("grpc-retry-pushback-ms").is_none());
+    assert_eq!(
+        status.metadata().get("grpc-retry-pushback-ms").unwrap(),
+        "-1"
+    );
 }
 
 #[tokio::test]

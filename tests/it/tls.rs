@@ -185,7 +185,7 @@ async fn an_instance_that_cannot_be_trusted_is_down_with_the_reason() {
                 identity: None,
                 ..good
             },
-            "instance",
+            "CertificateRequired",
         ),
     ];
     for (tls, told) in cases {

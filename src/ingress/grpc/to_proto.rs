@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use prost_types::{Any, Duration as ProtoDuration, Timestamp};
 
-use crate::domain::failure::Failure;
+use crate::domain::failure::{Failure, Reason};
 use crate::domain::gather::{Counts, Outcome, Stop};
 use crate::domain::health::State;
 use crate::domain::id::InstanceId;
@@ -135,13 +135,22 @@ fn attempt(made: task::Attempt) -> proto::Attempt {
 fn failure(failure: Failure) -> proto::Failure {
     proto::Failure {
         reason: failure.reason.name().to_owned(),
-        code: failure_table::codes(failure.reason).0.into(),
+        code: code(failure.reason),
         retryable: failure.is_retryable(),
         instance: failure
             .instance
             .map(|id| id.to_string())
             .unwrap_or_default(),
         message: failure.detail.into_owned(),
+    }
+}
+
+/// An instance's own status as it was; at the door two of them are called otherwise.
+fn code(reason: Reason) -> i32 {
+    if let Reason::InstanceFailed(status) = reason {
+        status.number().into()
+    } else {
+        failure_table::codes(reason).0.into()
     }
 }
 

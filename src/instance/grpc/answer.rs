@@ -8,11 +8,14 @@ use percent_encoding::percent_decode;
 
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::ANSWER_BYTES_MAX;
+use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
 use crate::domain::retry::Pushback;
 
 /// Compression flag and length.
 const PREFIX_BYTES: usize = 5;
+
+/// What can be passed on, and its envelope: more is not worth buffering.
+const MESSAGE_BYTES_MAX: usize = ANSWER_PASSED_ON_BYTES_MAX + 1024;
 
 /// Waits for the one message of a unary answer.
 pub(super) async fn read(id: &InstanceId, response: ResponseFuture) -> Result<Bytes, Failure> {
@@ -63,21 +66,35 @@ async fn read_body(id: &InstanceId, body: &mut RecvStream) -> Result<Option<Byte
         let data = data.map_err(|error| within_answer(id, &error))?;
         // The window belongs to the peer again once its bytes are taken; it cannot be given back twice.
         let _ = body.flow_control().release_capacity(data.len());
-        if PREFIX_BYTES + ANSWER_BYTES_MAX < gathered.len() + first.len() + data.len() {
-            let detail = format!("the answer has more than {ANSWER_BYTES_MAX} bytes");
+        // Most answers come in one frame, which is then the message without a copy.
+        if first.is_empty() && gathered.is_empty() {
+            first = data;
+        } else {
+            if gathered.is_empty() {
+                // What is said of the length is believed up to the limit only.
+                let announced = announced(&first).unwrap_or(0).min(MESSAGE_BYTES_MAX);
+                gathered.reserve(PREFIX_BYTES + announced);
+            }
+            gathered.extend_from_slice(&std::mem::take(&mut first));
+            gathered.extend_from_slice(&data);
+        }
+        let so_far = if gathered.is_empty() {
+            &first[..]
+        } else {
+            &gathered[..]
+        };
+        // Judged as soon as it is announced, so that nobody buffers what cannot be passed on.
+        let whole = announced(so_far)
+            .map_or(0, |length| PREFIX_BYTES + length)
+            .max(so_far.len());
+        if PREFIX_BYTES + MESSAGE_BYTES_MAX < whole {
+            let detail = format!("the answer has more than {MESSAGE_BYTES_MAX} bytes");
             return Err(Failure::at(
                 id,
                 Reason::AnswerTooLarge,
                 Progress::Answered,
                 detail,
             ));
-        }
-        // Most answers come in one frame, which is then the message without a copy.
-        if first.is_empty() && gathered.is_empty() {
-            first = data;
-        } else {
-            gathered.extend_from_slice(&std::mem::take(&mut first));
-            gathered.extend_from_slice(&data);
         }
     }
     let whole = if gathered.is_empty() {
@@ -86,6 +103,12 @@ async fn read_body(id: &InstanceId, body: &mut RecvStream) -> Result<Option<Byte
         gathered.freeze()
     };
     one_message(id, whole)
+}
+
+/// The length that a message says it has, once that much of it has come.
+fn announced(bytes: &[u8]) -> Option<usize> {
+    let length: [u8; 4] = bytes.get(1..PREFIX_BYTES)?.try_into().ok()?;
+    Some(u32::from_be_bytes(length) as usize)
 }
 
 fn one_message(id: &InstanceId, mut whole: Bytes) -> Result<Option<Bytes>, Failure> {
@@ -101,7 +124,7 @@ fn one_message(id: &InstanceId, mut whole: Bytes) -> Result<Option<Bytes>, Failu
             "the answer is compressed, which was not asked for",
         ));
     }
-    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    let length = announced(prefix).unwrap_or_default();
     let message = whole.split_off(PREFIX_BYTES);
     if message.len() != length {
         return Err(malformed(

@@ -33,8 +33,6 @@ use crate::tasks::Tasks;
 
 /// Connections that turn out to be gone, before a call gives up.
 const STALE_MAX: usize = 3;
-/// Peers allow at least this many streams before their SETTINGS are known to say otherwise (RFC 9113, 6.5.2).
-const STREAMS_SURE: usize = 100;
 
 /// All connections to one instance.
 pub(super) struct Link {
@@ -116,7 +114,13 @@ impl Link {
             match ended {
                 Ok(Some(Err(failure))) => return Err(failure),
                 Ok(Some(Ok(())) | None) => {}
-                Err(_stopped) => return Err(self.down("the orchestrator is stopping")),
+                // Whoever was connecting is gone; the next round begins anew.
+                Err(_gone) => {
+                    self.pool
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .connecting = None;
+                }
             }
         }
         Err(self.down("the instance closes its connections at once"))
@@ -207,12 +211,35 @@ enum Found {
 impl Connection {
     fn has_room(&self) -> bool {
         let streams = self.streams.load(Ordering::Relaxed);
-        streams < STREAMS_SURE
-            || streams < LINK_STREAMS_MAX.min(self.sender.current_max_send_streams())
+        streams < LINK_STREAMS_MAX.min(self.sender.current_max_send_streams())
+    }
+}
+
+/// A connection on which a probe is waiting. When nobody waits any longer before the answer has come, new calls
+/// get another connection: this one may be dead without having said so.
+pub(super) struct Doubt(Option<Arc<AtomicBool>>);
+
+impl Doubt {
+    /// The answer has come.
+    pub(super) fn dispel(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        if let Some(gone) = &self.0 {
+            gone.store(true, Ordering::Release);
+        }
     }
 }
 
 impl Sender {
+    /// Doubts the connection until the answer has come.
+    pub(super) fn doubt(&self) -> Doubt {
+        Doubt(Some(Arc::clone(&self.connection.gone)))
+    }
+
     /// Sends one message and waits for the one that answers. Dropping the future resets the stream.
     pub(super) async fn unary(
         mut self,
@@ -259,7 +286,15 @@ where
                 .into_io()
                 .unwrap_or_else(|| io::Error::other("no HTTP/2 spoken there"))
         })?;
-    let ping = connection.ping_pong();
+    // A connection that was accepted is not yet an instance: a proxy may have nobody behind it. Whoever answers
+    // has also said how many calls it takes (its SETTINGS come first, RFC 9113, 3.4).
+    let mut ping = connection.ping_pong();
+    if let Some(ping) = &mut ping {
+        tokio::select! {
+            ended = &mut connection => return Err(closed_at_once(ended)),
+            answered = ping.ping(Ping::opaque()) => answered.map_err(|_| io::Error::other("no HTTP/2 spoken there"))?,
+        };
+    }
     let drive = async move {
         tokio::select! {
             ended = &mut connection => {
@@ -271,6 +306,12 @@ where
         }
     };
     Ok((sender, Box::pin(drive)))
+}
+
+/// What the peer, or TLS, had to say before it closed.
+fn closed_at_once(ended: Result<(), h2::Error>) -> io::Error {
+    let cause = ended.err().and_then(h2::Error::into_io);
+    cause.unwrap_or_else(|| io::Error::other("the connection was closed at once"))
 }
 
 /// Ends when the peer no longer answers.

@@ -104,6 +104,7 @@ impl InstanceClient for GrpcInstance {
             let sender = link
                 .ready(&mut |now| put_timeout(request.headers_mut(), call.ends, now))
                 .await?;
+            call.sent.set();
             let answer = sender.unary(request, frame).await?;
             let malformed = |what: &'static str| {
                 Failure::at(&id, Reason::AnswerMalformed, Progress::Answered, what)
@@ -125,7 +126,10 @@ impl InstanceClient for GrpcInstance {
         let (link, id) = (Arc::clone(&self.link), self.id.clone());
         Box::pin(async move {
             let sender = link.ready(&mut |_| ()).await?;
-            match sender.unary(request, Frame::empty()).await {
+            let doubt = sender.doubt();
+            let answer = sender.unary(request, Frame::empty()).await;
+            doubt.dispel();
+            match answer {
                 Ok(answer) => serving(&id, answer),
                 Err(failure) if failure.reason == Reason::InstanceFailed(Status::Unimplemented) => {
                     Ok(Serving::NotSaid)

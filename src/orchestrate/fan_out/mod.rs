@@ -15,13 +15,13 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{self, Instant};
 
 use super::attempt::report;
-use super::run_task::{Answered, Route, Unanswered, down, run_task};
+use super::run_task::{Answered, Route, Unanswered, down, run_task, was_too_late};
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::gather::{BadCompletion, Completion, Counts, Gather, Outcome, Stop};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::FANOUT_WAVE;
+use crate::domain::limit::{CLOSE_MAX, FANOUT_WAVE};
 use crate::domain::payload::Payload;
 use crate::domain::retry;
 use crate::domain::selection::{self, Fitness};
@@ -165,7 +165,17 @@ impl Driver {
                 }
             }
         }
-        self.close().await
+        // However slowly it is read, the rest of the call has an end.
+        match time::timeout(CLOSE_MAX, self.close()).await {
+            Ok(closed) => closed,
+            Err(_elapsed) => {
+                let detail = format!(
+                    "the end of the call was not read within {} s",
+                    CLOSE_MAX.as_secs()
+                );
+                Err(Failure::new(Reason::SlowConsumer, detail))
+            }
+        }
     }
 
     async fn dispatch_wave(&mut self) -> Result<(), Failure> {
@@ -215,7 +225,9 @@ impl Driver {
                 failure, attempts, ..
             }) => {
                 let late = failure.reason == Reason::DeadlineExceeded;
-                let outcome = if late {
+                let outcome = if attempts.is_empty() && was_too_late(&failure) {
+                    Outcome::Skipped
+                } else if late {
                     Outcome::TimedOut
                 } else {
                     Outcome::Failed
