@@ -186,9 +186,10 @@ mod tests {
         let table: Vec<_> = reasons
             .map(|reason| {
                 let (code, http) = codes(reason);
-                let of = match reason {
-                    Reason::InstanceFailed(status) => format!("  {}", status.name()),
-                    _ => String::new(),
+                let of = if let Reason::InstanceFailed(status) = reason {
+                    format!("  {}", status.name())
+                } else {
+                    String::new()
                 };
                 format!(
                     "{:<22} {:<18} {}{of}",
