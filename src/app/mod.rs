@@ -81,6 +81,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
             timeouts: config.timeouts,
+            retries: Arc::default(),
             draining: draining.clone(),
         };
         let door = front_door(Arc::new(config.keys), grpc::Methods::new(&house)?);

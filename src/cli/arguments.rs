@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::connection::timeout_field;
+use super::exit::Error;
+use crate::proto::orchestrator as proto;
+
 /// Where the server is and how its answer is shown.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServerArguments {
@@ -40,6 +44,32 @@ pub(super) struct TaskArguments {
     /// line says wins; what only another command uses is left alone.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+/// How often a task is tried.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct RetryArguments {
+    /// Further tries after the first: 0 to 4. What may have begun is tried again only with --idempotent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=4))]
+    retry: Option<u32>,
+    /// Time for one try: 2s, 500ms, or a number of seconds.
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    per_try_timeout: Option<Duration>,
+    /// The task may be executed more than once.
+    #[arg(long)]
+    idempotent: bool,
+}
+
+impl RetryArguments {
+    /// The part of the policy that they are.
+    pub(super) fn policy(&self) -> Result<proto::CallPolicy, Error> {
+        Ok(proto::CallPolicy {
+            attempts_max: self.retry.map_or(0, |retries| retries + 1),
+            per_try_timeout: timeout_field(self.per_try_timeout)?,
+            idempotent: self.idempotent,
+            ..proto::CallPolicy::default()
+        })
+    }
 }
 
 /// How an answer is shown.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use tonic::Streaming;
 
-use super::arguments::{Format, ServerArguments, TaskArguments};
+use super::arguments::{Format, RetryArguments, ServerArguments, TaskArguments};
 use super::connection::{Connection, block_on, guard, timeout_field};
 use super::exit::{Error, Exit};
 use super::failure_text;
@@ -52,6 +52,8 @@ pub(super) struct Arguments {
     /// Give up once more than this many have failed or timed out.
     #[arg(long, value_name = "N")]
     failures_max: Option<u32>,
+    #[command(flatten)]
+    retry: RetryArguments,
     #[command(flatten)]
     task: TaskArguments,
     #[command(flatten)]
@@ -114,6 +116,8 @@ fn request(
         payload: task.payload,
         aggregate: arguments.aggregate.or(defaults.aggregate).unwrap_or(false),
         timeout: timeout_field(task.timeout)?,
+        policy: Some(arguments.retry.policy()?)
+            .filter(|policy| *policy != proto::CallPolicy::default()),
         completion: Some(completion)
             .filter(|completion| *completion != proto::Completion::default()),
         metadata: task.metadata,

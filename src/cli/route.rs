@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::arguments::{Format, ServerArguments, TaskArguments};
+use super::arguments::{Format, RetryArguments, ServerArguments, TaskArguments};
 use super::connection::{Connection, block_on, guard, timeout_field};
 use super::exit::{Error, Exit};
 use super::json_output::{self, NULL};
@@ -20,6 +20,7 @@ Examples:
   orchestrator route --instances A B --payload '{\"data\": \"task\"}'
   orchestrator route --instances A-H --payload @task.json --timeout 10s
   echo '[1,2,3]' | orchestrator route --instances A,C --payload - --output json
+  orchestrator route --instances A --fallback any-healthy --retry 3 --idempotent
   orchestrator route --config config.json
 
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
@@ -34,6 +35,14 @@ pub(super) struct Arguments {
     /// How one is chosen: balanced by load unless given.
     #[arg(long, value_enum, value_name = "HOW")]
     selection: Option<Selection>,
+    /// What always selects the same candidate; goes with --selection hash.
+    #[arg(long, value_name = "KEY")]
+    hash_key: Option<String>,
+    /// Where else the task may be tried.
+    #[arg(long, value_enum, value_name = "WHERE")]
+    fallback: Option<Fallback>,
+    #[command(flatten)]
+    retry: RetryArguments,
     #[command(flatten)]
     task: TaskArguments,
     #[command(flatten)]
@@ -46,6 +55,16 @@ enum Selection {
     Balanced,
     /// The first candidate, in the order given, that is not down.
     Ordered,
+    /// The same candidate for the same --hash-key.
+    Hash,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Fallback {
+    /// Only at the instances that are named.
+    ListedOnly,
+    /// At any healthy instance, once those that are named have been tried.
+    AnyHealthy,
 }
 
 /// Runs the command.
@@ -73,15 +92,25 @@ fn request(
     let selection = match arguments.selection {
         Some(Selection::Balanced) => Some(proto::Selection::Balanced),
         Some(Selection::Ordered) => Some(proto::Selection::Ordered),
+        Some(Selection::Hash) => Some(proto::Selection::Hash),
         None => defaults.selection,
+    };
+    let fallback = match arguments.fallback {
+        Some(Fallback::ListedOnly) => proto::Fallback::ListedOnly,
+        Some(Fallback::AnyHealthy) => proto::Fallback::AnyHealthy,
+        None => proto::Fallback::Unspecified,
+    };
+    let policy = proto::CallPolicy {
+        selection: selection.unwrap_or(proto::Selection::Unspecified).into(),
+        hash_key: arguments.hash_key.clone().unwrap_or_default(),
+        fallback: fallback.into(),
+        ..arguments.retry.policy()?
     };
     let request = proto::RouteRequest {
         instances,
         payload: task.payload,
         timeout: timeout_field(task.timeout)?,
-        policy: selection.map(|selection| proto::CallPolicy {
-            selection: selection.into(),
-        }),
+        policy: Some(policy).filter(|policy| *policy != proto::CallPolicy::default()),
         metadata: task.metadata,
     };
     Ok((request, task.timeout))

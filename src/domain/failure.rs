@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::id::InstanceId;
 use super::limit::FAILURE_DETAIL_CHARS_MAX;
+use super::retry::Pushback;
 
 /// Why something did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,16 +19,20 @@ pub struct Failure {
     pub instance: Option<InstanceId>,
     /// Whether the task may have been executed.
     pub progress: Progress,
+    /// What the instance asks of whoever would try again.
+    pub pushback: Option<Pushback>,
 }
 
 /// How far a task had come when it failed: what decides whether repeating it is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Provably not begun at any instance.
+    /// Nothing has left this process.
+    NeverSent,
+    /// Sent, and by its own word not begun by the instance (REFUSED_STREAM, GOAWAY).
     NeverBegan,
     /// Sent; the instance may have begun.
     MayHaveBegun,
-    /// The instance has answered.
+    /// The answer had begun.
     Answered,
 }
 
@@ -267,7 +272,8 @@ impl Failure {
             reason,
             detail: shortened(detail.into()),
             instance: None,
-            progress: Progress::NeverBegan,
+            progress: Progress::NeverSent,
+            pushback: None,
         }
     }
 
@@ -307,7 +313,8 @@ impl Failure {
                 | Reason::IncarnationStale
                 | Reason::RegistrationUnknown
         );
-        self.progress == Progress::NeverBegan && !fault_of_the_request
+        let began = matches!(self.progress, Progress::MayHaveBegun | Progress::Answered);
+        !began && !fault_of_the_request
     }
 }
 

@@ -32,8 +32,10 @@ pub const METADATA_BYTES_MAX: usize = 8 * 1024;
 /// Characters of a failure's message that reach a caller.
 pub const FAILURE_DETAIL_CHARS_MAX: usize = 300;
 
-/// Tries of one task, the first included.
-pub const ATTEMPTS_MAX: usize = 4;
+/// Tries of one task, the first included, whatever its caller asks for.
+pub const ATTEMPTS_MAX: u32 = 5;
+/// Bytes of the key of selection HASH.
+pub const HASH_KEY_BYTES_MAX: usize = 1024;
 /// Legs of a fan-out that are dispatched before arrivals get a turn.
 pub const FANOUT_WAVE: usize = 32;
 /// Events of one fan-out that wait for their reader.

@@ -1,5 +1,6 @@
 //! Decides. No IO, no async, no clock, no logging, no serde, no proto: time and randomness come in as values.
 
+pub mod budget;
 pub mod deadline;
 pub mod failure;
 pub mod gather;
@@ -7,6 +8,7 @@ pub mod health;
 pub mod id;
 pub mod limit;
 pub mod payload;
+pub mod retry;
 pub mod selection;
 pub mod target;
 pub mod task;

@@ -27,22 +27,25 @@ pub struct Load {
 }
 
 /// How an instance is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Policy {
     /// Power of two choices: fewer outstanding calls for the weight, then lower latency.
     #[default]
     Balanced,
     /// The first that may be used.
     Ordered,
+    /// The same one for the same key, as long as it may be used; few keys move when the fleet changes.
+    Hash(String),
 }
 
 /// Random draws before the candidates are counted through instead.
 const DRAWS_MAX: usize = 8;
 
 /// Chooses one of `count` candidates, or none when all are unfit. `random` gives uniform 64-bit numbers.
-pub fn choose(
-    policy: Policy,
+pub fn choose<'n>(
+    policy: &Policy,
     count: usize,
+    name: impl Fn(usize) -> &'n str,
     fitness: impl Fn(usize) -> Fitness,
     load: impl Fn(usize) -> Load,
     mut random: impl FnMut() -> u64,
@@ -51,6 +54,16 @@ pub fn choose(
         Policy::Ordered => {
             let first = |wanted| (0..count).find(|&at| fitness(at) == wanted);
             first(Fitness::Fit).or_else(|| first(Fitness::Unknown))
+        }
+        Policy::Hash(key) => {
+            let best = (0..count)
+                .map(&fitness)
+                .max()
+                .filter(|best| *best != Fitness::Unfit)?;
+            // Rendezvous: each candidate draws a number from the key and its own name; the highest has it.
+            (0..count)
+                .filter(|&at| fitness(at) == best)
+                .max_by_key(|&at| rendezvous(key, name(at)))
         }
         Policy::Balanced => {
             let (one, other) = two_choices(count, &fitness, &mut random)?;
@@ -98,6 +111,17 @@ fn two_choices(
 /// Maps a uniform number to `0..count`; the bias is below 2^-50 for any fleet.
 fn below(count: usize, random: u64) -> usize {
     ((u128::from(random) * count as u128) >> 64) as usize
+}
+
+/// FNV-1a over both, mixed so that similar names spread. It must never change: keys would move.
+fn rendezvous(key: &str, name: &str) -> u64 {
+    let bytes = key.bytes().chain([0xff]).chain(name.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    mixed ^ (mixed >> 33)
 }
 
 fn lighter(this: Load, that: Load) -> bool {
@@ -180,8 +204,9 @@ mod tests {
     fn check(policy: Policy, fleet: &str, expected: Option<usize>) {
         let fleet = fitness(fleet);
         let found = choose(
-            policy,
+            &policy,
             fleet.len(),
+            |_| "",
             |at| fleet[at],
             |_| load(0, 1, 0.0),
             numbers(7),
@@ -204,6 +229,44 @@ mod tests {
         check(Policy::Balanced, "?f?", Some(1));
         check(Policy::Balanced, "---", None);
         check(Policy::Balanced, "", None);
+    }
+
+    #[test]
+    fn a_key_keeps_its_instance_and_few_keys_move_when_the_fleet_changes() {
+        let names: Vec<_> = (0..16).map(|at| format!("w{at:02}")).collect();
+        let owner = |key: usize, without: Option<usize>| {
+            let fitness = |at| {
+                if Some(at) == without {
+                    Fitness::Unfit
+                } else {
+                    Fitness::Fit
+                }
+            };
+            let policy = Policy::Hash(format!("key-{key}"));
+            choose(
+                &policy,
+                16,
+                |at| names[at].as_str(),
+                fitness,
+                |_| load(0, 1, 0.0),
+                numbers(7),
+            )
+            .unwrap()
+        };
+        let mut share = [0; 16];
+        for key in 0..1600 {
+            let at = owner(key, None);
+            share[at] += 1;
+            let after = owner(key, Some(3));
+            assert!(
+                after == at || at == 3,
+                "only the keys of the one that left move"
+            );
+        }
+        assert!(
+            share.iter().all(|count| (50..=160).contains(count)),
+            "{share:?}"
+        );
     }
 
     #[test]
@@ -233,7 +296,7 @@ mod tests {
             let fleet = fitness(&text);
             let best = fleet.iter().copied().max().filter(|best| *best != Fitness::Unfit);
             for policy in [Policy::Balanced, Policy::Ordered] {
-                let found = choose(policy, fleet.len(), |at| fleet[at], |at| load(at as u32, 1, 0.0), numbers(seed));
+                let found = choose(&policy, fleet.len(), |_| "", |at| fleet[at], |at| load(at as u32, 1, 0.0), numbers(seed));
                 prop_assert_eq!(found.map(|at| fleet[at]), best);
             }
         }
@@ -243,7 +306,7 @@ mod tests {
             let mut outstanding = [0_u32; 16];
             let mut random = numbers(seed);
             for _ in 0..1600 {
-                let at = choose(Policy::Balanced, 16, |_| Fitness::Fit, |at| load(outstanding[at], 1, 0.0), &mut random);
+                let at = choose(&Policy::Balanced, 16, |_| "", |_| Fitness::Fit, |at| load(outstanding[at], 1, 0.0), &mut random);
                 outstanding[at.unwrap()] += 1;
             }
             let (least, most) = (outstanding.iter().min().unwrap(), outstanding.iter().max().unwrap());

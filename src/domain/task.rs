@@ -143,8 +143,12 @@ pub struct Attempt {
 pub enum AttemptKind {
     /// The first try.
     First,
-    /// At once, after one that provably never began.
+    /// After a first one that provably never began.
     TransparentRetry,
+    /// After one that failed.
+    Retry,
+    /// At an instance that was not named, after those that were.
+    Fallback,
 }
 
 impl AttemptKind {
@@ -154,6 +158,8 @@ impl AttemptKind {
         match self {
             Self::First => "first",
             Self::TransparentRetry => "transparent_retry",
+            Self::Retry => "retry",
+            Self::Fallback => "fallback",
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What an instance is doing for us now. Shared by all views and written by every call.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::domain::budget::Budget;
 use crate::domain::selection::{self, PeakEwma};
 
 /// The load of one instance.
@@ -14,6 +15,8 @@ pub struct Load {
     outstanding: AtomicU32,
     weight: u32,
     latency: Mutex<PeakEwma>,
+    /// Retries of calls that failed here, so that one bad instance cannot spend what all have.
+    retries: Mutex<Budget>,
     /// Nanoseconds; 0 before the first answered probe.
     probe_latency: AtomicU64,
 }
@@ -28,6 +31,7 @@ impl Load {
             outstanding: AtomicU32::new(0),
             weight: weight.max(1),
             latency: Mutex::default(),
+            retries: Mutex::default(),
             probe_latency: AtomicU64::new(0),
         }
     }
@@ -37,6 +41,11 @@ impl Load {
     pub fn begin(self: &Arc<Self>) -> Outstanding {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         Outstanding(Arc::clone(self))
+    }
+
+    /// The budget of retries of calls that failed here.
+    pub fn retries(&self) -> MutexGuard<'_, Budget> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls that are with the instance now.

@@ -228,7 +228,7 @@ fn failure(
     reason: Reason,
     detail: impl Into<std::borrow::Cow<'static, str>>,
 ) -> Failure {
-    Failure::at(id, reason, Progress::NeverBegan, detail)
+    Failure::at(id, reason, Progress::NeverSent, detail)
 }
 
 #[cfg(test)]

@@ -10,11 +10,14 @@ use crate::domain::selection::Fitness;
 use crate::domain::target::{self, BadTarget};
 use crate::instance::{InstanceClient, Spec};
 
+/// Instances that are shared, not copied, by whoever works with them.
+pub type Members = Arc<[Arc<Member>]>;
+
 /// The fleet at one moment: instances in order of id.
 #[derive(Default)]
 pub struct View {
     ids: Vec<InstanceId>,
-    members: Vec<Arc<Member>>,
+    members: Members,
 }
 
 /// One instance at one moment.
@@ -67,8 +70,8 @@ impl Health {
 }
 
 impl View {
-    pub(super) fn new(sorted: impl Iterator<Item = Arc<Member>>) -> Self {
-        let members: Vec<_> = sorted.collect();
+    pub(crate) fn new(sorted: impl Iterator<Item = Arc<Member>>) -> Self {
+        let members: Members = sorted.collect();
         let ids = members
             .iter()
             .map(|member| member.spec.id.clone())
@@ -78,7 +81,7 @@ impl View {
 
     /// The instances, in order of id.
     #[must_use]
-    pub fn members(&self) -> &[Arc<Member>] {
+    pub fn members(&self) -> &Members {
         &self.members
     }
 
@@ -87,7 +90,14 @@ impl View {
         &self,
         expressions: &[S],
         max: usize,
-    ) -> Result<Vec<Arc<Member>>, BadTarget> {
+    ) -> Result<Members, BadTarget> {
+        // The whole of a large fleet is what it is already: nothing to look up and nothing to copy.
+        if let [all] = expressions
+            && all.as_ref() == "*"
+            && (1..=max).contains(&self.members.len())
+        {
+            return Ok(Arc::clone(&self.members));
+        }
         let found = target::resolve(expressions, &self.ids, max)?;
         Ok(found
             .into_iter()

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 
 use http::{HeaderValue, Response, StatusCode, header};
 use tonic::body::Body;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::pb;
 
 use crate::domain::failure::{self, Failure, Reason};
+use crate::domain::retry::Stop;
+use crate::proto::orchestrator::FailedAttempts;
 
 /// `ErrorInfo.domain`.
 pub const DOMAIN: &str = "orchestrator.openclaw";
@@ -87,17 +90,58 @@ fn code(status: failure::Status) -> Code {
 /// A failure as a gRPC status, with `google.rpc.ErrorInfo`.
 #[must_use]
 pub fn status(failure: &Failure) -> Status {
+    with_details(failure, vec![any("google.rpc.ErrorInfo", &info(failure))])
+}
+
+/// The status of a Route that failed: with every try, and with word for outer layers whether they should try.
+#[must_use]
+pub fn unanswered(failure: &Failure, stop: Option<Stop>, attempts: &FailedAttempts) -> Status {
+    let details = vec![
+        any("google.rpc.ErrorInfo", &info(failure)),
+        any("openclaw.orchestrator.v1.FailedAttempts", attempts),
+    ];
+    let mut status = with_details(failure, details);
+    if stop == Some(Stop::Exhausted) {
+        // gRFC A6: negative means do not retry. Our tries are not multiplied by a caller's.
+        status
+            .metadata_mut()
+            .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
+    }
+    status
+}
+
+fn info(failure: &Failure) -> pb::ErrorInfo {
     let mut metadata =
         HashMap::from([("retryable".to_owned(), failure.is_retryable().to_string())]);
     if let Some(instance) = &failure.instance {
         metadata.insert("instance".to_owned(), instance.to_string());
     }
-    let details = ErrorDetails::with_error_info(failure.reason.name(), DOMAIN, metadata);
+    pb::ErrorInfo {
+        reason: failure.reason.name().to_owned(),
+        domain: DOMAIN.to_owned(),
+        metadata,
+    }
+}
+
+fn any(name: &str, message: &impl prost::Message) -> prost_types::Any {
+    prost_types::Any {
+        type_url: format!("type.googleapis.com/{name}"),
+        value: message.encode_to_vec(),
+    }
+}
+
+fn with_details(failure: &Failure, details: Vec<prost_types::Any>) -> Status {
+    let code = codes(failure.reason).0;
     let message = match &failure.instance {
         Some(instance) => format!("instance {instance}: {}", failure.detail),
         None => failure.detail.to_string(),
     };
-    Status::with_error_details(codes(failure.reason).0, message, details)
+    let status = pb::Status {
+        code: code.into(),
+        message: message.clone(),
+        details,
+    };
+    Status::with_details(code, message, prost::Message::encode_to_vec(&status).into())
 }
 
 /// How a caller wants to be answered.
@@ -175,6 +219,8 @@ pub fn name_framework_refusal(response: Response<Body>) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt as _;
+
     use super::*;
 
     #[test]

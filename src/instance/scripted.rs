@@ -85,13 +85,13 @@ impl InstanceClient for Scripted {
                 Act::Refuse => Err(Failure::at(
                     &id,
                     Reason::InstanceDown,
-                    Progress::NeverBegan,
+                    Progress::NeverSent,
                     "connection refused",
                 )),
                 Act::Fail(status) => Err(Failure::at(
                     &id,
                     Reason::InstanceFailed(status),
-                    Progress::Answered,
+                    Progress::MayHaveBegun,
                     status.name(),
                 )),
                 Act::Break => Err(Failure::at(

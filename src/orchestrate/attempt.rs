@@ -1,6 +1,7 @@
 //! One try of a task at one instance, with the time that is left.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
@@ -19,6 +20,7 @@ pub async fn attempt(
     task: &Arc<Task>,
     number: u32,
     deadline: Deadline,
+    per_try_timeout: Option<Duration>,
 ) -> Result<Payload, Failure> {
     let started = Instant::now();
     if deadline.budget(started.into_std()).is_none() {
@@ -26,11 +28,12 @@ pub async fn attempt(
         return Err(Failure::at(
             member.id(),
             Reason::DeadlineExceeded,
-            Progress::NeverBegan,
+            Progress::NeverSent,
             detail,
         ));
     }
     let ends = Instant::from_std(deadline.work_ends());
+    let ends = per_try_timeout.map_or(ends, |timeout| ends.min(started + timeout));
     let call = Call {
         task: Arc::clone(task),
         attempt: number,

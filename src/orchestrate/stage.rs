@@ -14,10 +14,11 @@ use crate::domain::gather::Completion;
 use crate::domain::health::State;
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
+use crate::domain::retry;
 use crate::domain::selection::Policy;
 use crate::domain::task::{Metadata, Names, Task};
 use crate::fleet::load::Load;
-use crate::fleet::view::{Health, Member, Origin};
+use crate::fleet::view::{Health, Member, Origin, View};
 use crate::instance::endpoint::Endpoint;
 use crate::instance::scripted::{Act, Scripted};
 use crate::instance::{Spec, tls};
@@ -93,11 +94,14 @@ impl Stage {
             .sum()
     }
 
-    pub(super) fn route(&self, policy: Policy, timeout: Duration) -> Route {
+    pub(super) fn route(&self, selection: Policy, timeout: Duration) -> Route {
         Route {
             task: task(Payload::null()),
-            candidates: self.members.clone(),
-            policy,
+            candidates: self.members.clone().into(),
+            selection,
+            retry: retry::Policy::default(),
+            everyone: Arc::new(View::new(self.members.iter().cloned())),
+            retries: Arc::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),
         }
@@ -106,9 +110,12 @@ impl Stage {
     pub(super) fn fan_out(&self, completion: Completion, timeout: Duration) -> FanOut {
         FanOut {
             task: task(Payload::null()),
-            roster: self.members.clone(),
+            roster: self.members.clone().into(),
             completion,
             aggregate: false,
+            retry: retry::Policy::default(),
+            everyone: Arc::new(View::new(self.members.iter().cloned())),
+            retries: Arc::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),
         }

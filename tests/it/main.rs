@@ -22,6 +22,7 @@ mod health;
 mod limits;
 mod process;
 mod reflection;
+mod retry;
 mod route;
 mod shutdown;
 mod tls;

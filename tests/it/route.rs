@@ -75,6 +75,7 @@ async fn an_instance_that_cannot_be_reached_is_left_for_another_at_once() {
         instances: vec!["A B".into()],
         policy: Some(CallPolicy {
             selection: Selection::Ordered.into(),
+            ..Default::default()
         }),
         ..Default::default()
     };
@@ -128,6 +129,7 @@ async fn a_task_that_may_have_begun_is_not_tried_elsewhere() {
         instances: vec!["A B".into()],
         policy: Some(CallPolicy {
             selection: Selection::Ordered.into(),
+            ..Default::default()
         }),
         ..Default::default()
     };
@@ -216,7 +218,10 @@ async fn bad_requests_are_refused_by_the_name_of_what_is_wrong() {
         ),
         (
             RouteRequest {
-                policy: Some(CallPolicy { selection: 99 }),
+                policy: Some(CallPolicy {
+                    selection: 99,
+                    ..Default::default()
+                }),
                 ..route(&["A"])
             },
             Code::InvalidArgument,

@@ -10,16 +10,18 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::gather;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
-    LABEL_BYTES_MAX, LABELS_MAX, LEASE_DEFAULT, LEASE_MAX, LEASE_MIN, PAGE_MAX, WEIGHT_MAX,
+    ATTEMPTS_MAX, HASH_KEY_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, LEASE_DEFAULT, LEASE_MAX,
+    LEASE_MIN, PAGE_MAX, WEIGHT_MAX,
 };
 use crate::domain::payload::Payload;
+use crate::domain::retry;
 use crate::domain::selection::Policy;
 use crate::domain::target::BadTarget;
 use crate::domain::task::Metadata;
 use crate::fleet::registration::Registration;
 use crate::instance::endpoint::Endpoint;
 use crate::proto::orchestrator::{
-    CallPolicy, Completion, Instance, RegisterRequest, Selection, completion,
+    CallPolicy, Completion, Fallback, Instance, RegisterRequest, Selection, completion,
 };
 
 pub(super) fn invalid(field: &str, what: impl std::fmt::Display) -> Failure {
@@ -62,18 +64,75 @@ pub(super) fn timeout(
         .ok_or_else(|| invalid(field, "must be a positive duration such as 10s"))
 }
 
-pub(super) fn selection(policy: Option<&CallPolicy>) -> Result<Policy, Failure> {
-    let Some(policy) = policy else {
-        return Ok(Policy::default());
-    };
-    match Selection::try_from(policy.selection) {
+pub(super) fn selection(policy: &CallPolicy) -> Result<Policy, Failure> {
+    let selection = Selection::try_from(policy.selection);
+    if policy.hash_key.is_empty() == (selection == Ok(Selection::Hash)) {
+        return Err(invalid(
+            "policy.hash_key",
+            "goes with selection HASH, which needs it",
+        ));
+    }
+    if HASH_KEY_BYTES_MAX < policy.hash_key.len() {
+        return Err(invalid(
+            "policy.hash_key",
+            format!("may have at most {HASH_KEY_BYTES_MAX} bytes"),
+        ));
+    }
+    match selection {
         Ok(Selection::Unspecified | Selection::Balanced) => Ok(Policy::Balanced),
         Ok(Selection::Ordered) => Ok(Policy::Ordered),
+        Ok(Selection::Hash) => Ok(Policy::Hash(policy.hash_key.clone())),
         Err(_) => Err(invalid(
             "policy.selection",
             format!("{} is not a selection", policy.selection),
         )),
     }
+}
+
+pub(super) fn retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
+    let fallback = match Fallback::try_from(policy.fallback) {
+        Ok(Fallback::Unspecified | Fallback::ListedOnly) => retry::Fallback::ListedOnly,
+        Ok(Fallback::AnyHealthy) => retry::Fallback::AnyHealthy,
+        Err(_) => {
+            return Err(invalid(
+                "policy.fallback",
+                format!("{} is not a fallback", policy.fallback),
+            ));
+        }
+    };
+    if ATTEMPTS_MAX < policy.attempts_max {
+        return Err(invalid(
+            "policy.attempts_max",
+            format!("may be at most {ATTEMPTS_MAX}"),
+        ));
+    }
+    let attempts_max = if policy.attempts_max == 0 {
+        retry::ATTEMPTS_DEFAULT
+    } else {
+        policy.attempts_max
+    };
+    let repeat = if policy.idempotent {
+        retry::Repeat::Idempotent
+    } else {
+        retry::Repeat::Unsafe
+    };
+    let per_try_timeout = timeout("policy.per_try_timeout", policy.per_try_timeout)?;
+    Ok(retry::Policy {
+        attempts_max,
+        per_try_timeout,
+        repeat,
+        fallback,
+    })
+}
+
+/// A leg has nowhere else to go.
+pub(super) fn leg_retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
+    let elsewhere = policy.selection != 0 || policy.fallback != 0 || !policy.hash_key.is_empty();
+    if elsewhere {
+        let what = "a fan-out tries each target only at itself: leave out selection, fallback and hash_key";
+        return Err(invalid("policy", what));
+    }
+    retry(policy)
 }
 
 pub(super) fn completion(asked: Option<Completion>) -> Result<gather::Completion, Failure> {

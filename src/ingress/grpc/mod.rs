@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -14,6 +14,7 @@ use tower::util::BoxCloneSyncService;
 use super::arrival::Arrival;
 use super::failure_table::{self, Protocol};
 use super::layer::Answering;
+use crate::domain::budget::Budget;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{
     FANOUT_TIMEOUT_DEFAULT, MESSAGE_BYTES_MAX, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX,
@@ -41,6 +42,8 @@ pub struct House {
     pub tasks: Tasks,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// Retries over all callers.
+    pub retries: Arc<Mutex<Budget>>,
     /// Fires when the orchestrator is about to stop: not ready, and no stream without an end goes on.
     pub draining: CancellationToken,
 }

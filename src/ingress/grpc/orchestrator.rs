@@ -11,11 +11,11 @@ use super::{House, arrival, from_proto, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
 use crate::domain::task::Task;
-use crate::fleet::view::Member;
+use crate::fleet::view::Members;
 use crate::ingress::arrival::Arrival;
 use crate::ingress::failure_table;
 use crate::orchestrate::fan_out::{FanOut, fan_out};
-use crate::orchestrate::run_task::{Route, run_task};
+use crate::orchestrate::run_task::{Route, Unanswered, run_task};
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
     FanoutRequest, FanoutResponse, HealthRequest, HealthResponse, HealthWatchRequest,
@@ -38,17 +38,20 @@ impl Orchestrator {
 
     fn read_route(&self, arrival: Arrival, request: RouteRequest) -> Result<Route, Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
-        let policy = from_proto::selection(request.policy.as_ref())?;
-        let candidates = self
-            .house
-            .fleet
-            .view()
+        let policy = request.policy.unwrap_or_default();
+        let selection = from_proto::selection(&policy)?;
+        let retry = from_proto::retry(&policy)?;
+        let everyone = self.house.fleet.view();
+        let candidates = everyone
             .resolve(&request.instances, FLEET_MAX)
             .map_err(from_proto::target)?;
         let limits = self.house.timeouts;
         Ok(Route {
             candidates,
-            policy,
+            selection,
+            retry,
+            everyone,
+            retries: Arc::clone(&self.house.retries),
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.route, limits.max),
             task: Arc::new(Task {
@@ -62,16 +65,18 @@ impl Orchestrator {
     fn read_fan_out(&self, arrival: Arrival, request: FanoutRequest) -> Result<FanOut, Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let completion = from_proto::completion(request.completion)?;
-        let roster = self
-            .house
-            .fleet
-            .view()
+        let retry = from_proto::leg_retry(&request.policy.unwrap_or_default())?;
+        let everyone = self.house.fleet.view();
+        let roster = everyone
             .resolve(&request.targets, FANOUT_TARGETS_MAX)
             .map_err(from_proto::target)?;
         let limits = self.house.timeouts;
         Ok(FanOut {
             roster,
             completion,
+            retry,
+            everyone,
+            retries: Arc::clone(&self.house.retries),
             aggregate: request.aggregate,
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.fanout, limits.max),
@@ -83,10 +88,10 @@ impl Orchestrator {
         })
     }
 
-    fn members(&self, expressions: &[String]) -> Result<Vec<Arc<Member>>, Failure> {
+    fn members(&self, expressions: &[String]) -> Result<Members, Failure> {
         let view = self.house.fleet.view();
         if expressions.is_empty() {
-            return Ok(view.members().to_vec());
+            return Ok(Arc::clone(view.members()));
         }
         view.resolve(expressions, FLEET_MAX)
             .map_err(from_proto::target)
@@ -111,7 +116,14 @@ impl OrchestratorService for Orchestrator {
             .map_err(status)?;
         match run_task(route).await {
             Ok(answered) => Ok(Response::new(to_proto::route(answered))),
-            Err(unanswered) => Err(status(unanswered.failure)),
+            Err(Unanswered {
+                failure,
+                attempts,
+                stop,
+            }) => {
+                let attempts = to_proto::failed_attempts(attempts);
+                Err(failure_table::unanswered(&failure, stop, &attempts))
+            }
         }
     }
 

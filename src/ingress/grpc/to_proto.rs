@@ -16,6 +16,9 @@ use crate::orchestrate::fan_out::{Event, Leg, Summary};
 use crate::orchestrate::run_task::Answered;
 use crate::proto::orchestrator as proto;
 
+/// Characters of the message of each try in the status of a failed call.
+const FAILED_ATTEMPT_CHARS_MAX: usize = 100;
+
 pub(super) fn route(answered: Answered) -> proto::RouteResponse {
     proto::RouteResponse {
         instance: answered.instance.to_string(),
@@ -93,10 +96,29 @@ fn stop_reason(stop: Stop) -> proto::StopReason {
     }
 }
 
+/// The tries of a failed call, as a detail of its status.
+pub(super) fn failed_attempts(attempts: Vec<task::Attempt>) -> proto::FailedAttempts {
+    let mut attempts: Vec<_> = attempts.into_iter().map(attempt).collect();
+    // All of it travels in a header, and clients take few kilobytes of those.
+    for failure in attempts
+        .iter_mut()
+        .filter_map(|attempt| attempt.failure.as_mut())
+    {
+        failure.message = failure
+            .message
+            .chars()
+            .take(FAILED_ATTEMPT_CHARS_MAX)
+            .collect();
+    }
+    proto::FailedAttempts { attempts }
+}
+
 fn attempt(made: task::Attempt) -> proto::Attempt {
     let kind = match made.kind {
         task::AttemptKind::First => proto::AttemptKind::First,
         task::AttemptKind::TransparentRetry => proto::AttemptKind::TransparentRetry,
+        task::AttemptKind::Retry => proto::AttemptKind::Retry,
+        task::AttemptKind::Fallback => proto::AttemptKind::Fallback,
     };
     proto::Attempt {
         instance: made.instance.to_string(),

@@ -12,7 +12,7 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::FLEET_MAX;
 use crate::fleet::Fleet;
-use crate::fleet::view::{Health, Member};
+use crate::fleet::view::{Health, Member, Members};
 use crate::ingress::arrival::Arrival;
 use crate::proto::orchestrator::HealthWatchResponse;
 
@@ -76,20 +76,24 @@ impl Watch {
     }
 
     /// An expression that selects nothing any more is no error here: its instances have left.
-    fn selected(&self) -> Vec<Arc<Member>> {
+    fn selected(&self) -> Members {
         let view = self.fleet.view();
         if self.expressions.is_empty() {
-            return view.members().to_vec();
+            return Arc::clone(view.members());
         }
-        let each = self
+        let separator = |c: char| c == ',' || c.is_whitespace();
+        let parts = self
             .expressions
             .iter()
-            .flat_map(|text| text.split([',', ' ']));
-        let found = each.filter_map(|part| view.resolve(&[part], FLEET_MAX).ok());
-        let unique: BTreeMap<_, _> = found
-            .flatten()
-            .map(|member| (member.id().clone(), member))
-            .collect();
+            .flat_map(|text| text.split(separator));
+        let mut unique = BTreeMap::new();
+        for found in parts.filter_map(|part| view.resolve(&[part], FLEET_MAX).ok()) {
+            unique.extend(
+                found
+                    .iter()
+                    .map(|member| (member.id().clone(), Arc::clone(member))),
+            );
+        }
         unique.into_values().collect()
     }
 

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::ANSWER_BYTES_MAX;
+use crate::domain::retry::Pushback;
 
 /// Compression flag and length.
 const PREFIX_BYTES: usize = 5;
@@ -40,7 +41,17 @@ pub(super) async fn read(id: &InstanceId, response: ResponseFuture) -> Result<By
         return Err(malformed(id, "the answer ended without a grpc-status"));
     };
     if number.as_bytes() != b"0" {
-        return Err(failed(id, number, &trailers));
+        let failure = failed(id, number, &trailers);
+        // Once a message has come the answer had begun, whatever the end of it says.
+        let progress = if message.is_some() {
+            Progress::Answered
+        } else {
+            failure.progress
+        };
+        return Err(Failure {
+            progress,
+            ..failure
+        });
     }
     message.ok_or_else(|| malformed(id, "the answer has no message"))
 }
@@ -123,12 +134,18 @@ fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> F
         .unwrap_or_default();
     let message = percent_decode(message).decode_utf8_lossy();
     let detail = format!("{}: {message}", status.name());
-    Failure::at(
-        id,
-        Reason::InstanceFailed(status),
-        Progress::Answered,
-        detail,
-    )
+    let pushback = headers
+        .get("grpc-retry-pushback-ms")
+        .map(|value| Pushback::from_grpc(value.as_bytes()));
+    Failure {
+        pushback,
+        ..Failure::at(
+            id,
+            Reason::InstanceFailed(status),
+            Progress::MayHaveBegun,
+            detail,
+        )
+    }
 }
 
 /// gRPC, "HTTP to gRPC Status Code Mapping": what a proxy in between has to say.
@@ -145,7 +162,7 @@ fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
     Failure::at(
         id,
         Reason::InstanceFailed(status),
-        Progress::Answered,
+        Progress::MayHaveBegun,
         detail,
     )
 }

@@ -194,7 +194,7 @@ impl Link {
     }
 
     fn down(&self, detail: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
-        Failure::at(&self.id, Reason::InstanceDown, Progress::NeverBegan, detail)
+        Failure::at(&self.id, Reason::InstanceDown, Progress::NeverSent, detail)
     }
 }
 
@@ -220,7 +220,7 @@ impl Sender {
     ) -> Result<Bytes, Failure> {
         let unsent = |error: &h2::Error| {
             let detail = format!("the connection is gone: {error}");
-            Failure::at(&self.id, Reason::InstanceDown, Progress::NeverBegan, detail)
+            Failure::at(&self.id, Reason::InstanceDown, Progress::NeverSent, detail)
         };
         let (response, mut stream) = match self.connection.sender.send_request(request, false) {
             Ok(sent) => sent,

@@ -8,23 +8,25 @@
 //! stream that it feeds, and with it every leg. Between waves whatever has arrived gets its turn, so that the
 //! first partial does not wait for the last dispatch.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{self, Instant};
 
-use super::attempt::{attempt, report};
-use super::run_task::down;
+use super::attempt::report;
+use super::run_task::{Answered, Route, Unanswered, down, run_task};
+use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::gather::{BadCompletion, Completion, Counts, Gather, Outcome, Stop};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::FANOUT_WAVE;
 use crate::domain::payload::Payload;
-use crate::domain::selection::Fitness;
+use crate::domain::retry;
+use crate::domain::selection::{self, Fitness};
 use crate::domain::task::{Attempt, AttemptKind, Task};
-use crate::fleet::view::Member;
+use crate::fleet::view::{Member, Members, View};
 use crate::instance::Pending;
 use crate::tasks::Tasks;
 
@@ -40,11 +42,17 @@ pub struct FanOut {
     /// The task; its bytes are shared by all legs.
     pub task: Arc<Task>,
     /// The targets, frozen.
-    pub roster: Vec<Arc<Member>>,
+    pub roster: Members,
     /// When the call is complete.
     pub completion: Completion,
     /// Collect the payloads for the summary instead of sending each with its partial.
     pub aggregate: bool,
+    /// How often each target is tried; nowhere else.
+    pub retry: retry::Policy,
+    /// Who else is there.
+    pub everyone: Arc<View>,
+    /// Retries over all callers.
+    pub retries: Arc<Mutex<Budget>>,
     /// When the call arrived.
     pub arrived: Instant,
     /// When it ends.
@@ -114,7 +122,7 @@ pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> 
 }
 
 /// The position of a target, and what its instance said.
-type Arrival = (usize, Result<Payload, Failure>);
+type Arrival = (usize, Result<Answered, Unanswered>);
 
 struct Driver {
     fan_out: FanOut,
@@ -169,29 +177,53 @@ impl Driver {
             if member.fitness() == Fitness::Unfit {
                 let failure = down(member);
                 report(&self.fan_out.task, 0, &failure);
-                self.outcome(at, Outcome::Failed, Err(failure)).await?;
+                self.outcome(at, Outcome::Failed, Err(failure), Vec::new())
+                    .await?;
                 continue;
             }
             self.started[at] = Some(Instant::now());
-            let (member, task) = (Arc::clone(member), Arc::clone(&self.fan_out.task));
-            let deadline = self.fan_out.deadline;
-            self.legs.push(Box::pin(async move {
-                (at, attempt(&member, &task, 1, deadline).await)
-            }));
+            let leg = self.leg(Arc::clone(member));
+            self.legs
+                .push(Box::pin(async move { (at, run_task(leg).await) }));
         }
         Ok(())
+    }
+
+    /// A leg is a Route that has nowhere else to go.
+    fn leg(&self, member: Arc<Member>) -> Route {
+        Route {
+            task: Arc::clone(&self.fan_out.task),
+            candidates: Arc::from([member]),
+            selection: selection::Policy::Ordered,
+            retry: self.fan_out.retry,
+            everyone: Arc::clone(&self.fan_out.everyone),
+            retries: Arc::clone(&self.fan_out.retries),
+            arrived: self.fan_out.arrived,
+            deadline: self.fan_out.deadline,
+        }
     }
 
     async fn arrive(&mut self, (at, result): Arrival) -> Result<(), Failure> {
         if Instant::from_std(self.fan_out.deadline.work_ends()) <= Instant::now() {
             self.gather.end(Stop::Deadline);
         }
-        let outcome = match &result {
-            Ok(_) => Outcome::Answered,
-            Err(failure) if failure.reason == Reason::DeadlineExceeded => Outcome::TimedOut,
-            Err(_) => Outcome::Failed,
+        let (outcome, result, attempts) = match result {
+            Ok(Answered {
+                payload, attempts, ..
+            }) => (Outcome::Answered, Ok(payload), attempts),
+            Err(Unanswered {
+                failure, attempts, ..
+            }) => {
+                let late = failure.reason == Reason::DeadlineExceeded;
+                let outcome = if late {
+                    Outcome::TimedOut
+                } else {
+                    Outcome::Failed
+                };
+                (outcome, Err(failure), attempts)
+            }
         };
-        self.outcome(at, outcome, result).await
+        self.outcome(at, outcome, result, attempts).await
     }
 
     /// Gives a target its one outcome and tells the caller.
@@ -200,6 +232,7 @@ impl Driver {
         at: usize,
         outcome: Outcome,
         result: Result<Payload, Failure>,
+        attempts: Vec<Attempt>,
     ) -> Result<(), Failure> {
         self.gather.record(at, outcome);
         let never_began = |failure: &Failure| failure.progress == Progress::NeverBegan;
@@ -211,14 +244,6 @@ impl Driver {
             Err(failure) => (None, Some(failure)),
         };
         let instance = self.fan_out.roster[at].id().clone();
-        let attempts = self.started[at].map(|started| Attempt {
-            instance: instance.clone(),
-            kind: AttemptKind::First,
-            failure: failure.clone(),
-            offset: started.saturating_duration_since(self.fan_out.arrived),
-            elapsed: started.elapsed(),
-        });
-        let attempts = attempts.into_iter().collect();
         if let Some(collected) = &mut self.collected {
             let leg = Leg {
                 instance: instance.clone(),
@@ -263,7 +288,8 @@ impl Driver {
         let open: Vec<_> = self.gather.open().collect();
         for at in open {
             let (outcome, failure) = self.left_over(at, stop);
-            self.outcome(at, outcome, Err(failure)).await?;
+            let attempts = self.cut_short(at, &failure);
+            self.outcome(at, outcome, Err(failure), attempts).await?;
         }
         let id = |at: usize| self.fan_out.roster[at].id().clone();
         let summary = Summary {
@@ -287,13 +313,26 @@ impl Driver {
         })
     }
 
+    /// The tries of a leg that was reset are gone with it; what is known is that it was tried.
+    fn cut_short(&self, at: usize, failure: &Failure) -> Vec<Attempt> {
+        let started = self.started[at].into_iter();
+        let attempt = started.map(|started| Attempt {
+            instance: self.fan_out.roster[at].id().clone(),
+            kind: AttemptKind::First,
+            failure: Some(failure.clone()),
+            offset: started.saturating_duration_since(self.fan_out.arrived),
+            elapsed: started.elapsed(),
+        });
+        attempt.collect()
+    }
+
     fn left_over(&self, at: usize, stop: Stop) -> (Outcome, Failure) {
         let member = &self.fan_out.roster[at];
         let dispatched = self.started[at].is_some();
         let progress = if dispatched {
             Progress::MayHaveBegun
         } else {
-            Progress::NeverBegan
+            Progress::NeverSent
         };
         match (stop, dispatched) {
             (Stop::Deadline, true) => {

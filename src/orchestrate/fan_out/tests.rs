@@ -108,7 +108,11 @@ async fn once_enough_have_answered_the_others_are_cancelled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_vote_is_given_up_at_once() {
-    let stage = Stage::new([("A", Act::Refuse), ("B", Act::Refuse), ("C", Act::Silent)]);
+    let stage = Stage::new([
+        ("A", Act::Fail(Status::Internal)),
+        ("B", Act::Fail(Status::Internal)),
+        ("C", Act::Silent),
+    ]);
     check(
         &stage,
         completion(Rule::Majority),

@@ -1,0 +1,403 @@
+//! Whether a task is tried again, and when, from what is known of the tries so far.
+//!
+//! | what is known of the failed try | tried again |
+//! |---|---|
+//! | it never left this process, or its instance says that it never began | always; the first time at once |
+//! | it may have begun | only when the caller said that it may be repeated |
+//! | its answer had begun | never |
+//!
+//! Another instance is tried without a delay, the same one after a backoff with full jitter. What an instance
+//! asks for (`grpc-retry-pushback-ms`) is obeyed to the letter.
+
+use std::time::Duration;
+
+use super::failure::{Failure, Progress, Reason, Status};
+use super::limit::ATTEMPTS_MAX;
+use super::task::AttemptKind;
+
+/// Backoff before the second try at the same instance, at most; doubled for each further one.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// The longest backoff.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Tries of a call that says nothing, the first included.
+pub const ATTEMPTS_DEFAULT: u32 = 4;
+
+/// How a caller wants a task to be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Tries, the first included: 1 to `ATTEMPTS_MAX`.
+    pub attempts_max: u32,
+    /// How long one try may take.
+    pub per_try_timeout: Option<Duration>,
+    /// Whether the task may be executed more than once.
+    pub repeat: Repeat,
+    /// Where else it may be tried.
+    pub fallback: Fallback,
+}
+
+/// Whether a task may be executed more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Repeat {
+    /// Not known to be harmless: tried again only when it provably never began.
+    #[default]
+    Unsafe,
+    /// The caller says that it does no harm.
+    Idempotent,
+}
+
+/// Where a task may be tried once every instance that was named has been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fallback {
+    /// Nowhere else.
+    #[default]
+    ListedOnly,
+    /// At any healthy instance of the fleet.
+    AnyHealthy,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            attempts_max: ATTEMPTS_DEFAULT,
+            per_try_timeout: None,
+            repeat: Repeat::default(),
+            fallback: Fallback::default(),
+        }
+    }
+}
+
+/// What an instance asks of whoever would try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushback {
+    /// Not before this much time.
+    Wait(Duration),
+    /// Not at all.
+    Stop,
+}
+
+impl Pushback {
+    /// Reads `grpc-retry-pushback-ms` (gRFC A6): a number of milliseconds; negative, or not a number, means stop.
+    #[must_use]
+    pub fn from_grpc(value: &[u8]) -> Self {
+        let number = std::str::from_utf8(value)
+            .ok()
+            .and_then(|text| text.trim().parse::<i64>().ok());
+        match number.map(u64::try_from) {
+            Some(Ok(millis)) => Self::Wait(Duration::from_millis(millis)),
+            Some(Err(_)) | None => Self::Stop,
+        }
+    }
+}
+
+/// Where the next try would go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// To an instance that has not been tried.
+    Elsewhere,
+    /// To one that has.
+    Again,
+}
+
+/// Whether the budget of retries has anything left for one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Means {
+    /// It has.
+    Left,
+    /// Retries have used up their share of the calls.
+    Spent,
+}
+
+/// What is known when a try has failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// How it failed.
+    pub failure: &'a Failure,
+    /// Tries so far.
+    pub made: u32,
+    /// Where the next one would go.
+    pub place: Place,
+    /// The budget.
+    pub means: Means,
+    /// Time until work must have ended.
+    pub left: Duration,
+    /// A uniform number, for the jitter.
+    pub random: u32,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Try again after this long.
+    Again(AttemptKind, Duration),
+    /// The failure stands.
+    Stop(Stop),
+}
+
+/// Why a task is not tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Trying again would not help, or could execute the task twice.
+    NotRepeatable,
+    /// As many tries as are allowed have been made, or the budget is spent, or the instance asked for it:
+    /// outer layers should not try again either.
+    Exhausted,
+    /// There is no time for another try.
+    NoTime,
+}
+
+/// Decides what follows a failed try.
+#[must_use]
+pub fn decide(policy: &Policy, facts: Facts<'_>) -> Verdict {
+    let Facts {
+        failure,
+        made,
+        place,
+        means,
+        left,
+        random,
+    } = facts;
+    if !may_be_repeated(policy, failure) {
+        return Verdict::Stop(Stop::NotRepeatable);
+    }
+    if left.is_zero() {
+        return Verdict::Stop(Stop::NoTime);
+    }
+    // A refusal inside this process has cost no instance anything.
+    let is_free = failure.progress == Progress::NeverSent;
+    let attempts_max = policy.attempts_max.min(ATTEMPTS_MAX);
+    if failure.pushback == Some(Pushback::Stop)
+        || attempts_max <= made
+        || (means == Means::Spent && !is_free)
+    {
+        return Verdict::Stop(Stop::Exhausted);
+    }
+    let transparent = made == 1 && failure.progress != Progress::MayHaveBegun;
+    let wait = match (failure.pushback, place) {
+        (Some(Pushback::Wait(wait)), _) => wait,
+        (_, Place::Elsewhere) => Duration::ZERO,
+        // A connection that had just gone away is no reason to wait; a refused one is.
+        (_, Place::Again) if transparent && !is_free => Duration::ZERO,
+        (_, Place::Again) => backoff(made, random),
+    };
+    if left <= wait {
+        return Verdict::Stop(Stop::NoTime);
+    }
+    let kind = if transparent {
+        AttemptKind::TransparentRetry
+    } else {
+        AttemptKind::Retry
+    };
+    Verdict::Again(kind, wait)
+}
+
+fn may_be_repeated(policy: &Policy, failure: &Failure) -> bool {
+    match failure.progress {
+        Progress::NeverSent | Progress::NeverBegan => failure.reason == Reason::InstanceDown,
+        Progress::MayHaveBegun => {
+            policy.repeat == Repeat::Idempotent && is_transient(failure.reason)
+        }
+        Progress::Answered => false,
+    }
+}
+
+fn is_transient(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::InstanceLost
+            // Of one try: the call's own deadline leaves no time.
+            | Reason::DeadlineExceeded
+            | Reason::InstanceFailed(Status::Unavailable | Status::ResourceExhausted)
+    )
+}
+
+/// Full jitter: uniform between nothing and the doubled step.
+fn backoff(made: u32, random: u32) -> Duration {
+    let step = BACKOFF_FIRST
+        .saturating_mul(1 << made.saturating_sub(1).min(10))
+        .min(BACKOFF_MAX);
+    step.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn failure(reason: Reason, progress: Progress) -> Failure {
+        Failure {
+            progress,
+            ..Failure::new(reason, "")
+        }
+    }
+
+    fn facts(failure: &Failure) -> Facts<'_> {
+        Facts {
+            failure,
+            made: 1,
+            place: Place::Elsewhere,
+            means: Means::Left,
+            left: Duration::from_secs(10),
+            random: u32::MAX,
+        }
+    }
+
+    fn idempotent() -> Policy {
+        Policy {
+            repeat: Repeat::Idempotent,
+            ..Policy::default()
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_the_try_decides() {
+        let check = |policy: Policy, reason, progress, expected: Result<AttemptKind, Stop>| {
+            let failure = failure(reason, progress);
+            let found = match decide(&policy, facts(&failure)) {
+                Verdict::Again(kind, _) => Ok(kind),
+                Verdict::Stop(stop) => Err(stop),
+            };
+            assert_eq!(found, expected, "{reason:?} {progress:?}");
+        };
+        let unsafe_ = Policy::default();
+        check(
+            unsafe_,
+            Reason::InstanceDown,
+            Progress::NeverSent,
+            Ok(AttemptKind::TransparentRetry),
+        );
+        check(
+            unsafe_,
+            Reason::InstanceDown,
+            Progress::NeverBegan,
+            Ok(AttemptKind::TransparentRetry),
+        );
+        check(
+            unsafe_,
+            Reason::InstanceLost,
+            Progress::MayHaveBegun,
+            Err(Stop::NotRepeatable),
+        );
+        check(
+            idempotent(),
+            Reason::InstanceLost,
+            Progress::MayHaveBegun,
+            Ok(AttemptKind::Retry),
+        );
+        check(
+            idempotent(),
+            Reason::InstanceLost,
+            Progress::Answered,
+            Err(Stop::NotRepeatable),
+        );
+        let failed = Reason::InstanceFailed;
+        check(
+            idempotent(),
+            failed(Status::Unavailable),
+            Progress::MayHaveBegun,
+            Ok(AttemptKind::Retry),
+        );
+        check(
+            unsafe_,
+            failed(Status::Unavailable),
+            Progress::MayHaveBegun,
+            Err(Stop::NotRepeatable),
+        );
+        check(
+            idempotent(),
+            failed(Status::NotFound),
+            Progress::MayHaveBegun,
+            Err(Stop::NotRepeatable),
+        );
+        check(
+            idempotent(),
+            Reason::AnswerMalformed,
+            Progress::Answered,
+            Err(Stop::NotRepeatable),
+        );
+    }
+
+    #[test]
+    fn another_instance_is_tried_at_once_and_the_same_one_after_a_backoff() {
+        let lost = failure(Reason::InstanceLost, Progress::MayHaveBegun);
+        let check = |made, place, random, expected| {
+            let policy = Policy {
+                attempts_max: 5,
+                ..idempotent()
+            };
+            let verdict = decide(
+                &policy,
+                Facts {
+                    made,
+                    place,
+                    random,
+                    ..facts(&lost)
+                },
+            );
+            assert_eq!(
+                verdict,
+                Verdict::Again(AttemptKind::Retry, Duration::from_millis(expected))
+            );
+        };
+        check(1, Place::Elsewhere, u32::MAX, 0);
+        check(1, Place::Again, u32::MAX, 50);
+        check(2, Place::Again, u32::MAX, 100);
+        check(4, Place::Again, u32::MAX, 400);
+        check(4, Place::Again, 0, 0);
+    }
+
+    #[test]
+    fn pushback_is_obeyed_to_the_letter() {
+        let check = |value: &str, expected| {
+            assert_eq!(Pushback::from_grpc(value.as_bytes()), expected, "{value}")
+        };
+        check("250", Pushback::Wait(Duration::from_millis(250)));
+        check("0", Pushback::Wait(Duration::ZERO));
+        check("-1", Pushback::Stop);
+        check("soon", Pushback::Stop);
+        let pushed = |pushback| Failure {
+            pushback: Some(pushback),
+            ..failure(Reason::InstanceDown, Progress::NeverBegan)
+        };
+        let wait = pushed(Pushback::Wait(Duration::from_millis(250)));
+        let again = Verdict::Again(AttemptKind::TransparentRetry, Duration::from_millis(250));
+        assert_eq!(decide(&Policy::default(), facts(&wait)), again);
+        let stop = pushed(Pushback::Stop);
+        assert_eq!(
+            decide(&Policy::default(), facts(&stop)),
+            Verdict::Stop(Stop::Exhausted)
+        );
+        let long = pushed(Pushback::Wait(Duration::from_secs(60)));
+        assert_eq!(
+            decide(&Policy::default(), facts(&long)),
+            Verdict::Stop(Stop::NoTime)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_history_breaks_a_promise(
+            progress in prop_oneof![Just(Progress::NeverSent), Just(Progress::NeverBegan), Just(Progress::MayHaveBegun), Just(Progress::Answered)],
+            reason in prop_oneof![
+                Just(Reason::InstanceDown), Just(Reason::InstanceLost), Just(Reason::DeadlineExceeded),
+                Just(Reason::InstanceFailed(Status::Unavailable)), Just(Reason::AnswerMalformed)
+            ],
+            repeat in prop_oneof![Just(Repeat::Unsafe), Just(Repeat::Idempotent)],
+            made in 1_u32..8, attempts_max in 1_u32..8, left_ms in 0_u64..2000, random in any::<u32>(),
+            elsewhere in any::<bool>(), spent in any::<bool>(),
+        ) {
+            let failure = failure(reason, progress);
+            let policy = Policy { attempts_max, repeat, ..Policy::default() };
+            let left = Duration::from_millis(left_ms);
+            let place = if elsewhere { Place::Elsewhere } else { Place::Again };
+            let means = if spent { Means::Spent } else { Means::Left };
+            if let Verdict::Again(_, wait) = decide(&policy, Facts { failure: &failure, made, place, means, left, random }) {
+                prop_assert!(wait < left, "never a sleep past the deadline");
+                prop_assert!(made < attempts_max.min(ATTEMPTS_MAX));
+                prop_assert!(progress != Progress::Answered);
+                prop_assert!(progress != Progress::MayHaveBegun || repeat == Repeat::Idempotent);
+                prop_assert!(!spent || progress == Progress::NeverSent);
+            }
+        }
+    }
+}
