@@ -63,7 +63,7 @@ fn empty_names(path: &str) -> Vec<String> {
 
 #[test]
 fn an_instance_has_no_second_name() {
-    inspect(source::files(&["src", "tests/it", "benches"]), |source| {
+    inspect(source::files(&["src", "tests/it"]), |source| {
         second_names(&source.path, &source.text)
     });
     let mut contracts = Vec::new();
