@@ -10,7 +10,6 @@ use tonic_types::pb;
 
 use crate::domain::failure::{self, Failure, Reason};
 use crate::domain::retry::Stop;
-use crate::proto::orchestrator::FailedAttempts;
 
 /// `ErrorInfo.domain`.
 pub const DOMAIN: &str = "orchestrator.openclaw";
@@ -95,11 +94,8 @@ pub fn status(failure: &Failure) -> Status {
 
 /// The status of a Route that failed: with every try, and with word for outer layers whether they should try.
 #[must_use]
-pub fn unanswered(failure: &Failure, stop: Option<Stop>, attempts: &FailedAttempts) -> Status {
-    let details = vec![
-        any("google.rpc.ErrorInfo", &info(failure)),
-        any("openclaw.orchestrator.v1.FailedAttempts", attempts),
-    ];
+pub fn unanswered(failure: &Failure, stop: Option<Stop>, attempts: prost_types::Any) -> Status {
+    let details = vec![any("google.rpc.ErrorInfo", &info(failure)), attempts];
     let mut status = with_details(failure, details);
     if stop == Some(Stop::Exhausted) {
         // gRFC A6: negative means do not retry. Our tries are not multiplied by a caller's.
@@ -123,7 +119,8 @@ fn info(failure: &Failure) -> pb::ErrorInfo {
     }
 }
 
-fn any(name: &str, message: &impl prost::Message) -> prost_types::Any {
+/// A message as a detail of a status.
+pub(super) fn any(name: &str, message: &impl prost::Message) -> prost_types::Any {
     prost_types::Any {
         type_url: format!("type.googleapis.com/{name}"),
         value: message.encode_to_vec(),

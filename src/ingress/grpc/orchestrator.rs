@@ -122,7 +122,7 @@ impl OrchestratorService for Orchestrator {
                 stop,
             }) => {
                 let attempts = to_proto::failed_attempts(attempts);
-                Err(failure_table::unanswered(&failure, stop, &attempts))
+                Err(failure_table::unanswered(&failure, stop, attempts))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use prost_types::{Duration as ProtoDuration, Timestamp};
+use prost_types::{Any, Duration as ProtoDuration, Timestamp};
 
 use crate::domain::failure::Failure;
 use crate::domain::gather::{Counts, Outcome, Stop};
@@ -97,7 +97,7 @@ fn stop_reason(stop: Stop) -> proto::StopReason {
 }
 
 /// The tries of a failed call, as a detail of its status.
-pub(super) fn failed_attempts(attempts: Vec<task::Attempt>) -> proto::FailedAttempts {
+pub(super) fn failed_attempts(attempts: Vec<task::Attempt>) -> Any {
     let mut attempts: Vec<_> = attempts.into_iter().map(attempt).collect();
     // All of it travels in a header, and clients take few kilobytes of those.
     for failure in attempts
@@ -110,7 +110,10 @@ pub(super) fn failed_attempts(attempts: Vec<task::Attempt>) -> proto::FailedAtte
             .take(FAILED_ATTEMPT_CHARS_MAX)
             .collect();
     }
-    proto::FailedAttempts { attempts }
+    failure_table::any(
+        "openclaw.orchestrator.v1.FailedAttempts",
+        &proto::FailedAttempts { attempts },
+    )
 }
 
 fn attempt(made: task::Attempt) -> proto::Attempt {

@@ -235,7 +235,9 @@ impl Driver {
         attempts: Vec<Attempt>,
     ) -> Result<(), Failure> {
         self.gather.record(at, outcome);
-        let never_began = |failure: &Failure| failure.progress == Progress::NeverBegan;
+        let never_began = |failure: &Failure| {
+            matches!(failure.progress, Progress::NeverSent | Progress::NeverBegan)
+        };
         if !result.as_ref().is_err_and(never_began) {
             self.progress = Progress::MayHaveBegun;
         }
