@@ -88,18 +88,28 @@ fn names(headers: &HeaderMap) -> Names {
         is_good(value).then(|| Bytes::copy_from_slice(value))
     };
     Names {
-        request_id: given(REQUEST_ID, is_request_id).unwrap_or_else(|| random_hex::<16>().into()),
+        request_id: given(REQUEST_ID, is_request_id).unwrap_or_else(made_request_id),
         traceparent: given(TRACEPARENT, is_traceparent).unwrap_or_else(made_traceparent),
     }
 }
 
-fn random_hex<const BYTES: usize>() -> String {
-    hex::encode(rand::random::<[u8; BYTES]>())
+fn made_request_id() -> Bytes {
+    let mut made = [0; 32];
+    put_random_hex::<16>(&mut made);
+    Bytes::copy_from_slice(&made)
 }
 
 /// Not sampled: nobody has asked for a trace.
 fn made_traceparent() -> Bytes {
-    format!("00-{}-{}-00", random_hex::<16>(), random_hex::<8>()).into()
+    let mut made = *b"00-................................-................-00";
+    put_random_hex::<16>(&mut made[3..35]);
+    put_random_hex::<8>(&mut made[36..52]);
+    Bytes::copy_from_slice(&made)
+}
+
+fn put_random_hex<const BYTES: usize>(digits: &mut [u8]) {
+    // Fails only where there are not two digits for each byte.
+    let _ = hex::encode_to_slice(rand::random::<[u8; BYTES]>(), digits);
 }
 
 fn is_request_id(value: &[u8]) -> bool {
@@ -130,7 +140,10 @@ fn is_traceparent(value: &[u8]) -> bool {
 /// The request id as a header value.
 #[must_use]
 pub fn request_id(names: &Names) -> Option<HeaderValue> {
-    HeaderValue::from_maybe_shared(names.request_id.clone()).ok()
+    let mut value = HeaderValue::from_maybe_shared(names.request_id.clone()).ok()?;
+    // It never comes again: it should not drive others out of the connection's compression tables.
+    value.set_sensitive(true);
+    Some(value)
 }
 
 #[cfg(test)]

@@ -21,9 +21,9 @@ use crate::domain::limit::{
 };
 use crate::fleet::Fleet;
 use crate::proto;
-use crate::proto::health::health_server::HealthServer;
-use crate::proto::orchestrator::cluster_service_server::ClusterServiceServer;
-use crate::proto::orchestrator::orchestrator_service_server::OrchestratorServiceServer;
+use crate::proto::health::health_server::{self, HealthServer};
+use crate::proto::orchestrator::cluster_service_server::{self, ClusterServiceServer};
+use crate::proto::orchestrator::orchestrator_service_server::{self, OrchestratorServiceServer};
 use crate::tasks::Tasks;
 
 mod cluster;
@@ -69,6 +69,9 @@ impl Default for Timeouts {
     }
 }
 
+const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
+const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
+
 /// The library does not name the types of its reflection services.
 type Boxed = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
@@ -85,8 +88,13 @@ pub struct Methods {
 impl Methods {
     /// All methods. Fails only when the descriptors that were built in are broken.
     pub fn new(house: &House) -> Result<Self, tonic_reflection::server::Error> {
-        let reflection = || {
+        let reflection = |own_name| {
+            // Only what is served here is listed; what an instance implements can be described all the same.
             tonic_reflection::server::Builder::configure()
+                .with_service_name(orchestrator_service_server::SERVICE_NAME)
+                .with_service_name(cluster_service_server::SERVICE_NAME)
+                .with_service_name(health_server::SERVICE_NAME)
+                .with_service_name(own_name)
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
                 // What the details of a failure are made of, so that clients can show them.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
@@ -99,8 +107,8 @@ impl Methods {
             cluster: ClusterServiceServer::new(cluster::Cluster::new(house.clone()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
             health: HealthServer::new(serving::Serving::new(house)).max_decoding_message_size(1024),
-            reflection: Boxed::new(reflection().build_v1()?),
-            reflection_alpha: Boxed::new(reflection().build_v1alpha()?),
+            reflection: Boxed::new(reflection(REFLECTION).build_v1()?),
+            reflection_alpha: Boxed::new(reflection(REFLECTION_ALPHA).build_v1alpha()?),
         })
     }
 }
@@ -121,11 +129,11 @@ impl Service<Request<Body>> for Methods {
         }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         match service {
-            "openclaw.orchestrator.v1.OrchestratorService" => self.orchestrator.call(request),
-            "openclaw.orchestrator.v1.ClusterService" => self.cluster.call(request),
-            "grpc.health.v1.Health" => self.health.call(request),
-            "grpc.reflection.v1.ServerReflection" => self.reflection.call(request),
-            "grpc.reflection.v1alpha.ServerReflection" => self.reflection_alpha.call(request),
+            orchestrator_service_server::SERVICE_NAME => self.orchestrator.call(request),
+            cluster_service_server::SERVICE_NAME => self.cluster.call(request),
+            health_server::SERVICE_NAME => self.health.call(request),
+            REFLECTION => self.reflection.call(request),
+            REFLECTION_ALPHA => self.reflection_alpha.call(request),
             _ => refuse(
                 &Failure::new(Reason::MethodUnknown, "no such service"),
                 Protocol::Grpc,

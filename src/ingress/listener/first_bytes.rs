@@ -9,13 +9,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use crate::late_flush::LateFlush;
+
 /// The HTTP/2 connection preface (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Fails reads once the time for the preface is over. A peer that does not begin like the preface speaks
-/// HTTP/1, where the headers have a limit of their own.
+/// HTTP/1, where the headers have a limit of their own; only HTTP/2 can do with flushes that come late.
 pub(super) struct FirstBytes {
-    stream: TcpStream,
+    stream: LateFlush<TcpStream>,
     /// How much of the preface has come, and until when the rest may; `None` once it is settled.
     waiting: Option<(usize, Pin<Box<Sleep>>)>,
 }
@@ -23,7 +25,7 @@ pub(super) struct FirstBytes {
 impl FirstBytes {
     pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
         Self {
-            stream,
+            stream: LateFlush::at_once(stream),
             waiting: Some((0, Box::pin(sleep(limit)))),
         }
     }
@@ -34,7 +36,11 @@ impl FirstBytes {
             let compared = read.len().min(expected.len());
             let is_preface = read[..compared] == expected[..compared];
             *seen += compared;
-            if !is_preface || *seen == PREFACE.len() {
+            let is_whole = *seen == PREFACE.len();
+            if is_preface && is_whole {
+                self.stream.begin();
+            }
+            if !is_preface || is_whole {
                 self.waiting = None;
             }
         }

@@ -28,6 +28,7 @@ use crate::domain::limit::{
 };
 use crate::instance::endpoint::Endpoint;
 use crate::instance::tls::Connector;
+use crate::late_flush::LateFlush;
 use crate::tasks::Tasks;
 
 /// Connections that turn out to be gone, before a call gives up.
@@ -251,7 +252,7 @@ where
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_pending_accept_reset_streams(200)
         .max_local_error_reset_streams(Some(1024))
-        .handshake::<T, Frame>(stream)
+        .handshake::<_, Frame>(LateFlush::new(stream))
         .await
         .map_err(|error| {
             error

@@ -154,7 +154,7 @@ fn put_names(headers: &mut HeaderMap, call: &Call) {
     let names = &call.task.names;
     let mut put = |name: HeaderName, value: Bytes| {
         // Checked where they came in; a value that cannot travel is left out, not the call.
-        if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+        if let Some(value) = for_once(value) {
             headers.insert(name, value);
         }
     };
@@ -171,7 +171,15 @@ fn put_names(headers: &mut HeaderMap, call: &Call) {
 /// Written as late as can be: waiting for a connection has already used up some of the time.
 fn put_timeout(headers: &mut HeaderMap, ends: Instant, now: Instant) {
     let timeout = to_grpc_timeout(ends.saturating_duration_since(now));
-    if let Ok(timeout) = HeaderValue::from_maybe_shared(Bytes::from(timeout)) {
+    if let Some(timeout) = for_once(timeout.into()) {
         headers.insert(TIMEOUT, timeout);
     }
+}
+
+/// A value that no other call will have. Both ends would keep it in their compression tables, where it drives
+/// out the values that do come again; "sensitive" means just that they do not.
+fn for_once(value: Bytes) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_maybe_shared(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }

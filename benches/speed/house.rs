@@ -1,0 +1,74 @@
+//! Role: the orchestrator.
+
+use std::time::Duration;
+
+use orchestrator::app::App;
+use orchestrator::config::{Config, Planned};
+use orchestrator::domain::health::State;
+use orchestrator::domain::id::InstanceId;
+use orchestrator::fleet::ProbeSettings;
+use orchestrator::ingress::caller::Key;
+use orchestrator::instance::endpoint::Endpoint;
+use orchestrator::instance::{Spec, tls};
+use tokio::runtime;
+
+use crate::call::KEY;
+use crate::process;
+
+/// Serves in the runtime in which the command line runs it.
+pub(crate) fn run(arguments: &[String]) {
+    serve(runtime::Builder::new_multi_thread(), arguments);
+}
+
+/// Serves in one thread: what the runtime itself costs is the difference.
+pub(crate) fn run_in_one_thread(arguments: &[String]) {
+    serve(runtime::Builder::new_current_thread(), arguments);
+}
+
+/// Serves with the instances that the arguments name: `ID=ADDRESS`.
+fn serve(mut runtime: runtime::Builder, arguments: &[String]) {
+    let mut config = Config::empty();
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    config.keys.keys = vec![Key::with_all_rights("bench", KEY)];
+    // Probes of a thousand instances would be counted as the CPU of legs.
+    config.probe = ProbeSettings {
+        interval: Duration::from_secs(600),
+        ..ProbeSettings::default()
+    };
+    config.instances = arguments
+        .iter()
+        .map(|argument| instance(argument))
+        .collect();
+    let runtime = runtime.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let app = App::start(config).await.unwrap();
+        probed(&app).await;
+        process::tell(&[app.address()]);
+        app.run_until(std::future::pending()).await;
+    });
+}
+
+fn instance(argument: &str) -> Planned {
+    let (id, address) = argument.split_once('=').unwrap();
+    Planned::Remote(Spec {
+        id: InstanceId::parse(id).unwrap(),
+        endpoint: Endpoint::parse(address).unwrap(),
+        labels: Default::default(),
+        weight: 1,
+        credential: None,
+        tls: tls::Settings::default(),
+    })
+}
+
+/// Every instance has a connection once its first probe was answered.
+async fn probed(app: &App) {
+    let mut changes = app.fleet().changes();
+    let all_well = || {
+        let view = app.fleet().view();
+        let mut members = view.members().iter();
+        members.all(|member| member.health.state == State::Healthy)
+    };
+    while !all_well() {
+        changes.changed().await.unwrap();
+    }
+}

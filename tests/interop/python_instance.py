@@ -1,0 +1,138 @@
+"""An instance that shares no code with the orchestrator: grpcio, the stubs of the contract, grpc.health.v1.
+
+It registers itself and renews its lease, echoes tasks, and says on standard output, one JSON object a line,
+what happens to it. A payload {"task": NAME} gives a task a name in what is said; with "hold": true it is kept
+until the order `release NAME` or until the call ends.
+Orders come on standard input: `release NAME`, `serving yes|no`, `stop GRACE_SECONDS`.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+from concurrent import futures
+
+import grpc
+from google.protobuf import json_format
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from openclaw.instance.v1 import instance_pb2, instance_pb2_grpc
+from openclaw.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
+
+SAYING = threading.Lock()
+
+
+def say(event, **fields):
+    with SAYING:
+        print(json.dumps({"event": event, **fields}), flush=True)
+
+
+class Instance(instance_pb2_grpc.InstanceServiceServicer):
+    def __init__(self):
+        self.released = set()
+        self.changed = threading.Condition()
+
+    def release(self, name):
+        with self.changed:
+            self.released.add(name)
+            self.changed.notify_all()
+
+    def Execute(self, request, context):
+        payload = json_format.MessageToDict(request.payload)
+        asked = payload if isinstance(payload, dict) else {}
+        name = asked.get("task")
+        metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        say("begun", task=name, time_remaining=context.time_remaining(), metadata=metadata)
+        if asked.get("hold") and not self.held_to_the_end(name, context):
+            return instance_pb2.ExecuteResponse()
+        say("answered", task=name)
+        return instance_pb2.ExecuteResponse(payload=request.payload)
+
+    def held_to_the_end(self, name, context):
+        """False when the call ended first: nobody waits for an answer any more."""
+        ended = threading.Event()
+
+        def note_end():
+            ended.set()
+            with self.changed:
+                self.changed.notify_all()
+
+        if not context.add_callback(note_end):
+            ended.set()
+        with self.changed:
+            self.changed.wait_for(lambda: ended.is_set() or name in self.released)
+            released = name in self.released
+        if not released:
+            say("cancelled", task=name, before_its_deadline=context.time_remaining() > 0)
+        return released
+
+
+def keep_registered(arguments, address, stopping):
+    """Registers, and renews well before the lease ends."""
+    channel = grpc.insecure_channel(arguments.orchestrator)
+    cluster = orchestrator_pb2_grpc.ClusterServiceStub(channel)
+    request = orchestrator_pb2.RegisterRequest(
+        instance=orchestrator_pb2.Instance(id=arguments.id, address=address),
+        incarnation=arguments.incarnation,
+    )
+    request.lease.FromSeconds(arguments.lease)
+    bearer = [("authorization", f"Bearer {os.environ['ORCHESTRATOR_API_KEY']}")]
+    registered = False
+    while True:
+        try:
+            cluster.Register(request, metadata=bearer, timeout=5)
+        except grpc.RpcError as error:
+            say("refused", code=error.code().name, detail=error.details())
+        else:
+            if not registered:
+                say("registered", address=address)
+            registered = True
+        if stopping.wait(arguments.lease / 5):
+            return
+
+
+def obey(server, instance, health_service, stopping):
+    for order in sys.stdin:
+        match order.split():
+            case ["release", name]:
+                instance.release(name)
+            case ["serving", word]:
+                status = health_pb2.HealthCheckResponse.SERVING if word == "yes" else health_pb2.HealthCheckResponse.NOT_SERVING
+                health_service.set("", status)
+                say("serving", word=word)
+            case ["stop", grace]:
+                stopping.set()
+                # Takes no new calls from here on: GOAWAY on every connection, and nobody listens.
+                stopped = server.stop(float(grace))
+                say("stopping")
+                threading.Thread(target=lambda: stopped.wait() and say("stopped"), daemon=True).start()
+            case _:
+                raise SystemExit(f"no such order: {order!r}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--orchestrator", required=True)
+    parser.add_argument("--id", required=True)
+    parser.add_argument("--incarnation", type=int, required=True)
+    parser.add_argument("--lease", type=int, required=True, help="seconds")
+    arguments = parser.parse_args()
+
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=32))
+    instance, health_service = Instance(), health.HealthServicer()
+    instance_pb2_grpc.add_InstanceServiceServicer_to_server(instance, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    health_service.set("", health_pb2.HealthCheckResponse.SERVING)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    stopping = threading.Event()
+    registering = threading.Thread(
+        target=keep_registered, args=(arguments, f"127.0.0.1:{port}", stopping), daemon=True
+    )
+    registering.start()
+    obey(server, instance, health_service, stopping)
+    server.stop(None)
+
+
+if __name__ == "__main__":
+    main()
