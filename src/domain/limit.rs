@@ -71,6 +71,10 @@ pub const LABEL_BYTES_MAX: usize = 256;
 pub const WEIGHT_MAX: u32 = 1000;
 /// Instances on one page of a listing.
 pub const PAGE_MAX: usize = 1000;
+/// Encoded instances on one page of a listing.
+pub const PAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
+/// Characters of the reason of a state of health.
+pub const HEALTH_REASON_CHARS_MAX: usize = 200;
 /// Probes under way at once.
 pub const PROBES_AT_ONCE_MAX: usize = 256;
 /// Health watchers at once.

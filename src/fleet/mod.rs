@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::health::State;
 use crate::domain::id::InstanceId;
-use crate::domain::limit::{FLEET_MAX, PROBES_AT_ONCE_MAX};
+use crate::domain::limit::{FLEET_MAX, HEALTH_REASON_CHARS_MAX, PROBES_AT_ONCE_MAX};
 use crate::instance::{InstanceClient, Spec};
 use crate::tasks::{Owned, Tasks};
 
@@ -153,6 +153,8 @@ impl Fleet {
         else {
             return;
         };
+        // All of a large fleet's reasons travel in one answer.
+        let reason: String = reason.chars().take(HEALTH_REASON_CHARS_MAX).collect();
         let health = Health {
             state,
             reason: reason.into(),

@@ -206,3 +206,33 @@ async fn the_fleet_is_listed_page_by_page() {
     assert_eq!(ids, ["w0", "w1", "w2", "w3", "w4", "w5", "w6", "x"]);
     assert_eq!(pages, 3);
 }
+
+#[tokio::test]
+async fn a_page_of_long_labels_ends_early_and_nothing_is_left_out() {
+    let app = start(config()).await;
+    let mut cluster = cluster(&app).await;
+    for at in 0..200 {
+        let mut request = registration(&format!("w{at:03}"), "127.0.0.1:1", 1);
+        if let Some(instance) = &mut request.instance {
+            let label = |at: usize| (format!("{at:0256}"), "x".repeat(256));
+            instance.labels = (0..32).map(label).collect();
+        }
+        cluster.register(request).await.unwrap();
+    }
+    let (mut count, mut pages, mut page_token) = (0, 0, String::new());
+    loop {
+        // A client as it comes takes 4 MiB.
+        let request = ListInstancesRequest {
+            page_size: 0,
+            page_token,
+        };
+        let page = cluster.list_instances(request).await.unwrap().into_inner();
+        (count, pages) = (count + page.instances.len(), pages + 1);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(count, 200);
+    assert!(1 < pages, "{pages}");
+}

@@ -1,11 +1,10 @@
 //! ClusterService.
 
-use std::sync::Arc;
-
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::{House, from_proto, to_proto};
-use crate::fleet::view::Member;
+use crate::domain::limit::PAGE_BYTES_MAX;
 use crate::ingress::failure_table;
 use crate::proto::orchestrator::cluster_service_server::ClusterService;
 use crate::proto::orchestrator::{
@@ -59,16 +58,23 @@ impl ClusterService for Cluster {
             .map_err(|failure| failure_table::status(&failure))?;
         let view = self.house.fleet.view();
         let rest = view.after(&request.page_token);
-        let page = &rest[..size.min(rest.len())];
-        let listed = |member: &Arc<Member>| {
-            to_proto::listed(member, self.house.fleet.lease_ends(member.id()))
-        };
-        let next = page
-            .last()
-            .filter(|_| page.len() < rest.len())
+        let mut instances = Vec::new();
+        let mut bytes = 0;
+        for member in rest.iter().take(size) {
+            let listed = to_proto::listed(member, self.house.fleet.lease_ends(member.id()));
+            bytes += listed.encoded_len();
+            // Labels may be long: a page ends early rather than outgrow what clients take. One always fits.
+            if PAGE_BYTES_MAX < bytes && !instances.is_empty() {
+                break;
+            }
+            instances.push(listed);
+        }
+        let last = instances.len().checked_sub(1).map(|at| &rest[at]);
+        let next = last
+            .filter(|_| instances.len() < rest.len())
             .map(|last| last.id().to_string());
         Ok(Response::new(ListInstancesResponse {
-            instances: page.iter().map(listed).collect(),
+            instances,
             next_page_token: next.unwrap_or_default(),
         }))
     }
