@@ -27,7 +27,7 @@ pub mod view;
 use load::Load;
 pub use probe::Settings as ProbeSettings;
 use registration::Lease;
-use view::{Health, Member, Origin, View};
+use view::{FleetNow, Health, Member, Origin, View};
 
 /// Makes a client for an instance; `app` alone knows which kind.
 pub type Connect = Arc<dyn Fn(&Spec) -> Result<Arc<dyn InstanceClient>, Failure> + Send + Sync>;
@@ -83,6 +83,13 @@ impl Fleet {
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// The fleet for whoever has to look again later.
+    #[must_use]
+    pub fn now(self: &Arc<Self>) -> FleetNow {
+        let fleet = Arc::clone(self);
+        Arc::new(move || fleet.view())
     }
 
     /// Wakes after each change of the fleet.

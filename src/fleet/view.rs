@@ -13,6 +13,9 @@ use crate::instance::{InstanceClient, Spec};
 /// Instances that are shared, not copied, by whoever works with them.
 pub type Members = Arc<[Arc<Member>]>;
 
+/// Looks at the fleet as it is when it is called.
+pub type FleetNow = Arc<dyn Fn() -> Arc<View> + Send + Sync>;
+
 /// The fleet at one moment: instances in order of id.
 #[derive(Default)]
 pub struct View {
@@ -103,6 +106,13 @@ impl View {
             .into_iter()
             .map(|at| Arc::clone(&self.members[at]))
             .collect())
+    }
+
+    /// The instance of that name.
+    #[must_use]
+    pub fn find(&self, id: &InstanceId) -> Option<&Arc<Member>> {
+        let at = self.ids.binary_search(id).ok()?;
+        self.members.get(at)
     }
 
     /// The instances after `id`, in order of id.

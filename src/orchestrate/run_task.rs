@@ -17,7 +17,7 @@ use crate::domain::payload::Payload;
 use crate::domain::retry::{self, Facts, Fallback, Means, Place, Stop, Verdict, decide};
 use crate::domain::selection::{self, Fitness};
 use crate::domain::task::{Attempt, AttemptKind, Task};
-use crate::fleet::view::{Member, Members, View};
+use crate::fleet::view::{FleetNow, Member, Members};
 
 /// One task for one of several instances.
 #[derive(Clone)]
@@ -30,8 +30,8 @@ pub struct Route {
     pub selection: selection::Policy,
     /// How often, and where else, it is tried.
     pub retry: retry::Policy,
-    /// Who else is there.
-    pub everyone: Arc<View>,
+    /// Who is there, and how, when it is tried again.
+    pub fleet_now: FleetNow,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
     /// When the call arrived.
@@ -187,6 +187,16 @@ fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
     {
         return Some((member, true));
     }
+    // Time has passed: whoever has left or gone down since gets nothing more.
+    let fleet = (route.fleet_now)();
+    let candidates: Members = match attempts {
+        [] => Arc::clone(&route.candidates),
+        [..] => route
+            .candidates
+            .iter()
+            .filter_map(|member| fleet.find(member.id()).cloned())
+            .collect(),
+    };
     let tries = |member: &Member| {
         attempts
             .iter()
@@ -194,8 +204,7 @@ fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
             .count()
     };
     let usable = |member: &&Arc<Member>| member.fitness() != Fitness::Unfit;
-    let fewest = route
-        .candidates
+    let fewest = candidates
         .iter()
         .filter(usable)
         .map(|member| tries(member))
@@ -205,7 +214,7 @@ fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
             (Fitness::Fit, 0) => Fitness::Fit,
             (Fitness::Fit | Fitness::Unknown | Fitness::Unfit, _) => Fitness::Unfit,
         };
-        if let Some(member) = pick(route, route.everyone.members(), untried) {
+        if let Some(member) = pick(route, fleet.members(), untried) {
             return Some((member, false));
         }
     }
@@ -217,7 +226,7 @@ fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
             Fitness::Unfit
         }
     };
-    pick(route, &route.candidates, least_tried).map(|member| (member, true))
+    pick(route, &candidates, least_tried).map(|member| (member, true))
 }
 
 fn pick(
@@ -419,6 +428,24 @@ mod tests {
         let answered = run_task(route).await.unwrap();
         assert_eq!(answered.instance.as_str(), "B");
         assert_eq!(answered.attempts[0].kind, AttemptKind::Fallback);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_that_went_down_meanwhile_is_not_tried_again() {
+        let mut stage = Stage::new([("A", Act::Break), ("B", Act::Echo(ms(1)))]);
+        let before = idempotent(&stage, 4);
+        stage.set_down("B", "refused");
+        // B was well when the call began, and is not when A has failed.
+        let route = Route {
+            fleet_now: idempotent(&stage, 4).fleet_now,
+            ..before
+        };
+        let lost = "instance_lost";
+        check_route(
+            route,
+            &format!("{lost}: A {lost}, A {lost}, A {lost}, A {lost}"),
+        )
+        .await;
     }
 
     #[tokio::test(start_paused = true)]

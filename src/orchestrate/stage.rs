@@ -18,7 +18,7 @@ use crate::domain::retry;
 use crate::domain::selection::Policy;
 use crate::domain::task::{Metadata, Names, Task};
 use crate::fleet::load::Load;
-use crate::fleet::view::{Health, Member, Origin, View};
+use crate::fleet::view::{FleetNow, Health, Member, Origin, View};
 use crate::instance::endpoint::Endpoint;
 use crate::instance::scripted::{Act, Scripted};
 use crate::instance::{Spec, tls};
@@ -94,13 +94,18 @@ impl Stage {
             .sum()
     }
 
+    fn fleet_now(&self) -> FleetNow {
+        let view = Arc::new(View::new(self.members.iter().cloned()));
+        Arc::new(move || Arc::clone(&view))
+    }
+
     pub(super) fn route(&self, selection: Policy, timeout: Duration) -> Route {
         Route {
             task: task(Payload::null()),
             candidates: self.members.clone().into(),
             selection,
             retry: retry::Policy::default(),
-            everyone: Arc::new(View::new(self.members.iter().cloned())),
+            fleet_now: self.fleet_now(),
             retries: Arc::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),
@@ -114,7 +119,7 @@ impl Stage {
             completion,
             aggregate: false,
             retry: retry::Policy::default(),
-            everyone: Arc::new(View::new(self.members.iter().cloned())),
+            fleet_now: self.fleet_now(),
             retries: Arc::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),

@@ -11,7 +11,7 @@ use super::{House, arrival, from_proto, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
 use crate::domain::task::Task;
-use crate::fleet::view::Members;
+use crate::fleet::view::{FleetNow, Members};
 use crate::ingress::arrival::Arrival;
 use crate::ingress::failure_table;
 use crate::orchestrate::fan_out::{FanOut, fan_out};
@@ -25,12 +25,14 @@ use crate::proto::orchestrator::{
 #[derive(Clone)]
 pub(super) struct Orchestrator {
     house: House,
+    fleet_now: FleetNow,
     watchers: Arc<Semaphore>,
 }
 
 impl Orchestrator {
     pub(super) fn new(house: House) -> Self {
         Self {
+            fleet_now: house.fleet.now(),
             house,
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         }
@@ -41,8 +43,8 @@ impl Orchestrator {
         let policy = request.policy.unwrap_or_default();
         let selection = from_proto::selection(&policy)?;
         let retry = from_proto::retry(&policy)?;
-        let everyone = self.house.fleet.view();
-        let candidates = everyone
+        let fleet = self.house.fleet.view();
+        let candidates = fleet
             .resolve(&request.instances, FLEET_MAX)
             .map_err(from_proto::target)?;
         let limits = self.house.timeouts;
@@ -50,7 +52,7 @@ impl Orchestrator {
             candidates,
             selection,
             retry,
-            everyone,
+            fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.route, limits.max),
@@ -66,8 +68,8 @@ impl Orchestrator {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let completion = from_proto::completion(request.completion)?;
         let retry = from_proto::leg_retry(&request.policy.unwrap_or_default())?;
-        let everyone = self.house.fleet.view();
-        let roster = everyone
+        let fleet = self.house.fleet.view();
+        let roster = fleet
             .resolve(&request.targets, FANOUT_TARGETS_MAX)
             .map_err(from_proto::target)?;
         let limits = self.house.timeouts;
@@ -75,7 +77,7 @@ impl Orchestrator {
             roster,
             completion,
             retry,
-            everyone,
+            fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
             aggregate: request.aggregate,
             arrived: arrival.at,

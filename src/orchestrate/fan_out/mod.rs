@@ -26,7 +26,7 @@ use crate::domain::payload::Payload;
 use crate::domain::retry;
 use crate::domain::selection::{self, Fitness};
 use crate::domain::task::{Attempt, AttemptKind, Task};
-use crate::fleet::view::{Member, Members, View};
+use crate::fleet::view::{FleetNow, Member, Members};
 use crate::instance::Pending;
 use crate::tasks::Tasks;
 
@@ -49,8 +49,8 @@ pub struct FanOut {
     pub aggregate: bool,
     /// How often each target is tried; nowhere else.
     pub retry: retry::Policy,
-    /// Who else is there.
-    pub everyone: Arc<View>,
+    /// Who is there, and how, when a target is tried again.
+    pub fleet_now: FleetNow,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
     /// When the call arrived.
@@ -206,7 +206,7 @@ impl Driver {
             candidates: Arc::from([member]),
             selection: selection::Policy::Ordered,
             retry: self.fan_out.retry,
-            everyone: Arc::clone(&self.fan_out.everyone),
+            fleet_now: Arc::clone(&self.fan_out.fleet_now),
             retries: Arc::clone(&self.fan_out.retries),
             arrived: self.fan_out.arrived,
             deadline: self.fan_out.deadline,
