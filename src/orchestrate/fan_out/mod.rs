@@ -112,6 +112,7 @@ pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> 
         progress: Progress::NeverBegan,
         gather,
         feed,
+        unread: Vec::new(),
         fan_out,
     };
     let driver = tasks.spawn_owned(async move {
@@ -136,6 +137,8 @@ struct Driver {
     progress: Progress,
     collected: Option<Collected>,
     feed: Feed,
+    /// What had arrived when time ran out, while the reader lagged behind.
+    unread: Vec<Arrival>,
 }
 
 impl Driver {
@@ -290,6 +293,10 @@ impl Driver {
         if let Ok(sent) = time::timeout_at(ends, &mut sending).await {
             return sent;
         }
+        // What is here already was in time; only its reader was not.
+        while let Some(Some(arrival)) = self.legs.next().now_or_never() {
+            self.unread.push(arrival);
+        }
         self.legs.clear();
         self.gather.end(Stop::Deadline);
         sending.await
@@ -298,6 +305,9 @@ impl Driver {
     /// Resets what still runs, gives every open target its outcome, and sums up.
     async fn close(mut self) -> Result<(), Failure> {
         self.legs.clear();
+        for arrival in std::mem::take(&mut self.unread) {
+            self.arrive(arrival).await?;
+        }
         let stop = self.gather.stop().unwrap_or(Stop::AllTerminal);
         let open: Vec<_> = self.gather.open().collect();
         for at in open {

@@ -282,6 +282,11 @@ async fn legs_end_at_the_deadline_even_when_nobody_reads() {
             .entry(event.split(' ').next().unwrap().to_owned())
             .or_insert(0) += 1;
     }
+    assert_eq!(
+        read.matches(" answered").count(),
+        100,
+        "what had arrived in time counts: {read}"
+    );
     assert_eq!(outcomes.len(), 200, "{read}");
     assert!(outcomes.values().all(|count| *count == 1));
 }
