@@ -39,29 +39,35 @@ pub(crate) fn measure() {
         .zip(1..)
         .map(|(address, at)| format!("w{at:04}={address}"))
         .collect();
-    let house = Process::role("orchestrator", &named);
-    let mut figures = SIZES.map(|_| Figures::default());
+    let houses =
+        ["orchestrator", "orchestrator-one-thread"].map(|role| Process::role(role, &named));
+    let mut figures = houses.each_ref().map(|_| SIZES.map(|_| Figures::default()));
     runtime.block_on(async {
-        let connections = Connections::open(house.addresses[0], 1).await;
-        for (targets, calls) in SIZES {
-            round(
-                &connections,
-                &house,
-                targets,
-                calls,
-                &mut Figures::default(),
-            )
-            .await;
+        let mut connections = Vec::new();
+        for house in &houses {
+            connections.push(Connections::open(house.addresses[0], 1).await);
         }
-        for at in 0..ROUNDS {
+        for at in 0..=ROUNDS {
             for size in 0..SIZES.len() {
-                let size = if at % 2 == 0 {
-                    size
-                } else {
-                    SIZES.len() - 1 - size
-                };
-                let (targets, calls) = SIZES[size];
-                round(&connections, &house, targets, calls, &mut figures[size]).await;
+                for house in 0..houses.len() {
+                    // Back and forth, as with Route; the round before the first only warms up.
+                    let turn = |count: usize, place: usize| {
+                        if at % 2 == 0 {
+                            place
+                        } else {
+                            count - 1 - place
+                        }
+                    };
+                    let (size, house) = (turn(SIZES.len(), size), turn(houses.len(), house));
+                    let mut warm_up = Figures::default();
+                    let figures = if at == 0 {
+                        &mut warm_up
+                    } else {
+                        &mut figures[house][size]
+                    };
+                    let (targets, calls) = SIZES[size];
+                    round(&connections[house], &houses[house], targets, calls, figures).await;
+                }
             }
         }
     });
@@ -127,18 +133,21 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-fn print(figures: [Figures; SIZES.len()]) {
+fn print(figures: [[Figures; SIZES.len()]; 2]) {
     println!("Fanout, 1 KiB payload, one call at a time, medians of {ROUNDS} rounds\n");
-    println!("| targets | calls | first partial ms | last partial ms | CPU µs/leg |");
-    println!("|--:|--:|--:|--:|--:|");
-    for ((targets, _), figures) in SIZES.into_iter().zip(figures) {
-        println!(
-            "| {targets} | {} | {:.2} | {:.1} | {:.1} |",
-            figures.first_ms.len(),
-            median(figures.first_ms),
-            median(figures.last_ms),
-            median(figures.leg_us)
-        );
+    println!("| targets | runtime | calls | first partial ms | last partial ms | CPU µs/leg |");
+    println!("|--:|---|--:|--:|--:|--:|");
+    let runtimes = ["as the CLI", "one thread"];
+    for (runtime, figures) in runtimes.into_iter().zip(figures) {
+        for ((targets, _), figures) in SIZES.into_iter().zip(figures) {
+            println!(
+                "| {targets} | {runtime} | {} | {:.2} | {:.1} | {:.1} |",
+                figures.first_ms.len(),
+                median(figures.first_ms),
+                median(figures.last_ms),
+                median(figures.leg_us)
+            );
+        }
     }
     println!();
 }
