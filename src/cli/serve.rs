@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,9 @@ pub(super) struct Arguments {
     /// Where to listen, instead of what the config says [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Threads that serve [default: one for each core]. With 1 a call costs the least.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// What is logged to standard error: a level, or target=level pairs.
     #[arg(
         long,
@@ -75,14 +79,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::System)?;
+    let runtime = runtime(arguments.threads).map_err(Error::System)?;
     let stopped = runtime.block_on(serve(config, made_key));
     // What is left would only hold up the end.
     runtime.shutdown_background();
     stopped
+}
+
+/// One thread needs no work stealing, which costs a third of a call (benches/README.md).
+fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
+    let mut builder = match threads {
+        Some(1) => Builder::new_current_thread(),
+        Some(_) | None => Builder::new_multi_thread(),
+    };
+    if let Some(threads) = threads.filter(|threads| 1 < *threads) {
+        builder.worker_threads(threads.into());
+    }
+    builder.enable_all().build()
 }
 
 fn config(arguments: &Arguments) -> Result<(Config, Option<String>), Error> {

@@ -375,7 +375,9 @@ fn a_config_file_names_the_fleet_and_its_mistakes_stop_the_start() {
     let good = serve(
         r#"{"instances": [{"id": "left", "builtin": {}}, {"id": "right", "builtin": {"fail": "ABORTED"}}]}"#,
     );
-    let server = Server::start(&good.each_ref().map(String::as_str));
+    let mut arguments = good.each_ref().map(String::as_str).to_vec();
+    arguments.extend(["--threads", "1"]);
+    let server = Server::start(&arguments);
     let fanout = json_of(&server.run(&["fanout", "--targets", "left right", "--aggregate"]));
     let outcomes: Vec<_> = fanout
         .as_array()

@@ -1,0 +1,283 @@
+//! Route: one task, one answer, tried again where that is safe and of use.
+//!
+//! What a failed try means is decided in `domain::retry`; this is the loop around it. A leg of a fan-out is a
+//! Route with one candidate.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
+
+use super::attempt::{attempt, report};
+use crate::domain::budget::Budget;
+use crate::domain::deadline::Deadline;
+use crate::domain::failure::{Failure, Progress, Reason};
+use crate::domain::id::InstanceId;
+use crate::domain::payload::Payload;
+use crate::domain::retry::{self, Facts, Fallback, Means, Place, Stop, Verdict, decide};
+use crate::domain::selection::{self, Fitness};
+use crate::domain::task::{Attempt, AttemptKind, Task};
+use crate::fleet::view::{FleetNow, Member, Members};
+
+/// One task for one of several instances.
+#[derive(Clone)]
+pub struct Route {
+    /// The task.
+    pub task: Arc<Task>,
+    /// The instances that may have it, in the caller's order.
+    pub candidates: Members,
+    /// How one is chosen.
+    pub selection: selection::Policy,
+    /// How often, and where else, it is tried.
+    pub retry: retry::Policy,
+    /// Who is there, and how, when it is tried again.
+    pub fleet_now: FleetNow,
+    /// Retries over all callers.
+    pub retries: Arc<Mutex<Budget>>,
+    /// When the call arrived.
+    pub arrived: Instant,
+    /// When it ends.
+    pub deadline: Deadline,
+}
+
+/// The answer to a task.
+#[derive(Debug)]
+pub struct Answered {
+    /// Who answered.
+    pub instance: InstanceId,
+    /// What.
+    pub payload: Payload,
+    /// Every try; the last one is the answer.
+    pub attempts: Vec<Attempt>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// What decided the call.
+    pub failure: Failure,
+    /// Every try.
+    pub attempts: Vec<Attempt>,
+    /// Why it was not tried again; `None` when it never was tried.
+    pub stop: Option<Stop>,
+}
+
+/// Finds an instance for the task and brings back its answer.
+pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
+    let mut attempts: Vec<Attempt> = Vec::with_capacity(1);
+    lock(&route.retries).call();
+    let Some((mut member, listed)) = choose(&route, &attempts) else {
+        let failure = nobody(&route.candidates);
+        report(&route.task, 0, &failure);
+        return Err(Unanswered {
+            failure,
+            attempts,
+            stop: None,
+        });
+    };
+    let mut kind = if listed {
+        AttemptKind::First
+    } else {
+        AttemptKind::Fallback
+    };
+    member.load.retries().call();
+    loop {
+        let number = attempts.len() as u32 + 1;
+        let started = Instant::now();
+        let per_try = route.retry.per_try_timeout;
+        let result = attempt(&member, &route.task, number, route.deadline, per_try).await;
+        let failure = result.as_ref().err().cloned();
+        if let Some(failure) = failure.clone().filter(was_too_late) {
+            return Err(Unanswered {
+                failure,
+                attempts,
+                stop: Some(Stop::NoTime),
+            });
+        }
+        attempts.push(Attempt {
+            instance: member.id().clone(),
+            kind,
+            failure,
+            offset: started.saturating_duration_since(route.arrived),
+            elapsed: started.elapsed(),
+        });
+        let failure = match result {
+            Ok(payload) => {
+                return Ok(Answered {
+                    instance: member.id().clone(),
+                    payload,
+                    attempts,
+                });
+            }
+            Err(failure) => failure,
+        };
+        match follow_up(&route, &member, &failure, &attempts) {
+            Ok(next) => {
+                time::sleep(next.wait).await;
+                (member, kind) = (next.member, next.kind);
+            }
+            Err(stop) => {
+                return Err(Unanswered {
+                    failure,
+                    attempts,
+                    stop: Some(stop),
+                });
+            }
+        }
+    }
+}
+
+/// There was no time to ask anybody: that is no try.
+pub(super) fn was_too_late(failure: &Failure) -> bool {
+    failure.reason == Reason::DeadlineExceeded && failure.progress == Progress::NeverSent
+}
+
+struct Next {
+    member: Arc<Member>,
+    kind: AttemptKind,
+    wait: Duration,
+}
+
+/// What comes after a failed try.
+fn follow_up(
+    route: &Route,
+    failed: &Member,
+    failure: &Failure,
+    attempts: &[Attempt],
+) -> Result<Next, Stop> {
+    let now = Instant::now().into_std();
+    let (member, listed) = choose(route, attempts).ok_or(Stop::Exhausted)?;
+    let tried = attempts
+        .iter()
+        .any(|attempt| attempt.instance == *member.id());
+    // Both budgets at once, so that nobody takes what was just counted; always in this order.
+    let (mut all, mut own) = (lock(&route.retries), failed.load.retries());
+    let facts = Facts {
+        failure,
+        made: attempts.len() as u32,
+        place: if tried {
+            Place::Again
+        } else {
+            Place::Elsewhere
+        },
+        means: if all.has(now) && own.has(now) {
+            Means::Left
+        } else {
+            Means::Spent
+        },
+        left: route.deadline.budget(now).unwrap_or_default(),
+        random: rand::random(),
+    };
+    match decide(&route.retry, facts) {
+        Verdict::Stop(stop) => Err(stop),
+        Verdict::Again(kind, wait) => {
+            if failure.progress != Progress::NeverSent {
+                let _ = (all.take(now), own.take(now));
+            }
+            let kind = if listed { kind } else { AttemptKind::Fallback };
+            Ok(Next { member, kind, wait })
+        }
+    }
+}
+
+/// The next instance, and whether it was named. None is tried twice while another that may be used is not.
+fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
+    if attempts.is_empty()
+        && let Some(member) = pick(route, &route.candidates, Member::fitness)
+    {
+        return Some((member, true));
+    }
+    // Time has passed: whoever has left or gone down since gets nothing more.
+    let fleet = (route.fleet_now)();
+    let candidates: Members = match attempts {
+        [] => Arc::clone(&route.candidates),
+        [..] => route
+            .candidates
+            .iter()
+            .filter_map(|member| fleet.find(member.id()).cloned())
+            .collect(),
+    };
+    let tries = |member: &Member| {
+        attempts
+            .iter()
+            .filter(|attempt| attempt.instance == *member.id())
+            .count()
+    };
+    let usable = |member: &&Arc<Member>| member.fitness() != Fitness::Unfit;
+    let fewest = candidates
+        .iter()
+        .filter(usable)
+        .map(|member| tries(member))
+        .min();
+    if fewest != Some(0) && route.retry.fallback == Fallback::AnyHealthy {
+        let untried = |member: &Member| match (member.fitness(), tries(member)) {
+            (Fitness::Fit, 0) => Fitness::Fit,
+            (Fitness::Fit | Fitness::Unknown | Fitness::Unfit, _) => Fitness::Unfit,
+        };
+        if let Some(member) = pick(route, fleet.members(), untried) {
+            return Some((member, false));
+        }
+    }
+    let fewest = fewest?;
+    let least_tried = |member: &Member| {
+        if tries(member) == fewest {
+            member.fitness()
+        } else {
+            Fitness::Unfit
+        }
+    };
+    pick(route, &candidates, least_tried).map(|member| (member, true))
+}
+
+fn pick(
+    route: &Route,
+    members: &[Arc<Member>],
+    fitness: impl Fn(&Member) -> Fitness,
+) -> Option<Arc<Member>> {
+    let chosen = selection::choose(
+        &route.selection,
+        members.len(),
+        |at| members[at].id().as_str(),
+        |at| fitness(&members[at]),
+        |at| members[at].load.compared(),
+        rand::random,
+    )?;
+    Some(Arc::clone(&members[chosen]))
+}
+
+fn lock(budget: &Mutex<Budget>) -> std::sync::MutexGuard<'_, Budget> {
+    budget.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn nobody(candidates: &[Arc<Member>]) -> Failure {
+    if let [only] = candidates {
+        return down(only);
+    }
+    let reasons: Vec<_> = candidates
+        .iter()
+        .take(3)
+        .map(|member| format!("{}: {}", member.id(), member.health.reason))
+        .collect();
+    let detail = format!(
+        "all {} candidates are down ({})",
+        candidates.len(),
+        reasons.join("; ")
+    );
+    Failure::new(Reason::NoInstance, detail)
+}
+
+/// What is said of an instance that is not asked because its probes fail.
+pub(super) fn down(member: &Member) -> Failure {
+    let since = member.health.since.elapsed().unwrap_or(Duration::ZERO);
+    let since = humantime::format_duration(Duration::from_secs(since.as_secs()));
+    let detail = format!("down for {since}: {}", member.health.reason);
+    Failure::at(
+        member.id(),
+        Reason::InstanceDown,
+        Progress::NeverSent,
+        detail,
+    )
+}
+
+#[cfg(test)]
+mod tests;

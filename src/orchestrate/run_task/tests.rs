@@ -1,0 +1,237 @@
+//! What a Route promises, on a fleet of scripted instances and a clock of our own.
+
+use super::*;
+use crate::domain::failure::Status;
+use crate::domain::retry::Repeat;
+use crate::domain::selection::Policy;
+use crate::instance::scripted::Act;
+use crate::orchestrate::stage::{Stage, ms};
+
+/// What came back and the tries, as text: `answered by B: A instance_down, B ok`.
+async fn check_route(route: Route, expected: &str) {
+    let answer = run_task(route).await;
+    let (end, attempts) = match answer {
+        Ok(answered) => (
+            format!("answered by {}", answered.instance),
+            answered.attempts,
+        ),
+        Err(unanswered) => (
+            unanswered.failure.reason.name().to_lowercase(),
+            unanswered.attempts,
+        ),
+    };
+    let tries: Vec<_> = attempts
+        .iter()
+        .map(|attempt| {
+            let failure = attempt.failure.as_ref();
+            let said = failure.map_or("ok".to_owned(), |failure| {
+                failure.reason.name().to_lowercase()
+            });
+            format!("{} {said}", attempt.instance)
+        })
+        .collect();
+    assert_eq!(format!("{end}: {}", tries.join(", ")), expected);
+}
+
+async fn check(stage: &Stage, selection: Policy, timeout: Duration, expected: &str) {
+    check_route(stage.route(selection, timeout), expected).await;
+}
+
+/// In the order given, for a task that may be repeated.
+fn idempotent(stage: &Stage, attempts_max: u32) -> Route {
+    let retry = retry::Policy {
+        attempts_max,
+        repeat: Repeat::Idempotent,
+        ..retry::Policy::default()
+    };
+    Route {
+        retry,
+        ..stage.route(Policy::Ordered, ms(1000))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_never_began_is_left_for_another_at_once() {
+    let stage = Stage::new([("A", Act::Refuse), ("B", Act::Echo(ms(0)))]);
+    let started = Instant::now();
+    check(
+        &stage,
+        Policy::Ordered,
+        ms(1000),
+        "answered by B: A instance_down, B ok",
+    )
+    .await;
+    assert!(
+        started.elapsed() < ms(5),
+        "no delay: the clock is the test's own"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_may_have_begun_is_repeated_only_when_that_does_no_harm() {
+    for act in [Act::Break, Act::Fail(Status::Unavailable)] {
+        let stage = Stage::new([("A", act), ("B", Act::Echo(ms(1)))]);
+        let unanswered = run_task(stage.route(Policy::Ordered, ms(1000)))
+            .await
+            .unwrap_err();
+        assert_eq!(unanswered.attempts.len(), 1);
+        assert!(stage.instance("B").calls.lock().unwrap().is_empty());
+        let answered = run_task(idempotent(&stage, 4)).await.unwrap();
+        assert_eq!(answered.instance.as_str(), "B");
+        assert_eq!(answered.attempts[1].kind, AttemptKind::Retry);
+    }
+    let stage = Stage::new([("A", Act::Fail(Status::NotFound)), ("B", Act::Echo(ms(1)))]);
+    check_route(idempotent(&stage, 4), "instance_failed: A instance_failed").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_untried_come_first_and_tries_are_bounded() {
+    let stage = Stage::new([("A", Act::Refuse), ("B", Act::Refuse), ("C", Act::Refuse)]);
+    let down = "instance_down";
+    check(
+        &stage,
+        Policy::Ordered,
+        ms(1000),
+        &format!("{down}: A {down}, B {down}, C {down}, A {down}"),
+    )
+    .await;
+    check_route(idempotent(&stage, 1), &format!("{down}: A {down}")).await;
+    check_route(
+        idempotent(&stage, 9),
+        &format!("{down}: A {down}, B {down}, C {down}, A {down}, B {down}"),
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_try_that_takes_too_long_leaves_time_for_another() {
+    let stage = Stage::new([("A", Act::Silent), ("B", Act::Echo(ms(1)))]);
+    let mut route = idempotent(&stage, 4);
+    route.retry.per_try_timeout = Some(ms(100));
+    check_route(route, "answered by B: A deadline_exceeded, B ok").await;
+    let (_, ends) = stage.instance("A").calls.lock().unwrap()[0];
+    assert!(
+        ends - Instant::now() < ms(100),
+        "the instance was told of its own limit"
+    );
+    let mut route = stage.route(Policy::Ordered, ms(1000));
+    route.retry.per_try_timeout = Some(ms(100));
+    check_route(route, "deadline_exceeded: A deadline_exceeded").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_goes_to_the_healthy_once_those_named_were_tried() {
+    let mut stage = Stage::new([
+        ("A", Act::Refuse),
+        ("B", Act::Echo(ms(1))),
+        ("C", Act::Echo(ms(1))),
+    ]);
+    stage.set_down("B", "refused");
+    let mut route = stage.route(Policy::Ordered, ms(1000));
+    route.candidates = route.candidates[..1].into();
+    route.retry.fallback = Fallback::AnyHealthy;
+    let answered = run_task(route).await.unwrap();
+    assert_eq!(answered.instance.as_str(), "C");
+    assert_eq!(answered.attempts[1].kind, AttemptKind::Fallback);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_serves_a_call_whose_named_instances_are_down() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(1))), ("B", Act::Echo(ms(1)))]);
+    stage.set_down("A", "refused");
+    let mut route = stage.route(Policy::Balanced, ms(1000));
+    route.candidates = route.candidates[..1].into();
+    let refused = run_task(route.clone()).await.unwrap_err();
+    assert_eq!(refused.failure.reason, Reason::InstanceDown);
+    route.retry.fallback = Fallback::AnyHealthy;
+    let answered = run_task(route).await.unwrap();
+    assert_eq!(answered.instance.as_str(), "B");
+    assert_eq!(answered.attempts[0].kind, AttemptKind::Fallback);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_went_down_meanwhile_is_not_tried_again() {
+    let mut stage = Stage::new([("A", Act::Break), ("B", Act::Echo(ms(1)))]);
+    let before = idempotent(&stage, 4);
+    stage.set_down("B", "refused");
+    // B was well when the call began, and is not when A has failed.
+    let route = Route {
+        fleet_now: idempotent(&stage, 4).fleet_now,
+        ..before
+    };
+    let lost = "instance_lost";
+    check_route(
+        route,
+        &format!("{lost}: A {lost}, A {lost}, A {lost}, A {lost}"),
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_over_all_callers_are_a_fifth_of_the_calls() {
+    let stage = Stage::new([("A", Act::Break), ("B", Act::Break)]);
+    let template = idempotent(&stage, 4);
+    for _ in 0..1000 {
+        let unanswered = run_task(template.clone()).await.unwrap_err();
+        assert!(unanswered.stop.is_some());
+    }
+    let reached: usize = ["A", "B"]
+        .map(|id| stage.instance(id).calls.lock().unwrap().len())
+        .iter()
+        .sum();
+    assert!((1200..=1215).contains(&reached), "{reached}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_that_runs_out_is_a_deadline_and_the_instance_is_told() {
+    let stage = Stage::new([("A", Act::Silent), ("B", Act::Echo(ms(1)))]);
+    let started = Instant::now();
+    check(
+        &stage,
+        Policy::Ordered,
+        ms(1000),
+        "deadline_exceeded: A deadline_exceeded",
+    )
+    .await;
+    assert_eq!(
+        started.elapsed().as_millis(),
+        950,
+        "the reserve is kept for the way back"
+    );
+    assert_eq!(stage.instance("A").running(), 0, "the call was dropped");
+    let (_, ends) = stage.instance("A").calls.lock().unwrap()[0];
+    assert_eq!(ends - started, ms(950));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_dispatched_after_the_deadline() {
+    let stage = Stage::new([("A", Act::Echo(ms(1)))]);
+    check(&stage, Policy::Ordered, ms(4), "deadline_exceeded: ").await;
+    assert!(stage.instance("A").calls.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_leaves_ends_the_call_at_the_instance() {
+    let stage = Stage::new([("A", Act::Silent)]);
+    let call = run_task(stage.route(Policy::Balanced, ms(1000)));
+    let _left = tokio::time::timeout(ms(10), call).await;
+    assert_eq!(stage.instance("A").calls.lock().unwrap().len(), 1);
+    assert_eq!(stage.instance("A").running(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn down_instances_get_no_work_and_the_caller_learns_why() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(1))), ("B", Act::Echo(ms(1)))]);
+    stage.set_down("A", "connection refused");
+    check(&stage, Policy::Ordered, ms(1000), "answered by B: B ok").await;
+    stage.set_down("B", "says that it does not serve");
+    check(&stage, Policy::Balanced, ms(1000), "no_instance: ").await;
+    let failure = run_task(stage.route(Policy::Balanced, ms(1000)))
+        .await
+        .unwrap_err()
+        .failure;
+    assert_eq!(
+        failure.detail,
+        "all 2 candidates are down (A: connection refused; B: says that it does not serve)"
+    );
+}
