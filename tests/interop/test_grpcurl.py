@@ -28,6 +28,12 @@ def failure(output):
     return json.loads(output.stderr)
 
 
+def detail(status, name):
+    """The one detail of a status that has this type."""
+    [found] = [detail for detail in status["details"] if detail["@type"] == f"type.googleapis.com/{name}"]
+    return found
+
+
 def test_the_route_of_the_issue_word_for_word(run, embedded):
     output = run(
         "grpcurl",
@@ -107,16 +113,17 @@ def test_a_failure_shows_its_error_info(grpcurl):
     status = failure(grpcurl(f"{SERVICE}/Route", data={"instances": ["Z"]}, flags=["-format-error"]))
     assert status["code"] == 5
     assert status["message"].startswith("no instance `Z` in the fleet")
-    [info] = status["details"]
-    assert info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
+    info = detail(status, "google.rpc.ErrorInfo")
     assert (info["reason"], info["domain"]) == ("TARGET_UNKNOWN", "orchestrator.openclaw")
 
 
 def test_an_instance_s_own_failure_names_the_instance(grpcurl):
     data = {"instances": ["A"], "payload": {"_builtin": {"fail": "FAILED_PRECONDITION"}}}
     status = failure(grpcurl(f"{SERVICE}/Route", data=data, flags=["-format-error"]))
-    [info] = status["details"]
+    info = detail(status, "google.rpc.ErrorInfo")
     assert (status["code"], info["reason"], info["metadata"]["instance"]) == (9, "INSTANCE_FAILED", "A")
+    [attempt] = detail(status, "openclaw.orchestrator.v1.FailedAttempts")["attempts"]
+    assert (attempt["instance"], attempt["failure"]["code"]) == ("A", 9)
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
@@ -134,7 +141,7 @@ def test_the_deadline_of_the_caller_ends_a_call_to_a_silent_instance(grpcurl):
     data = {"instances": ["A"], "payload": {"_builtin": {"silent": True}}}
     output = grpcurl(f"{SERVICE}/Route", data=data, flags=["-max-time", "1", "-format-error"])
     assert output.returncode == 64 + 4, output
-    [info] = failure(output)["details"]
+    info = detail(failure(output), "google.rpc.ErrorInfo")
     # The details are ours: the orchestrator has answered before the client gave up.
     assert (info["reason"], info["metadata"]["instance"]) == ("DEADLINE_EXCEEDED", "A")
 
