@@ -137,7 +137,7 @@ fn print(figures: [[Figures; SIZES.len()]; 2]) {
     println!("Fanout, 1 KiB payload, one call at a time, medians of {ROUNDS} rounds\n");
     println!("| targets | runtime | calls | first partial ms | last partial ms | CPU µs/leg |");
     println!("|--:|---|--:|--:|--:|--:|");
-    let runtimes = ["as the CLI", "one thread"];
+    let runtimes = ["a thread a core", "one thread"];
     for (runtime, figures) in runtimes.into_iter().zip(figures) {
         for ((targets, _), figures) in SIZES.into_iter().zip(figures) {
             println!(

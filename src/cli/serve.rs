@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// Where to listen, instead of what the config says [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Threads that serve [default: one for each core]. With 1 a call costs the least.
+    /// Threads that serve [default: one for each core; 1 where there are no more than two]. With 1 a call costs least.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// What is logged to standard error: a level, or target=level pairs.
@@ -86,15 +86,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     stopped
 }
 
-/// One thread needs no work stealing, which costs a third of a call (benches/README.md).
+/// One thread needs no work stealing, which costs a third of a call: on two cores it serves more calls than two
+/// threads do (benches/README.md).
 fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
-    let mut builder = match threads {
-        Some(1) => Builder::new_current_thread(),
-        Some(_) | None => Builder::new_multi_thread(),
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = match (threads, cores) {
+        (Some(1), _) | (None, ..=2) => Builder::new_current_thread(),
+        (Some(threads), _) => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(threads.into());
+            builder
+        }
+        (None, _) => Builder::new_multi_thread(),
     };
-    if let Some(threads) = threads.filter(|threads| 1 < *threads) {
-        builder.worker_threads(threads.into());
-    }
     builder.enable_all().build()
 }
 
