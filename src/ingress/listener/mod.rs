@@ -35,7 +35,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections from one address.
     pub connections_per_address: usize,
-    /// Networks to which `connections_per_address` does not apply: proxies. Loopback never counts.
+    /// Networks of proxies: `connections_per_address` does not apply to them, and they get larger windows, since
+    /// one connection of theirs carries many callers. Loopback is never counted.
     pub trusted: Vec<IpNet>,
     /// Concurrent calls of one connection.
     pub streams: u32,
@@ -76,6 +77,26 @@ impl Default for Limits {
     }
 }
 
+/// Windows of a connection from a trusted network, at least.
+const TRUSTED_STREAM_WINDOW: u32 = 1024 * 1024;
+const TRUSTED_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+impl Limits {
+    fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&peer))
+    }
+
+    fn for_peer(&self, peer: IpAddr) -> Self {
+        let mut limits = self.clone();
+        if self.trusts(peer) {
+            limits.stream_window = limits.stream_window.max(TRUSTED_STREAM_WINDOW);
+            limits.connection_window = limits.connection_window.max(TRUSTED_CONNECTION_WINDOW);
+        }
+        limits
+    }
+}
+
 /// Streams that a peer reset before they were accepted, and errors that we answered with a reset: more of
 /// them end the connection (rapid reset, CVE-2023-44487 and CVE-2025-8671). A refused stream counts as such an
 /// error, twice when it has a body.
@@ -110,7 +131,8 @@ pub async fn serve(
                     tracing::debug!(%peer, "connection refused: too many");
                     continue;
                 };
-                let connection = connection(stream, door.clone(), limits.clone(), tasks.clone());
+                let limits = limits.for_peer(peer.ip());
+                let connection = connection(stream, door.clone(), limits, tasks.clone());
                 let cut = cut.clone();
                 tasks.spawn(async move {
                     let _place = place;

@@ -11,14 +11,24 @@ const HEADER_LIST: u32 = 16 * 1024;
 
 #[tokio::test]
 async fn the_first_frames_announce_the_limits() {
-    for (limits, streams) in [
-        (Limits::default(), 100),
+    let (small, large) = ((64 * 1024, 1024 * 1024), (1024 * 1024, 4 * 1024 * 1024));
+    for (limits, streams, (stream_window, connection_window)) in [
+        (Limits::default(), 100, small),
         (
             Limits {
                 streams: 7,
                 ..Limits::default()
             },
             7,
+            small,
+        ),
+        (
+            Limits {
+                trusted: vec!["127.0.0.0/8".parse().unwrap()],
+                ..Limits::default()
+            },
+            100,
+            large,
         ),
     ] {
         let house = House::with(limits).await;
@@ -32,11 +42,14 @@ async fn the_first_frames_announce_the_limits() {
         .map(|id| settings.setting(id));
         assert_eq!(
             announced,
-            [Some(streams), Some(64 * 1024), Some(HEADER_LIST)]
+            [Some(streams), Some(stream_window), Some(HEADER_LIST)]
         );
         // Every connection begins with 64 KiB less one; the rest is given at once (RFC 9113, 6.9.2).
         let more = peer.until(|frame| frame.kind == frame::WINDOW_UPDATE).await;
-        assert_eq!((more.stream, 65_535 + more.increment()), (0, 1024 * 1024));
+        assert_eq!(
+            (more.stream, 65_535 + more.increment()),
+            (0, connection_window)
+        );
     }
 }
 
