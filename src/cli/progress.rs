@@ -42,7 +42,9 @@ impl Progress {
 
     /// One target has its outcome.
     pub(super) fn arrived(&mut self, outcome: i32) {
-        if outcome != i32::from(Outcome::Answered) {
+        // Those that the call did not need any more have not failed.
+        let failures = [Outcome::Failed, Outcome::TimedOut].map(i32::from);
+        if failures.contains(&outcome) {
             self.failed += 1;
         }
         self.say(self.bar.position() + 1);
@@ -73,7 +75,8 @@ mod tests {
         progress.started(4);
         progress.arrived(Outcome::Answered.into());
         progress.arrived(Outcome::TimedOut.into());
-        assert_eq!(progress.bar.message(), "1 failed, 2 waiting");
-        assert_eq!(progress.bar.position(), 2);
+        progress.arrived(Outcome::Cancelled.into());
+        assert_eq!(progress.bar.message(), "1 failed, 1 waiting");
+        assert_eq!(progress.bar.position(), 3);
     }
 }
