@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 
+use super::caller::Caller;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::REQUEST_ID_CHARS_MAX;
@@ -25,6 +26,8 @@ pub struct Arrival {
     pub names: Names,
     /// `grpc-timeout`.
     pub timeout: Option<Duration>,
+    /// Who has called, once its key was checked.
+    pub caller: Caller,
 }
 
 impl Arrival {
@@ -57,6 +60,7 @@ pub fn note<B>(request: &mut Request<B>) {
         at: Instant::now(),
         names: names(request.headers()),
         timeout: None,
+        caller: Caller::default(),
     };
     request.extensions_mut().insert(arrival);
 }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, header};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
+use super::arrival::Arrival;
 use crate::domain::failure::{Failure, Reason};
 
 /// What a key may be used for.
@@ -109,9 +110,9 @@ pub enum Reflection {
     Public,
 }
 
-/// Who has called; the name of the key.
-#[derive(Debug, Clone)]
-pub struct Caller(pub Arc<str>);
+/// Who has called: the name of the key, or nobody where none is needed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Caller(pub Option<Arc<str>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
@@ -177,8 +178,9 @@ impl Keys {
             );
             return Err(Failure::new(Reason::ScopeMissing, detail));
         }
-        let caller = Caller(Arc::clone(&key.name));
-        request.extensions_mut().insert(caller);
+        if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
+            arrival.caller = Caller(Some(Arc::clone(&key.name)));
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::failure::Status;
+use crate::domain::retry::Fallback;
 use crate::domain::retry::Repeat;
 use crate::domain::selection::Policy;
 use crate::instance::scripted::Act;
