@@ -17,6 +17,8 @@ pub mod fleet;
 
 pub mod instance;
 
+pub mod message_json;
+
 pub mod late_flush;
 pub mod payload_json;
 pub mod tasks;

@@ -13,7 +13,7 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, registration};
-use crate::ingress::{front_door, grpc, listener};
+use crate::ingress::{BadContract, front_door, listener, methods};
 use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
@@ -43,9 +43,9 @@ pub enum StartError {
     /// An instance that cannot be.
     #[error("instance {0}")]
     Instance(Failure),
-    /// Broken descriptors.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
+    /// A broken contract.
+    #[error("{0}")]
+    Contract(#[from] BadContract),
 }
 
 /// How a shutdown went.
@@ -77,14 +77,14 @@ impl App {
         );
 
         let draining = CancellationToken::new();
-        let house = grpc::House {
+        let house = methods::House {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
             timeouts: config.timeouts,
             retries: Arc::default(),
             draining: draining.clone(),
         };
-        let door = front_door(Arc::new(config.keys), grpc::Methods::new(&house)?);
+        let door = front_door(Arc::new(config.keys), &house)?;
         let cut = CancellationToken::new();
         let limits = capacity::within_means(config.limits);
         let serving = listener::serve(listener, door, limits, connections.clone(), cut.clone());

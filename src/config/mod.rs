@@ -12,8 +12,8 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::CONFIG_BYTES_MAX;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
-use crate::ingress::grpc::Timeouts;
 use crate::ingress::listener::Limits;
+use crate::ingress::methods::Timeouts;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
 

@@ -12,8 +12,8 @@ use crate::domain::failure::Status;
 use crate::domain::health::Thresholds;
 use crate::fleet::ProbeSettings;
 use crate::ingress::caller::{Key, Reflection, Scope, hash};
-use crate::ingress::grpc::Timeouts;
 use crate::ingress::listener::Limits;
+use crate::ingress::methods::Timeouts;
 use crate::instance::Credential;
 use crate::instance::builtin::Behaviour;
 

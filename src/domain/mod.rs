@@ -7,6 +7,7 @@ pub mod gather;
 pub mod health;
 pub mod id;
 pub mod limit;
+pub mod nearest;
 pub mod payload;
 pub mod retry;
 pub mod selection;

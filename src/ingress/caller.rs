@@ -114,10 +114,14 @@ pub enum Reflection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller(pub Option<Arc<str>>);
 
+/// What a path needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Access {
+pub enum Access {
+    /// Nothing.
     Public,
+    /// A key, whatever it may be used for.
     AnyKey,
+    /// A key with this scope.
     Scope(Scope),
 }
 
@@ -152,6 +156,26 @@ pub const METHODS: [(&str, Scope); 7] = [
         Scope::Health,
     ),
 ];
+
+/// The paths of the REST door and what each needs. They are served with `/api` in front, too.
+pub const PATHS: [(&str, Access); 8] = [
+    ("/orchestrator/route", Access::Scope(Scope::Route)),
+    ("/orchestrator/fanout", Access::Scope(Scope::Fanout)),
+    ("/orchestrator/health", Access::Scope(Scope::Health)),
+    ("/cluster/register", Access::Scope(Scope::Register)),
+    ("/cluster/deregister", Access::Scope(Scope::Register)),
+    ("/cluster/instances", Access::Scope(Scope::Health)),
+    ("/health/check", Access::Public),
+    // It says what anybody may read in the repository.
+    ("/openapi.json", Access::Public),
+];
+
+/// A path of the REST door without the `/api` that it may begin with.
+#[must_use]
+pub fn without_api(path: &str) -> &str {
+    let rest = path.strip_prefix("/api");
+    rest.filter(|rest| rest.starts_with('/')).unwrap_or(path)
+}
 
 impl Keys {
     /// Lets a request pass, or says why not; notes who has called.
@@ -191,7 +215,12 @@ impl Keys {
         if path.starts_with("/grpc.health.v1.Health/") {
             return Access::Public;
         }
-        if path.starts_with("/openclaw.") {
+        let plain = without_api(path);
+        if let Some((_, access)) = PATHS.iter().find(|(known, _)| *known == plain) {
+            return *access;
+        }
+        let is_ours = ["/openclaw.", "/orchestrator/", "/cluster/"];
+        if is_ours.iter().any(|start| plain.starts_with(start)) {
             return Access::Scope(Scope::Admin);
         }
         match self.reflection {
@@ -219,7 +248,7 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], Failure> {
     let missing = |detail: &'static str| Failure::new(Reason::KeyMissing, detail);
     match (values.next(), values.next()) {
         (None, _) => Err(missing(
-            "no key: send the metadata `authorization: Bearer KEY`",
+            "no key: send `authorization: Bearer KEY` (over gRPC as metadata), then repeat the call",
         )),
         (Some(_), Some(_)) => Err(missing("more than one authorization value: send one")),
         (Some(value), None) => {
@@ -317,5 +346,16 @@ mod tests {
             Err(Reason::ScopeMissing),
         );
         check("/", &[], Err(Reason::KeyMissing));
+        check("/api/health/check", &[], Ok(()));
+        check("/health/check", &[], Ok(()));
+        check("/api/api/health/check", &[], Err(Reason::KeyMissing));
+        let (route, fanout) = ("/api/orchestrator/route", "/orchestrator/fanout");
+        check(route, &["Bearer router-secret"], Ok(()));
+        check(fanout, &["Bearer router-secret"], Err(Reason::ScopeMissing));
+        check(
+            "/api/orchestrator/future",
+            &["Bearer router-secret"],
+            Err(Reason::ScopeMissing),
+        );
     }
 }

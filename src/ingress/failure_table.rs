@@ -25,6 +25,9 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
             (Code::PermissionDenied, StatusCode::FORBIDDEN)
         }
         Reason::MethodUnknown => (Code::Unimplemented, StatusCode::NOT_FOUND),
+        Reason::MethodNotAllowed => (Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED),
+        Reason::MediaTypeUnsupported => (Code::InvalidArgument, StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        Reason::NotAcceptable => (Code::InvalidArgument, StatusCode::NOT_ACCEPTABLE),
         Reason::ArgumentInvalid
         | Reason::TargetInvalid
         | Reason::PayloadInvalid
@@ -164,32 +167,15 @@ impl Protocol {
     }
 }
 
-/// A failure as the whole answer to a request.
+/// Why the body of a request broke off, from the status that `body` gives it.
 #[must_use]
-pub fn refuse(failure: &Failure, protocol: Protocol) -> Response<Body> {
-    match protocol {
-        Protocol::Grpc => status(failure).into_http(),
-        Protocol::Http => {
-            let body = serde_json::json!({"error": {
-                "code": failure.reason.name().to_lowercase(),
-                "message": failure.detail,
-                "instance": failure.instance.as_ref().map(|id| id.as_str()),
-                "retryable": failure.is_retryable(),
-            }});
-            let mut response =
-                Response::new(Body::new(http_body_util::Full::from(body.to_string())));
-            *response.status_mut() = codes(failure.reason).1;
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            if response.status() == StatusCode::UNAUTHORIZED {
-                let bearer = HeaderValue::from_static("Bearer");
-                response
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, bearer);
-            }
-            response
-        }
-    }
+pub fn of_body(status: &Status) -> Failure {
+    let reason = if status.code() == Code::DeadlineExceeded {
+        Reason::DeadlineExceeded
+    } else {
+        Reason::CallerGone
+    };
+    Failure::new(reason, status.message().to_owned())
 }
 
 /// Gives the framework's own refusals, which come without details, a name and the code that callers expect.

@@ -14,9 +14,10 @@ use tower::Service;
 use super::arrival::{self, Arrival};
 use super::body::Timely;
 use super::caller::Keys;
+use super::failure_body::Problem;
 use super::failure_table::{self, Protocol};
 use crate::domain::failure::Failure;
-use crate::domain::limit::{BODY_TIMEOUT, TIMEOUT_MAX};
+use crate::domain::limit::{BODY_TIMEOUT, REST_BODY_TIMEOUT, TIMEOUT_MAX};
 
 /// A service that answers every request; cloned for each.
 pub trait Door<B>:
@@ -134,10 +135,10 @@ where
         );
         // Reflection is a conversation: clients ask more as they go.
         let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
-        let own = if is_conversation {
-            TIMEOUT_MAX
-        } else {
-            BODY_TIMEOUT
+        let own = match arrival::protocol(&request) {
+            Protocol::Grpc if is_conversation => TIMEOUT_MAX,
+            Protocol::Grpc => BODY_TIMEOUT,
+            Protocol::Http => REST_BODY_TIMEOUT,
         };
         let ends = at + timeout.unwrap_or(own).min(TIMEOUT_MAX);
         self.inner
@@ -148,6 +149,13 @@ where
 fn refuse<B>(request: &Request<B>, failure: &Failure) -> Answering {
     let (method, path) = (request.method(), request.uri().path());
     tracing::debug!(%method, path, code = failure.reason.name(), "request refused at the door");
-    let response = failure_table::refuse(failure, Protocol::of(request.headers()));
+    let response = match arrival::protocol(request) {
+        Protocol::Grpc => failure_table::status(failure).into_http(),
+        Protocol::Http => {
+            let noted = request.extensions().get::<Arrival>();
+            let names = noted.map(|arrival| &arrival.names);
+            Problem::of(failure.clone()).answer(names)
+        }
+    };
     Box::pin(ready(Ok(response)))
 }

@@ -9,17 +9,27 @@ use tower::ServiceBuilder;
 pub mod arrival;
 pub mod body;
 pub mod caller;
+mod doors;
+mod failure_body;
 pub mod failure_table;
-pub mod grpc;
+mod grpc;
 mod layer;
 pub mod listener;
+pub mod methods;
+mod rest;
 
 use caller::Keys;
+pub use doors::BadContract;
 pub use layer::Door;
+use methods::House;
 
 /// The way of a request through the door, outermost first.
-pub fn front_door(keys: Arc<Keys>, methods: grpc::Methods) -> impl Door<Incoming> {
-    ServiceBuilder::new()
+pub fn front_door(
+    keys: Arc<Keys>,
+    house: &House,
+) -> Result<impl Door<Incoming> + use<>, BadContract> {
+    let doors = doors::Doors::new(house)?;
+    Ok(ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
         .layer_fn(|inner| layer::Stamp { inner })
         // Before anything of the body is read: whoever may not call costs next to nothing.
@@ -30,5 +40,5 @@ pub fn front_door(keys: Arc<Keys>, methods: grpc::Methods) -> impl Door<Incoming
         // Who may call is known; until when comes next. It stands where bodies are read, since one that
         // trickles in may not hold a call past its deadline.
         .layer_fn(|inner| layer::Hurry { inner })
-        .service(methods)
+        .service(doors))
 }

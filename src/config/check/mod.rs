@@ -9,12 +9,11 @@ use super::{Config, Shutdown};
 use crate::domain::limit::{NETWORKS_MAX, PROBES_IN_A_ROW_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
 use crate::fleet::ProbeSettings;
 use crate::ingress::caller::Reflection;
-use crate::ingress::grpc::Timeouts;
+use crate::ingress::methods::Timeouts;
 
 mod instances;
 mod keys;
 mod limits;
-mod nearest;
 mod place;
 mod surroundings;
 mod value;

@@ -1,21 +1,15 @@
-//! OrchestratorService.
+//! OrchestratorService over gRPC.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use super::{House, arrival, from_proto, to_proto, watch};
-use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
-use crate::domain::task::Task;
-use crate::fleet::view::{FleetNow, Members};
-use crate::ingress::arrival::Arrival;
+use super::arrival;
+use crate::domain::failure::Failure;
 use crate::ingress::failure_table;
-use crate::orchestrate::fan_out::{FanOut, fan_out};
-use crate::orchestrate::run_task::{Route, Unanswered, run_task};
+use crate::ingress::methods::{self, failed_attempts};
+use crate::orchestrate::run_task::Unanswered;
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
     FanoutRequest, FanoutResponse, HealthRequest, HealthResponse, HealthWatchRequest,
@@ -23,82 +17,7 @@ use crate::proto::orchestrator::{
 };
 
 #[derive(Clone)]
-pub(super) struct Orchestrator {
-    house: House,
-    fleet_now: FleetNow,
-    watchers: Arc<Semaphore>,
-}
-
-impl Orchestrator {
-    pub(super) fn new(house: House) -> Self {
-        Self {
-            fleet_now: house.fleet.now(),
-            house,
-            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
-        }
-    }
-
-    fn read_route(&self, arrival: Arrival, request: RouteRequest) -> Result<Route, Failure> {
-        let timeout = from_proto::timeout("timeout", request.timeout)?;
-        let policy = request.policy.unwrap_or_default();
-        let selection = from_proto::selection(&policy)?;
-        let retry = from_proto::retry(&policy)?;
-        let fleet = self.house.fleet.view();
-        let candidates = fleet
-            .resolve(&request.instances, FLEET_MAX)
-            .map_err(from_proto::target)?;
-        let limits = self.house.timeouts;
-        Ok(Route {
-            candidates,
-            selection,
-            retry,
-            fleet_now: Arc::clone(&self.fleet_now),
-            retries: Arc::clone(&self.house.retries),
-            arrived: arrival.at,
-            deadline: arrival.deadline(timeout, limits.route, limits.max),
-            task: Arc::new(Task {
-                payload: from_proto::payload(request.payload)?,
-                metadata: from_proto::metadata(request.metadata)?,
-                names: arrival.names,
-            }),
-        })
-    }
-
-    fn read_fan_out(&self, arrival: Arrival, request: FanoutRequest) -> Result<FanOut, Failure> {
-        let timeout = from_proto::timeout("timeout", request.timeout)?;
-        let completion = from_proto::completion(request.completion)?;
-        let retry = from_proto::leg_retry(&request.policy.unwrap_or_default())?;
-        let fleet = self.house.fleet.view();
-        let roster = fleet
-            .resolve(&request.targets, FANOUT_TARGETS_MAX)
-            .map_err(from_proto::target)?;
-        let limits = self.house.timeouts;
-        Ok(FanOut {
-            roster,
-            completion,
-            retry,
-            fleet_now: Arc::clone(&self.fleet_now),
-            retries: Arc::clone(&self.house.retries),
-            aggregate: request.aggregate,
-            arrived: arrival.at,
-            deadline: arrival.deadline(timeout, limits.fanout, limits.max),
-            task: Arc::new(Task {
-                payload: from_proto::payload(request.payload)?,
-                metadata: from_proto::metadata(request.metadata)?,
-                names: arrival.names,
-            }),
-        })
-    }
-
-    fn members(&self, expressions: &[String]) -> Result<Members, Failure> {
-        let view = self.house.fleet.view();
-        if expressions.is_empty() {
-            return Ok(Arc::clone(view.members()));
-        }
-        view.resolve(expressions, FLEET_MAX)
-            .map_err(from_proto::target)
-    }
-}
+pub(super) struct Orchestrator(pub(super) methods::Orchestrator);
 
 fn status(failure: Failure) -> Status {
     failure_table::status(&failure)
@@ -113,17 +32,14 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<RouteRequest>,
     ) -> Result<Response<RouteResponse>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
-        let route = self
-            .read_route(arrival, request.into_inner())
-            .map_err(status)?;
-        match run_task(route).await {
-            Ok(answered) => Ok(Response::new(to_proto::route(answered))),
+        match self.0.route(arrival, request.into_inner()).await {
+            Ok(answer) => Ok(Response::new(answer)),
             Err(Unanswered {
                 failure,
                 attempts,
                 stop,
             }) => {
-                let attempts = to_proto::failed_attempts(attempts);
+                let attempts = failed_attempts(attempts);
                 Err(failure_table::unanswered(&failure, stop, attempts))
             }
         }
@@ -136,27 +52,19 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<FanoutRequest>,
     ) -> Result<Response<Self::FanoutStream>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
-        let call = self
-            .read_fan_out(arrival, request.into_inner())
-            .map_err(status)?;
-        let events = fan_out(call, &self.house.tasks)
-            .map_err(|bad| status(from_proto::invalid("completion", bad)))?;
-        let events = events.map(|event| event.map(to_proto::event).map_err(status));
-        Ok(Response::new(Box::pin(events)))
+        let events = self.0.fanout(arrival, request.into_inner());
+        let events = events.map_err(status)?;
+        Ok(Response::new(Box::pin(
+            events.map(|event| event.map_err(status)),
+        )))
     }
 
     async fn health(
         &self,
         request: Request<HealthRequest>,
     ) -> Result<Response<HealthResponse>, Status> {
-        let members = self
-            .members(&request.into_inner().instances)
-            .map_err(status)?;
-        let instances = members
-            .iter()
-            .map(|member| to_proto::health(member))
-            .collect();
-        Ok(Response::new(HealthResponse { instances }))
+        let answer = self.0.health(request.get_ref()).map_err(status)?;
+        Ok(Response::new(answer))
     }
 
     type HealthWatchStream = Events<HealthWatchResponse>;
@@ -166,17 +74,8 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<HealthWatchRequest>,
     ) -> Result<Response<Self::HealthWatchStream>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
-        let expressions = request.into_inner().instances;
-        self.members(&expressions).map_err(status)?;
-        let place = Arc::clone(&self.watchers)
-            .try_acquire_owned()
-            .map_err(|_| {
-                status(Failure::new(
-                    Reason::TooMany,
-                    format!("{WATCHERS_MAX} watches are open already"),
-                ))
-            })?;
-        let changes = watch::changes(&self.house, arrival, expressions, place);
+        let changes = self.0.health_watch(arrival, request.into_inner());
+        let changes = changes.map_err(status)?;
         Ok(Response::new(Box::pin(
             changes.map(|change| change.map_err(status)),
         )))

@@ -1,0 +1,57 @@
+//! The methods behind every door: a message of the contract becomes a value of the domain, a room does the
+//! work, and the answer goes back as a message. Which door it came by is not known here.
+
+use std::sync::{Arc, Mutex};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::budget::Budget;
+use crate::domain::limit::{FANOUT_TIMEOUT_DEFAULT, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX};
+use crate::fleet::Fleet;
+use crate::tasks::Tasks;
+
+mod cluster;
+mod from_proto;
+mod orchestrator;
+mod to_proto;
+mod watch;
+
+pub(super) use cluster::Cluster;
+pub(super) use orchestrator::Orchestrator;
+pub(super) use to_proto::{attempts_told, failed_attempts, failure_told};
+
+/// What the methods work with.
+#[derive(Clone)]
+pub struct House {
+    /// Who is there.
+    pub fleet: Arc<Fleet>,
+    /// Who runs what outlives a request.
+    pub tasks: Tasks,
+    /// How long calls may take.
+    pub timeouts: Timeouts,
+    /// Retries over all callers.
+    pub retries: Arc<Mutex<Budget>>,
+    /// Fires when the orchestrator is about to stop: not ready, and no stream without an end goes on.
+    pub draining: CancellationToken,
+}
+
+/// How long calls may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A Route that says nothing.
+    pub route: std::time::Duration,
+    /// A Fanout that says nothing.
+    pub fanout: std::time::Duration,
+    /// The most that anybody gets.
+    pub max: std::time::Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            route: ROUTE_TIMEOUT_DEFAULT,
+            fanout: FANOUT_TIMEOUT_DEFAULT,
+            max: TIMEOUT_MAX,
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The methods of OrchestratorService.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_stream::{Stream, StreamExt as _};
+
+use super::{House, from_proto, to_proto, watch};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
+use crate::domain::task::Task;
+use crate::fleet::view::{FleetNow, Members};
+use crate::ingress::arrival::Arrival;
+use crate::orchestrate::fan_out::{FanOut, fan_out};
+use crate::orchestrate::run_task::{Route, Unanswered, run_task};
+use crate::proto::orchestrator::{
+    FanoutRequest, FanoutResponse, HealthRequest, HealthResponse, HealthWatchRequest,
+    HealthWatchResponse, RouteRequest, RouteResponse,
+};
+
+/// The methods of OrchestratorService. Clones share what there is one of.
+#[derive(Clone)]
+pub(crate) struct Orchestrator {
+    house: House,
+    fleet_now: FleetNow,
+    watchers: Arc<Semaphore>,
+}
+
+impl Orchestrator {
+    pub(crate) fn new(house: House) -> Self {
+        Self {
+            fleet_now: house.fleet.now(),
+            house,
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+        }
+    }
+
+    /// Hands one task to one instance.
+    pub(crate) async fn route(
+        &self,
+        arrival: Arrival,
+        request: RouteRequest,
+    ) -> Result<RouteResponse, Unanswered> {
+        let route = self.read_route(arrival, request).map_err(refused)?;
+        run_task(route).await.map(to_proto::route)
+    }
+
+    /// Hands one task to every target. Dropping the events resets every leg that still runs.
+    pub(crate) fn fanout(
+        &self,
+        arrival: Arrival,
+        request: FanoutRequest,
+    ) -> Result<impl Stream<Item = Result<FanoutResponse, Failure>> + Send + use<>, Failure> {
+        let call = self.read_fan_out(arrival, request)?;
+        let events = fan_out(call, &self.house.tasks)
+            .map_err(|bad| from_proto::invalid("completion", bad))?;
+        Ok(events.map(|event| event.map(to_proto::event)))
+    }
+
+    /// Tells who is well.
+    pub(crate) fn health(&self, request: &HealthRequest) -> Result<HealthResponse, Failure> {
+        let members = self.members(&request.instances)?;
+        let instances = members
+            .iter()
+            .map(|member| to_proto::health(member))
+            .collect();
+        Ok(HealthResponse { instances })
+    }
+
+    /// Tells who is well, and each change.
+    pub(crate) fn health_watch(
+        &self,
+        arrival: Arrival,
+        request: HealthWatchRequest,
+    ) -> Result<impl Stream<Item = Result<HealthWatchResponse, Failure>> + Send + use<>, Failure>
+    {
+        let expressions = request.instances;
+        self.members(&expressions)?;
+        let place = Arc::clone(&self.watchers)
+            .try_acquire_owned()
+            .map_err(|_| {
+                let detail = format!("{WATCHERS_MAX} watches are open already");
+                Failure::new(Reason::TooMany, detail)
+            })?;
+        Ok(watch::changes(&self.house, arrival, expressions, place))
+    }
+
+    fn read_route(&self, arrival: Arrival, request: RouteRequest) -> Result<Route, Failure> {
+        let timeout = from_proto::timeout("timeout", request.timeout)?;
+        let policy = request.policy.unwrap_or_default();
+        let selection = from_proto::selection(&policy)?;
+        let retry = from_proto::retry(&policy)?;
+        let fleet = self.house.fleet.view();
+        let candidates = fleet
+            .resolve(&request.instances, FLEET_MAX)
+            .map_err(from_proto::target)?;
+        let limits = self.house.timeouts;
+        Ok(Route {
+            candidates,
+            selection,
+            retry,
+            fleet_now: Arc::clone(&self.fleet_now),
+            retries: Arc::clone(&self.house.retries),
+            arrived: arrival.at,
+            deadline: arrival.deadline(timeout, limits.route, limits.max),
+            task: Arc::new(Task {
+                payload: from_proto::payload(request.payload)?,
+                metadata: from_proto::metadata(request.metadata)?,
+                names: arrival.names,
+            }),
+        })
+    }
+
+    fn read_fan_out(&self, arrival: Arrival, request: FanoutRequest) -> Result<FanOut, Failure> {
+        let timeout = from_proto::timeout("timeout", request.timeout)?;
+        let completion = from_proto::completion(request.completion)?;
+        let retry = from_proto::leg_retry(&request.policy.unwrap_or_default())?;
+        let fleet = self.house.fleet.view();
+        let roster = fleet
+            .resolve(&request.targets, FANOUT_TARGETS_MAX)
+            .map_err(from_proto::target)?;
+        let limits = self.house.timeouts;
+        Ok(FanOut {
+            roster,
+            completion,
+            retry,
+            fleet_now: Arc::clone(&self.fleet_now),
+            retries: Arc::clone(&self.house.retries),
+            aggregate: request.aggregate,
+            arrived: arrival.at,
+            deadline: arrival.deadline(timeout, limits.fanout, limits.max),
+            task: Arc::new(Task {
+                payload: from_proto::payload(request.payload)?,
+                metadata: from_proto::metadata(request.metadata)?,
+                names: arrival.names,
+            }),
+        })
+    }
+
+    fn members(&self, expressions: &[String]) -> Result<Members, Failure> {
+        let view = self.house.fleet.view();
+        if expressions.is_empty() {
+            return Ok(Arc::clone(view.members()));
+        }
+        view.resolve(expressions, FLEET_MAX)
+            .map_err(from_proto::target)
+    }
+}
+
+/// Refused before any try.
+fn refused(failure: Failure) -> Unanswered {
+    Unanswered {
+        failure,
+        attempts: Vec::new(),
+        stop: None,
+    }
+}

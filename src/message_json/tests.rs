@@ -1,0 +1,1 @@
+//! What a message is as JSON, and what JSON is no message.
