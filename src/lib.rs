@@ -19,6 +19,7 @@ pub mod instance;
 
 pub mod message_json;
 
+pub mod chance;
 pub mod late_flush;
 pub mod payload_json;
 pub mod tasks;

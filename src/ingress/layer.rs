@@ -16,6 +16,7 @@ use super::body::Timely;
 use super::caller::Keys;
 use super::failure_body::Problem;
 use super::failure_table::{self, Protocol};
+use crate::chance::Chance;
 use crate::domain::failure::Failure;
 use crate::domain::limit::{BODY_TIMEOUT, REST_BODY_TIMEOUT, TIMEOUT_MAX};
 
@@ -46,6 +47,7 @@ pub(super) type Answering =
 #[derive(Clone)]
 pub(super) struct Stamp<S> {
     pub(super) inner: S,
+    pub(super) chance: Chance,
 }
 
 impl<S, B> Service<Request<B>> for Stamp<S>
@@ -61,7 +63,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Answering {
-        arrival::note(&mut request);
+        arrival::note(&mut request, &self.chance);
         let id = request
             .extensions()
             .get::<Arrival>()
@@ -129,13 +131,13 @@ where
             return refuse(&request, &failure);
         }
         let noted = request.extensions().get::<Arrival>();
-        let (at, timeout) = noted.map_or_else(
-            || (tokio::time::Instant::now(), None),
-            |arrival| (arrival.at, arrival.timeout),
+        let (at, timeout, protocol) = noted.map_or_else(
+            || (tokio::time::Instant::now(), None, Protocol::Http),
+            |arrival| (arrival.at, arrival.timeout, arrival.protocol),
         );
         // Reflection is a conversation: clients ask more as they go.
         let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
-        let own = match arrival::protocol(&request) {
+        let own = match protocol {
             Protocol::Grpc if is_conversation => TIMEOUT_MAX,
             Protocol::Grpc => BODY_TIMEOUT,
             Protocol::Http => REST_BODY_TIMEOUT,

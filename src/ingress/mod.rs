@@ -28,10 +28,13 @@ pub fn front_door(
     keys: Arc<Keys>,
     house: &House,
 ) -> Result<impl Door<Incoming> + use<>, BadContract> {
-    let doors = doors::Doors::new(house)?;
+    let (doors, chance) = (doors::Doors::new(house)?, house.chance.clone());
     Ok(ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
-        .layer_fn(|inner| layer::Stamp { inner })
+        .layer_fn(move |inner| layer::Stamp {
+            inner,
+            chance: chance.clone(),
+        })
         // Before anything of the body is read: whoever may not call costs next to nothing.
         .layer_fn(move |inner| layer::Guard {
             inner,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::limit::{FANOUT_TIMEOUT_DEFAULT, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX};
 use crate::fleet::Fleet;
@@ -31,6 +32,8 @@ pub struct House {
     pub timeouts: Timeouts,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
+    /// What decides where nothing else does.
+    pub chance: Chance,
     /// Fires when the orchestrator is about to stop: not ready, and no stream without an end goes on.
     pub draining: CancellationToken,
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
@@ -109,12 +110,21 @@ impl Service<Request<Body>> for Endpoints {
             };
             let mut response = answered.unwrap_or_else(|problem| problem.answer(names.as_ref()));
             if is_head {
-                // What a GET would be answered, without its body (RFC 9110, 9.3.2).
-                *response.body_mut() = Body::empty();
+                without_body(&mut response);
             }
             Ok(response)
         })
     }
+}
+
+/// What a GET would be answered, without its body (RFC 9110, 9.3.2).
+fn without_body(response: &mut Response<Body>) {
+    if let Some(length) = response.body().size_hint().exact() {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length.into());
+    }
+    *response.body_mut() = Body::empty();
 }
 
 enum Found {
