@@ -22,6 +22,7 @@ mod health;
 mod limits;
 mod process;
 mod reflection;
+mod rest;
 mod retry;
 mod route;
 mod shutdown;

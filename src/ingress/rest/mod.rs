@@ -253,3 +253,6 @@ fn refuse_body(failure: Failure) -> Problem {
         problem
     }
 }
+
+#[cfg(test)]
+mod tests;
