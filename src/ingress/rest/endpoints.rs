@@ -28,6 +28,8 @@ pub(super) struct Endpoint {
     pub(super) summary: &'static str,
     /// The message of the contract that its body is.
     pub(super) body: Option<&'static str>,
+    /// Such a body.
+    pub(super) example: Option<&'static str>,
     /// What may stand behind the question mark.
     pub(super) query: &'static [Query],
     /// What it fails with.
@@ -113,6 +115,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         operation: Operation::Route,
         summary: "Hands one task to one of the instances named and brings back its answer",
         body: Some("RouteRequest"),
+        example: Some(r#"{"instances": ["A", "B"], "payload": {"data": "task"}, "timeout": 5}"#),
         query: &[],
         reasons: &[EVERY, KEYED, BODY, TARGETS, WORK, TASK],
     },
@@ -123,6 +126,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         summary: "Hands one task to every target: as an array in roster order with aggregate, otherwise as a stream \
                   of one JSON event a line",
         body: Some("FanoutRequest"),
+        example: Some(r#"{"targets": ["A", "C"], "payload": {"data": "task"}, "aggregate": true}"#),
         query: &[],
         reasons: &[EVERY, KEYED, BODY, TARGETS, WORK, GATHER],
     },
@@ -132,6 +136,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         operation: Operation::Health,
         summary: "Tells who is well",
         body: None,
+        example: None,
         query: &[
             Query {
                 name: "instances",
@@ -153,6 +158,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         summary: "Adds an instance to the fleet or renews its lease; with a skillId alone it tells what the skill \
                   offers",
         body: Some("RegisterRequest"),
+        example: Some(r#"{"skillId": "orchestrator"}"#),
         query: &[],
         reasons: &[EVERY, KEYED, BODY, REGISTER],
     },
@@ -162,6 +168,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         operation: Operation::Deregister,
         summary: "Removes a registered instance",
         body: Some("DeregisterRequest"),
+        example: Some(r#"{"id": "w1", "incarnation": 1}"#),
         query: &[],
         reasons: &[EVERY, KEYED, BODY, DEREGISTER],
     },
@@ -171,6 +178,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         operation: Operation::ListInstances,
         summary: "Lists the fleet, a page at a time, in order of id",
         body: None,
+        example: None,
         query: &[
             Query {
                 name: "pageSize",
@@ -191,6 +199,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         operation: Operation::Check,
         summary: "Tells whether the orchestrator itself takes calls",
         body: None,
+        example: None,
         query: &[],
         reasons: &[EVERY],
     },
@@ -200,6 +209,7 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         operation: Operation::Document,
         summary: "This document",
         body: None,
+        example: None,
         query: &[],
         reasons: &[EVERY],
     },

@@ -72,7 +72,14 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas<'_>) -> Value {
     }
     if let Some(name) = endpoint.body {
         let body = body(endpoint.operation, name, schemas);
-        let content = json!({"required": true, "content": {JSON: {"schema": body}}});
+        let mut form = json!({"schema": body});
+        let example = endpoint
+            .example
+            .and_then(|it| serde_json::from_str::<Value>(it).ok());
+        if let Some(example) = example {
+            form["example"] = example;
+        }
+        let content = json!({"required": true, "content": {JSON: form}});
         described.insert("requestBody".into(), content);
     }
     described.insert("parameters".into(), parameters(endpoint));

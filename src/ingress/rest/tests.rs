@@ -140,3 +140,15 @@ fn the_document_names_every_endpoint_and_only_what_there_is() {
         assert!(found.is_object(), "{name}");
     }
 }
+
+#[test]
+fn every_example_of_a_body_is_read() {
+    let schema = schema();
+    for endpoint in &super::ENDPOINTS {
+        assert_eq!(endpoint.body.is_some(), endpoint.example.is_some());
+        if let (Some(name), Some(example)) = (endpoint.body, endpoint.example) {
+            let message = schema.message(name).unwrap();
+            read(&schema, message, example, &["skillId"]).unwrap();
+        }
+    }
+}
