@@ -126,9 +126,7 @@ fn from_request_timeout(value: &[u8]) -> Option<Duration> {
         let number = number.parse::<f64>().ok().filter(|_| plain)?;
         Duration::try_from_secs_f64(number).ok()
     };
-    seconds(text)
-        .or_else(|| humantime::parse_duration(text).ok())
-        .filter(|timeout| !timeout.is_zero())
+    seconds(text).or_else(|| humantime::parse_duration(text).ok())
 }
 
 fn names(headers: &HeaderMap, chance: &Chance) -> Names {
@@ -235,7 +233,9 @@ mod tests {
         assert_eq!(millis(&["0.25"]), Ok(250));
         assert_eq!(millis(&["10s"]), Ok(10_000));
         assert_eq!(millis(&["500ms"]), Ok(500));
-        for bad in [&["soon"][..], &[""], &["-1"], &["0"], &["1e3"], &["1", "1"]] {
+        // As with grpc-timeout: nobody waits.
+        assert_eq!(millis(&["0"]), Ok(0));
+        for bad in [&["soon"][..], &[""], &["-1"], &["1e3"], &["1", "1"]] {
             assert_eq!(millis(bad), Err(Reason::TimeoutInvalid), "{bad:?}");
         }
     }
