@@ -14,18 +14,18 @@ use crate::domain::task::Names;
 
 /// What a caller of the REST door is told when something fails.
 pub(super) struct Problem {
-    failure: Failure,
+    failure: Box<Failure>,
     /// Every try, as JSON.
     attempts: Option<Box<RawValue>>,
     /// What there is in spite of the failure, as JSON.
     results: Option<Box<RawValue>>,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl Problem {
     pub(super) fn of(failure: Failure) -> Self {
         Self {
-            failure,
+            failure: Box::new(failure),
             attempts: None,
             results: None,
             header: None,
@@ -48,7 +48,7 @@ impl Problem {
 
     pub(super) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
         Self {
-            header: Some((name, value)),
+            header: Some(Box::new((name, value))),
             ..self
         }
     }
@@ -82,8 +82,8 @@ impl Problem {
         if let Some(seconds) = retry_after(&self.failure, status) {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if let Some((name, value)) = self.header {
-            headers.insert(name, value);
+        if let Some(header) = self.header {
+            headers.insert(header.0, header.1);
         }
         response
     }
@@ -131,4 +131,33 @@ struct Error<'a> {
     attempts: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<&'a RawValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::failure::{Reason, Status};
+
+    #[test]
+    fn how_long_to_wait_is_told_in_whole_seconds_and_never_too_short() {
+        let check = |status: Status, pushback: Option<Pushback>, expected: &str| {
+            let failure = Failure {
+                pushback,
+                ..Failure::new(Reason::InstanceFailed(status), "")
+            };
+            let response = Problem::of(failure).answer(None);
+            let told = response.headers().get(header::RETRY_AFTER);
+            let told = told.map_or("", |value| value.to_str().unwrap());
+            assert_eq!(told, expected, "{status:?} {pushback:?}");
+        };
+        let wait = |millis| Some(Pushback::Wait(Duration::from_millis(millis)));
+        check(Status::ResourceExhausted, None, "1");
+        check(Status::ResourceExhausted, wait(0), "1");
+        check(Status::ResourceExhausted, wait(2000), "2");
+        check(Status::Unavailable, wait(2001), "3");
+        check(Status::Unavailable, None, "");
+        check(Status::ResourceExhausted, Some(Pushback::Stop), "");
+    }
 }

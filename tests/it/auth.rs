@@ -237,3 +237,33 @@ async fn every_path_needs_a_key_with_its_scope_but_those_that_are_public() {
         }
     }
 }
+
+#[test]
+fn a_path_needs_what_its_method_needs() {
+    let (orchestrator, cluster) = (
+        "/openclaw.orchestrator.v1.OrchestratorService/",
+        "/openclaw.orchestrator.v1.ClusterService/",
+    );
+    let same = [
+        ("/orchestrator/route", orchestrator, "Route"),
+        ("/orchestrator/fanout", orchestrator, "Fanout"),
+        ("/orchestrator/health", orchestrator, "Health"),
+        ("/cluster/register", cluster, "Register"),
+        ("/cluster/deregister", cluster, "Deregister"),
+        ("/cluster/instances", cluster, "ListInstances"),
+    ];
+    for (path, service, method) in same {
+        let of_path = PATHS.iter().find(|(known, _)| *known == path).unwrap().1;
+        let method = format!("{service}{method}");
+        let of_method = METHODS
+            .iter()
+            .find(|(known, _)| *known == method)
+            .unwrap()
+            .1;
+        assert_eq!(of_path, Access::Scope(of_method), "{path}");
+    }
+    let public = PATHS.iter().filter(|(_, access)| *access == Access::Public);
+    let public: Vec<_> = public.map(|(path, _)| *path).collect();
+    assert_eq!(public, ["/health/check", "/openapi.json"]);
+    assert_eq!(PATHS.len(), same.len() + public.len());
+}

@@ -16,6 +16,7 @@ use tonic::body::Body;
 use super::super::failure_body::{Problem, json};
 use super::super::methods::failure_told;
 use super::orchestrator::no_json;
+use super::request::check_accepted;
 use super::{Call, Shared, answer};
 use crate::domain::failure::Failure;
 use crate::domain::task::Names;
@@ -24,9 +25,13 @@ use crate::proto::orchestrator::fanout_response::Event;
 use crate::proto::orchestrator::{FanoutRequest, FanoutResponse, Outcome, Partial};
 
 pub(super) async fn fanout(shared: Arc<Shared>, call: Call) -> Result<Response<Body>, Problem> {
+    let headers = call.headers.clone();
     let (arrival, asked) = call.message::<FanoutRequest>(&shared, &[]).await?;
     let names = arrival.names.clone();
     let is_aggregate = asked.message.aggregate;
+    if is_aggregate {
+        check_accepted(&headers, &[answer::JSON]).map_err(Problem::of)?;
+    }
     let events = shared.orchestrator.fanout(arrival, asked.message);
     let events = events.map_err(Problem::of)?;
     if is_aggregate {

@@ -165,10 +165,10 @@ fn accepts(range: &str, forms: &[&str]) -> bool {
             .and_then(|it| it.parse::<f32>().ok());
         weight == Some(0.0)
     });
-    let fits = |offered: &&str| {
-        form.is_empty() || form == "*/*" || form == *offered || form == "application/*"
+    let fits = |offered: &str| {
+        form.is_empty() || form == "*/*" || form == offered || form == "application/*"
     };
-    !is_refused && forms.iter().any(|form| fits(&form))
+    !is_refused && forms.iter().any(|offered| fits(offered))
 }
 
 #[cfg(test)]

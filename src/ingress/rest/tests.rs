@@ -1,4 +1,8 @@
 //! A message of the contract survives the way to JSON and back, and reads like the one that gRPC brings.
+#![allow(
+    clippy::needless_update,
+    reason = "messages of the contract come to have more fields"
+)]
 
 use std::collections::HashMap;
 

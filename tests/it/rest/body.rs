@@ -180,6 +180,15 @@ async fn the_form_of_a_request_is_looked_at_before_its_body() {
             ),
             (good().with("accept", "text/html"), 406, "not_acceptable"),
             (
+                Ask::post(
+                    "/api/orchestrator/fanout",
+                    r#"{"targets": ["A"], "aggregate": true}"#,
+                )
+                .with("accept", "application/x-ndjson"),
+                406,
+                "not_acceptable",
+            ),
+            (
                 good().with("request-timeout", "soon"),
                 400,
                 "timeout_invalid",

@@ -4,7 +4,8 @@ use http::StatusCode;
 use orchestrator::domain::failure::{Reason, Status as Said};
 use orchestrator::ingress::failure_table::codes;
 use orchestrator::proto::orchestrator::{
-    CallPolicy, FailedAttempts, Fallback, RouteRequest, Selection,
+    CallPolicy, Completion, FailedAttempts, Fallback, FanoutRequest, RouteRequest, Selection,
+    completion, fanout_response,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use tonic_types::StatusExt as _;
 
 use super::ask::{Ask, Way};
 use crate::stage::instance::{Act, Instance};
-use crate::stage::{Config, client, config, planned, start};
+use crate::stage::{Config, client, config, planned, reason, start, text};
 
 /// How a call has ended: the reason, whether it is retryable, the instance, and instance and kind of each try.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,6 +140,113 @@ async fn a_call_that_fails_has_the_same_end_by_either_door() {
         let told = answer.json();
         assert_eq!(by_rest(&told), by_grpc(&status), "{body}");
         assert_eq!(answer.status, http(&status).as_u16(), "{body}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_fan_out_has_the_same_outcomes_by_either_door() {
+    let good = Instance::start(Act::Echo).await;
+    let bad = Instance::start(Act::Fail(Code::NotFound)).await;
+    let silent = Instance::start(Act::Silent).await;
+    let mut gone = Instance::start(Act::Echo).await;
+    let app = start(Config {
+        instances: vec![
+            planned("A", good.address),
+            planned("B", bad.address),
+            planned("C", silent.address),
+            planned("D", gone.address),
+        ],
+        ..config()
+    })
+    .await;
+    gone.kill();
+    let mut client = client(&app).await;
+    // A rule, as gRPC has it and as JSON has it, and the reason it ends with.
+    let quorum = |count| Some(completion::Rule::Quorum(count));
+    for (rule, told, end) in [
+        (None, json!({}), ""),
+        (Some(completion::Rule::First(1)), json!({"first": 1}), ""),
+        (quorum(1), json!({"quorum": 1}), ""),
+        (quorum(4), json!({"quorum": 4}), "completion_unmet"),
+        (
+            Some(completion::Rule::First(2)),
+            json!({"first": 2}),
+            "completion_unmet",
+        ),
+    ] {
+        let is_decided_early =
+            !told.as_object().unwrap().is_empty() && !told["first"].eq(&json!(2));
+        let request = FanoutRequest {
+            targets: vec!["A-D".into()],
+            payload: text("task"),
+            aggregate: true,
+            timeout: Some(prost_types::Duration {
+                seconds: 0,
+                nanos: 300_000_000,
+            }),
+            completion: Some(Completion {
+                rule,
+                failures_max: None,
+            }),
+            ..Default::default()
+        };
+        let mut events = client.fanout(request).await.unwrap().into_inner();
+        let (mut results, mut ended) = (Vec::new(), String::new());
+        loop {
+            match events.message().await {
+                Ok(Some(event)) => {
+                    if let Some(fanout_response::Event::Summary(summary)) = event.event {
+                        results = summary.aggregate;
+                    }
+                }
+                Ok(None) => break,
+                Err(status) => {
+                    ended = reason(&status).to_lowercase();
+                    break;
+                }
+            }
+        }
+        assert_eq!(ended, end, "{told}");
+        let body = json!({
+            "targets": ["A-D"],
+            "payload": "task",
+            "aggregate": true,
+            "timeout": "0.3s",
+            "completion": told,
+        });
+        let ask = Ask::post("/api/orchestrator/fanout", body.to_string());
+        let answer = ask.send(Way::Http1, app.address()).await.json();
+        assert_eq!(
+            answer["error"]["code"].as_str().unwrap_or_default(),
+            end,
+            "{answer}"
+        );
+        let list = answer
+            .as_array()
+            .or_else(|| answer["error"]["results"].as_array());
+        let by_rest: Vec<_> = list
+            .unwrap()
+            .iter()
+            .map(|result| result["status"].as_str().unwrap().to_owned())
+            .collect();
+        let by_grpc: Vec<_> = results
+            .iter()
+            .map(|partial| {
+                let name = partial.outcome().as_str_name();
+                name.strip_prefix("OUTCOME_").unwrap().to_lowercase()
+            })
+            .collect();
+        // Who is cancelled when a rule decides early is a matter of who was faster.
+        if is_decided_early {
+            assert_eq!(by_rest.len(), by_grpc.len(), "{told}");
+        } else {
+            assert_eq!(by_rest, by_grpc, "{told}");
+            assert_eq!(
+                by_rest,
+                ["answered", "failed", "timed_out", "failed"],
+                "{told}"
+            );
+        }
     }
 }
 
