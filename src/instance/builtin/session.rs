@@ -2,7 +2,7 @@
 //!
 //! It remembers for as long as it lives, and acknowledges a message only when its answer was taken.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use crate::proto::instance::{
 
 /// Every session that an instance remembers.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<String, Arc<Remembered>>>);
+pub(super) struct Sessions(Mutex<BTreeMap<String, Arc<Remembered>>>);
 
 /// One session, over all its calls.
 #[derive(Default)]
@@ -150,6 +150,7 @@ impl Taking {
                 None => {}
             }
             let received = tokio::select! {
+                biased;
                 () = self.replaced.notified() => Err(replaced()),
                 received = self.incoming.message() => received,
             };

@@ -8,7 +8,7 @@ use orchestrator::domain::failure::Failure;
 use orchestrator::domain::id::InstanceId;
 use orchestrator::domain::payload::Payload;
 use orchestrator::domain::task::Names;
-use orchestrator::instance::endpoint::Endpoint;
+use orchestrator::instance::endpoint::{Endpoint, dial_tcp};
 use orchestrator::instance::grpc::GrpcInstance;
 use orchestrator::instance::session::{Data, Frame, Open, Opened, Received};
 use orchestrator::instance::{Credential, InstanceClient, Spec, tls};
@@ -32,7 +32,7 @@ fn instance(address: SocketAddr, tasks: &Tasks) -> GrpcInstance {
         credential: Credential::bearer("token-of-a"),
         tls: tls::Settings::default(),
     };
-    GrpcInstance::new(&spec, tasks).unwrap()
+    GrpcInstance::new(&spec, &dial_tcp(), tasks).unwrap()
 }
 
 /// The first opening of a session.
