@@ -51,7 +51,7 @@ const BLIND: [(&[&str], &[&str]); 4] = [
 const SEES_TONIC: [&str; 4] = [
     "src/ingress/",
     "src/cli/",
-    "src/instance/builtin.rs",
+    "src/instance/builtin/",
     "src/proto.rs",
 ];
 
