@@ -142,7 +142,12 @@ where
             Protocol::Grpc => BODY_TIMEOUT,
             Protocol::Http => REST_BODY_TIMEOUT,
         };
-        let ends = at + timeout.unwrap_or(own).min(TIMEOUT_MAX);
+        let longest = match protocol {
+            Protocol::Grpc => TIMEOUT_MAX,
+            // A body over HTTP/1.1 holds a whole connection, however long its caller would wait.
+            Protocol::Http => REST_BODY_TIMEOUT,
+        };
+        let ends = at + timeout.unwrap_or(own).min(longest);
         self.inner
             .call(request.map(|body| Body::new(Timely::new(body, ends))))
     }
@@ -160,4 +165,80 @@ fn refuse<B>(request: &Request<B>, failure: &Failure) -> Answering {
         }
     };
     Box::pin(ready(Ok(response)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Reads the body of a request to its end.
+    #[derive(Clone)]
+    struct Reads;
+
+    impl Service<Request<Body>> for Reads {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Answering;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Answering {
+            Box::pin(async move {
+                let _ = request.into_body().collect().await;
+                Ok(Response::new(Body::empty()))
+            })
+        }
+    }
+
+    /// How long a body that never comes is waited for.
+    async fn waited(headers: &[(&'static str, &str)]) -> Duration {
+        let body = tokio_stream::pending::<Result<http_body::Frame<Bytes>, Infallible>>();
+        let mut request = Request::new(StreamBody::new(body));
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let mut door = Stamp {
+            inner: Hurry { inner: Reads },
+            chance: Chance::default(),
+        };
+        let began = Instant::now();
+        door.call(request).await.unwrap();
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_waited_for_so_long_and_no_longer() {
+        let grpc = ("content-type", "application/grpc");
+        let near = |waited: Duration, limit: Duration| {
+            assert!(
+                limit <= waited && waited < limit + Duration::from_millis(10),
+                "{waited:?}"
+            );
+        };
+        near(waited(&[grpc]).await, BODY_TIMEOUT);
+        near(
+            waited(&[grpc, ("grpc-timeout", "99S")]).await,
+            Duration::from_secs(99),
+        );
+        near(waited(&[]).await, REST_BODY_TIMEOUT);
+        near(
+            waited(&[("request-timeout", "600")]).await,
+            REST_BODY_TIMEOUT,
+        );
+        near(
+            waited(&[("request-timeout", "0.5")]).await,
+            Duration::from_millis(500),
+        );
+        near(
+            waited(&[("grpc-timeout", "2S")]).await,
+            Duration::from_secs(2),
+        );
+    }
 }

@@ -166,7 +166,7 @@ fn what_is_not_json_is_refused_with_line_and_column() {
     check("{} {}", "not JSON at line 1, column 4: trailing characters");
     check(
         "{\"payload\":\n [\"\\ud800\"]}",
-        "not JSON at line 2, column 10: lone leading surrogate in hex escape",
+        "not JSON at line 2, column 10: unexpected end of hex escape",
     );
     check(
         r#"{"instances": ["\ud800"]}"#,
