@@ -67,10 +67,19 @@ impl App {
             networks: config.networks,
             ourselves: vec![address],
         };
-        let fleet = Fleet::new(connect(&tasks), config.probe, registration, tasks.clone());
+        let fleet = Fleet::new(
+            connect(&tasks),
+            config.probe,
+            config.health,
+            registration,
+            tasks.clone(),
+        );
         fleet
             .add(specs(config.instances, &tasks).await?)
             .map_err(StartError::Instance)?;
+        for (id, admin) in &config.admin {
+            fleet.set_admin([id], *admin, "config");
+        }
         tasks.spawn_vital(
             "leases",
             until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),

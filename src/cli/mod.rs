@@ -3,7 +3,9 @@
 mod arguments;
 mod connection;
 mod demo;
+mod drain;
 mod exit;
+mod explain;
 mod failure_text;
 mod fanout;
 mod health;
@@ -20,6 +22,7 @@ mod samples;
 mod serve;
 mod table;
 mod task_request;
+mod words;
 
 use std::process::ExitCode;
 
@@ -49,6 +52,10 @@ enum Command {
     Health(health::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
+    /// Give instances nothing new, and wait until they have nothing left.
+    Drain(drain::Arguments),
+    /// Give instances work again.
+    Undrain(drain::Back),
 }
 
 /// Runs the command that the process was started with.
@@ -78,6 +85,8 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
+        Command::Undrain(arguments) => drain::undrain(&arguments),
     }
 }
 

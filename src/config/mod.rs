@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::CONFIG_BYTES_MAX;
 use crate::fleet::{ProbeSettings, network};
@@ -74,10 +75,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The instances that stay as long as it runs.
     pub instances: Vec<Planned>,
+    /// Those of them that do not begin as active.
+    pub admin: BTreeMap<InstanceId, Admin>,
     /// Who may call.
     pub keys: Keys,
     /// How instances are probed.
     pub probe: ProbeSettings,
+    /// How their health is judged.
+    pub health: health::Settings,
     /// Where registered instances may be.
     pub networks: Vec<IpNet>,
     /// Limits of the front door.
@@ -161,11 +166,13 @@ impl Config {
         Self {
             listen: LISTEN_DEFAULT,
             instances: Vec::new(),
+            admin: BTreeMap::new(),
             keys: Keys {
                 keys: Vec::new(),
                 reflection: Reflection::default(),
             },
             probe: ProbeSettings::default(),
+            health: health::Settings::default(),
             networks: network::loopback(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),

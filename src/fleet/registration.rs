@@ -90,6 +90,7 @@ impl Fleet {
         };
         tracing::info!(instance = %spec.id, address = %spec.endpoint, incarnation = registration.incarnation, "instance registered");
         self.enter(&mut roll, spec, Origin::Registered, Some(lease))?;
+        self.pardon_excess(&mut roll);
         self.publish(&roll);
         Ok(shown_end)
     }
@@ -129,8 +130,9 @@ impl Fleet {
             }
             Some(_) => {}
         }
-        roll.entries.remove(id);
+        roll.remove(id);
         tracing::info!(instance = %id, "instance deregistered");
+        self.pardon_excess(&mut roll);
         self.publish(&roll);
         Ok(())
     }
@@ -138,15 +140,18 @@ impl Fleet {
     /// Removes instances whose lease has ended.
     pub(super) fn remove_expired(&self, now: Instant) {
         let mut roll = self.roll();
-        let before = roll.entries.len();
-        roll.entries.retain(|id, entry| {
-            let stays = entry.lease.as_ref().is_none_or(|lease| now < lease.ends);
-            if !stays {
-                tracing::warn!(instance = %id, "instance left: its lease was not renewed");
-            }
-            stays
-        });
-        if roll.entries.len() < before {
+        let ended = |entry: &&Entry| entry.lease.as_ref().is_some_and(|lease| lease.ends <= now);
+        let expired: Vec<_> = roll.entries.values().filter(ended).collect();
+        let expired: Vec<_> = expired
+            .into_iter()
+            .map(|entry| entry.member.id().clone())
+            .collect();
+        for id in &expired {
+            roll.remove(id);
+            tracing::warn!(instance = %id, "instance left: its lease was not renewed");
+        }
+        if !expired.is_empty() {
+            self.pardon_excess(&mut roll);
             self.publish(&roll);
         }
     }
@@ -264,6 +269,7 @@ mod tests {
         Fleet::new(
             Arc::new(|_| Ok(Scripted::new("A", []))),
             ProbeSettings::default(),
+            crate::domain::health::Settings::default(),
             settings,
             Tasks::new(),
         )

@@ -114,6 +114,14 @@ pub enum Reflection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller(pub Option<Arc<str>>);
 
+impl Caller {
+    /// The name, for logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.as_deref().unwrap_or("nobody")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Public,
@@ -122,7 +130,7 @@ enum Access {
 }
 
 /// The methods of the contract and what each needs.
-pub const METHODS: [(&str, Scope); 7] = [
+pub const METHODS: [(&str, Scope); 10] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Route",
         Scope::Route,
@@ -130,6 +138,10 @@ pub const METHODS: [(&str, Scope); 7] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Fanout",
         Scope::Fanout,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/Explain",
+        Scope::Health,
     ),
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Health",
@@ -150,6 +162,14 @@ pub const METHODS: [(&str, Scope); 7] = [
     (
         "/openclaw.orchestrator.v1.ClusterService/ListInstances",
         Scope::Health,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Drain",
+        Scope::Admin,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Undrain",
+        Scope::Admin,
     ),
 ];
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::domain::failure::Failure;
+use crate::domain::failure::{Failure, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
@@ -64,7 +64,21 @@ pub trait InstanceClient: Send + Sync {
 
     /// Asks whether the instance serves. The caller sets the time limit.
     fn probe(&self) -> Pending<Result<Serving, Failure>>;
+
+    /// Follows what the instance says of itself: `told` hears how it is, then each change. Ends with the failure
+    /// that ended the stream, UNIMPLEMENTED where there is no such stream.
+    fn watch(&self, told: Told) -> Pending<Failure> {
+        drop(told);
+        let reason = Reason::InstanceFailed(Status::Unimplemented);
+        Box::pin(std::future::ready(Failure::new(
+            reason,
+            "cannot be watched",
+        )))
+    }
 }
+
+/// Hears what an instance says of itself.
+pub type Told = Box<dyn FnMut(Serving) + Send>;
 
 /// What an instance says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
+use super::excluded::excluded;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
+use crate::domain::health::Panic;
+use crate::domain::health::observed::{self, Said};
 use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
@@ -21,6 +24,7 @@ pub async fn attempt(
     number: u32,
     deadline: Deadline,
     per_try_timeout: Option<Duration>,
+    panic: Panic,
 ) -> Result<Payload, Failure> {
     let started = Instant::now();
     if deadline.budget(started.into_std()).is_none() {
@@ -41,15 +45,27 @@ pub async fn attempt(
         sent: Sent::default(),
     };
     let sent = call.sent.clone();
-    let outstanding = member.load.begin();
+    // Asked last: whatever was true when the instance was chosen may have changed since.
+    let pass = match member.load.admit(panic, started) {
+        Ok(pass) => pass,
+        Err(exclusion) => {
+            let failure = excluded(member, exclusion);
+            report(task, number, &failure);
+            return Err(failure);
+        }
+    };
     let answered = time::timeout_at(ends, member.client.execute(call)).await;
-    drop(outstanding);
     let now = Instant::now();
     let result = match answered {
         Ok(Ok(payload)) => fitting(member, payload),
         Ok(Err(failure)) => Err(by_deadline(member, failure, now, ends)),
         Err(_elapsed) => Err(late(member, &sent, deadline, now)),
     };
+    let said = match &result {
+        Ok(_) => Said::Success,
+        Err(failure) => observed::said(failure, ends - started),
+    };
+    pass.report(said, now);
     match &result {
         Ok(_) => member.load.observe(now - started, now),
         Err(failure) => {

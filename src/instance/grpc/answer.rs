@@ -12,7 +12,7 @@ use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
 use crate::domain::retry::Pushback;
 
 /// Compression flag and length.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 
 /// What can be passed on, and its envelope: more is not worth buffering.
 const MESSAGE_BYTES_MAX: usize = ANSWER_PASSED_ON_BYTES_MAX + 1024;
@@ -135,14 +135,14 @@ fn one_message(id: &InstanceId, mut whole: Bytes) -> Result<Option<Bytes>, Failu
     Ok(Some(message))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .map(|value| value.as_bytes());
     content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
-fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> Failure {
+pub(super) fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> Failure {
     let number = number
         .to_str()
         .ok()
@@ -172,7 +172,7 @@ fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> F
 }
 
 /// gRPC, "HTTP to gRPC Status Code Mapping": what a proxy in between has to say.
-fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
+pub(super) fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
     let status = match http.as_u16() {
         400 => Status::Internal,
         401 => Status::Unauthenticated,
@@ -208,7 +208,7 @@ pub(super) fn before_answer(id: &InstanceId, error: &h2::Error) -> Failure {
 }
 
 /// The call broke after its answer had begun.
-fn within_answer(id: &InstanceId, error: &h2::Error) -> Failure {
+pub(super) fn within_answer(id: &InstanceId, error: &h2::Error) -> Failure {
     Failure {
         progress: Progress::Answered,
         ..lost(id, error)
@@ -226,6 +226,6 @@ fn lost(id: &InstanceId, error: &h2::Error) -> Failure {
     Failure::at(id, Reason::InstanceLost, Progress::MayHaveBegun, detail)
 }
 
-fn malformed(id: &InstanceId, what: &'static str) -> Failure {
+pub(super) fn malformed(id: &InstanceId, what: &'static str) -> Failure {
     Failure::at(id, Reason::AnswerMalformed, Progress::Answered, what)
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{self, SendRequest};
+use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -246,22 +246,30 @@ impl Sender {
         request: Request<()>,
         message: Frame,
     ) -> Result<Bytes, Failure> {
-        let unsent = |error: &h2::Error| {
-            let detail = format!("the connection is gone: {error}");
-            Failure::at(&self.id, Reason::InstanceDown, Progress::NeverSent, detail)
-        };
+        let response = self.send(request, message)?;
+        answer::read(&self.id, response).await
+    }
+
+    /// Sends the one message of a call. Whoever reads the answer keeps the sender until it has been read.
+    pub(super) fn send(
+        &mut self,
+        request: Request<()>,
+        message: Frame,
+    ) -> Result<ResponseFuture, Failure> {
         let (response, mut stream) = match self.connection.sender.send_request(request, false) {
             Ok(sent) => sent,
             Err(error) => {
                 self.connection.gone.store(true, Ordering::Release);
-                return Err(unsent(&error));
+                let detail = format!("the connection is gone: {error}");
+                let (reason, progress) = (Reason::InstanceDown, Progress::NeverSent);
+                return Err(Failure::at(&self.id, reason, progress, detail));
             }
         };
         if let Err(error) = stream.send_data(message, true) {
             // The stream was reset under our hands: what the peer said stands in the response.
             tracing::trace!(%error, "request cut short");
         }
-        answer::read(&self.id, response).await
+        Ok(response)
     }
 }
 

@@ -12,7 +12,7 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use super::tls::{self, BadTls};
-use super::{Call, InstanceClient, Pending, Serving, Spec};
+use super::{Call, InstanceClient, Pending, Serving, Spec, Told};
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
@@ -23,12 +23,14 @@ use crate::tasks::Tasks;
 mod answer;
 mod frame;
 mod link;
+mod watch;
 
 use frame::Frame;
 use link::Link;
 
 const EXECUTE: &str = "/openclaw.instance.v1.InstanceService/Execute";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const ATTEMPT: HeaderName = HeaderName::from_static("x-orchestrator-attempt");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,6 +44,7 @@ pub struct GrpcInstance {
     link: Arc<Link>,
     execute: Uri,
     check: Uri,
+    watch: Uri,
     credential: Option<HeaderValue>,
 }
 
@@ -67,6 +70,7 @@ impl GrpcInstance {
             id: spec.id.clone(),
             execute: uri(EXECUTE)?,
             check: uri(CHECK)?,
+            watch: uri(WATCH)?,
             credential: spec.credential.as_ref().map(super::Credential::header),
             link: Link::new(
                 spec.id.clone(),
@@ -135,6 +139,17 @@ impl InstanceClient for GrpcInstance {
                     Ok(Serving::NotSaid)
                 }
                 Err(failure) => Err(failure),
+            }
+        })
+    }
+
+    fn watch(&self, told: Told) -> Pending<Failure> {
+        let request = self.request(&self.watch);
+        let (link, id) = (Arc::clone(&self.link), self.id.clone());
+        Box::pin(async move {
+            match link.ready(&mut |_| ()).await {
+                Ok(sender) => watch::follow(&id, sender, request, told).await,
+                Err(failure) => failure,
             }
         })
     }

@@ -68,7 +68,10 @@ pub(crate) fn planned(id: &str, address: SocketAddr) -> Planned {
 /// Starts an orchestrator and waits until every instance has been probed.
 pub(crate) async fn start(config: Config) -> App {
     let app = App::start(config).await.unwrap();
-    settled(&app, |state| state != State::Unknown).await;
+    settled(&app, |state| {
+        !matches!(state, State::Unknown | State::Starting)
+    })
+    .await;
     app
 }
 
