@@ -254,3 +254,6 @@ impl Roll {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

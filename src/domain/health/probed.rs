@@ -43,7 +43,7 @@ pub struct Probed {
     state: State,
     /// Probes in a row that speak against the state.
     against: u32,
-    /// Slow probes in a row.
+    /// Slow probes since the last answer.
     slow: u32,
 }
 
@@ -85,7 +85,7 @@ impl Probed {
                 false
             }
         };
-        if answer != Answer::Slow {
+        if is_serving {
             self.slow = 0;
         }
         if is_serving && self.state != State::Down {
