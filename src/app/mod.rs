@@ -65,6 +65,7 @@ impl App {
         let address = listener.local_addr()?;
         let registration = registration::Settings {
             networks: config.networks,
+            take_over: config.take_over,
             ourselves: vec![address],
         };
         let fleet = Fleet::new(

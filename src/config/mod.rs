@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::CONFIG_BYTES_MAX;
+use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
 use crate::ingress::grpc::Timeouts;
@@ -85,6 +86,8 @@ pub struct Config {
     pub health: health::Settings,
     /// Where registered instances may be.
     pub networks: Vec<IpNet>,
+    /// Who may take over the name of a registered instance.
+    pub take_over: TakeOver,
     /// Limits of the front door.
     pub limits: Limits,
     /// How long calls may take.
@@ -174,6 +177,7 @@ impl Config {
             probe: ProbeSettings::default(),
             health: health::Settings::default(),
             networks: network::loopback(),
+            take_over: TakeOver::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),

@@ -20,6 +20,17 @@ struct Stage {
 impl Stage {
     async fn new(count: usize) -> Self {
         let names: Vec<_> = (0..count).map(|at| format!("w{at:02}")).collect();
+        let stage = Self::empty(&names);
+        let specs = names.iter().map(|name| (spec(name), Origin::Config));
+        stage.fleet.add(specs.collect()).unwrap();
+        stage
+            .until(|member| member.health.state == State::Healthy)
+            .await;
+        stage
+    }
+
+    /// Instances that are not in the fleet yet.
+    fn empty(names: &[String]) -> Self {
         let instances: BTreeMap<_, _> = names
             .iter()
             .map(|name| (name.clone(), Scripted::new(name, [])))
@@ -28,6 +39,7 @@ impl Stage {
         let settings = registration::Settings {
             networks: network::loopback(),
             ourselves: Vec::new(),
+            take_over: registration::TakeOver::AnyKey,
         };
         let fleet = Fleet::new(
             Arc::new(move |spec: &Spec| Ok(known[spec.id.as_str()].clone() as _)),
@@ -36,13 +48,7 @@ impl Stage {
             settings,
             Tasks::new(),
         );
-        let specs = names.iter().map(|name| (spec(name), Origin::Config));
-        fleet.add(specs.collect()).unwrap();
-        let stage = Self { fleet, instances };
-        stage
-            .until(|member| member.health.state == State::Healthy)
-            .await;
-        stage
+        Self { fleet, instances }
     }
 
     fn member(&self, name: &str) -> Arc<Member> {
@@ -177,26 +183,13 @@ async fn no_more_than_three_in_ten_are_ejected_whoever_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn in_a_smaller_fleet_fewer_are_ejected() {
-    let stage = Stage::new(0).await;
-    drop(stage);
-    let instances: Vec<_> = (0..10).map(|at| format!("w{at:02}")).collect();
-    let clients: BTreeMap<_, _> = instances
-        .iter()
-        .map(|name| (name.clone(), Scripted::new(name, [])))
-        .collect();
-    let known = clients.clone();
-    let settings = registration::Settings {
-        networks: network::loopback(),
-        ourselves: Vec::new(),
+    let names: Vec<_> = (0..10).map(|at| format!("w{at:02}")).collect();
+    let stage = Stage::empty(&names);
+    let asker = registration::Asker {
+        key: "test".into(),
+        rank: registration::Rank::Ordinary,
     };
-    let fleet = Fleet::new(
-        Arc::new(move |spec: &Spec| Ok(known[spec.id.as_str()].clone() as _)),
-        ProbeSettings::default(),
-        health::Settings::default(),
-        settings,
-        Tasks::new(),
-    );
-    for name in &instances {
+    for name in &names {
         let registration = registration::Registration {
             id: id(name),
             endpoint: Endpoint::parse("127.0.0.1:1").unwrap(),
@@ -205,19 +198,15 @@ async fn in_a_smaller_fleet_fewer_are_ejected() {
             incarnation: 1,
             lease: Duration::from_secs(600),
         };
-        fleet.register(registration).await.unwrap();
+        stage.fleet.register(registration, &asker).await.unwrap();
     }
-    let stage = Stage {
-        fleet,
-        instances: clients,
-    };
     for name in ["w00", "w01", "w02"] {
         stage.fail(name);
         time::advance(Duration::from_secs(5)).await;
     }
     assert_eq!(stage.ejected(), 3);
     for name in ["w09", "w08", "w07", "w06"] {
-        stage.fleet.deregister(&id(name), 1).unwrap();
+        stage.fleet.deregister(&id(name), 1, &asker).unwrap();
     }
     assert_eq!(stage.ejected(), 1, "of six");
     assert_ne!(

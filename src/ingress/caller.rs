@@ -12,6 +12,7 @@ use subtle::{Choice, ConstantTimeEq as _};
 
 use super::arrival::Arrival;
 use crate::domain::failure::{Failure, Reason};
+use crate::fleet::registration::Rank;
 
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +201,9 @@ impl Keys {
         }
         if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
             arrival.caller = Caller(Some(Arc::clone(&key.name)));
+            if key.allows(Scope::Admin) {
+                arrival.rank = Rank::Operator;
+            }
         }
         Ok(())
     }

@@ -117,3 +117,23 @@ async fn an_instance_that_comes_back_is_healthy_again() {
     settled(&app, |state| state == State::Down).await;
     settled(&app, |state| state == State::Healthy).await;
 }
+
+#[tokio::test]
+async fn an_instance_with_a_health_watch_is_noticed_without_being_asked() {
+    let flapping = orchestrator::instance::builtin::Behaviour {
+        flap: Some(std::time::Duration::from_millis(700)),
+        ..Default::default()
+    };
+    let mut config = embedded();
+    config.instances.truncate(1);
+    if let orchestrator::config::Planned::Builtin(builtin) = &mut config.instances[0] {
+        builtin.behaviour = flapping;
+    }
+    // It is asked once; the rest it tells by itself.
+    config.probe.interval = std::time::Duration::from_secs(3600);
+    let app = start(config).await;
+    for _ in 0..2 {
+        settled(&app, |state| state == State::Down).await;
+        settled(&app, |state| state == State::Healthy).await;
+    }
+}

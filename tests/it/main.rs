@@ -17,6 +17,8 @@ mod auth;
 mod cancel;
 mod cluster;
 mod deadline;
+mod drain;
+mod ejection;
 mod fan_out;
 mod health;
 mod limits;

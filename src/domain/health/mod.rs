@@ -156,15 +156,18 @@ pub fn warmth(healthy_for: Duration, slow_start: Duration) -> f64 {
     (healthy_for.as_secs_f64() / slow_start.as_secs_f64()).max(WARMTH_MIN)
 }
 
-/// Whether one more instance may be ejected: never more than the share, but always one.
+/// Whether one more instance may be ejected: never more than the share, but one however small the fleet is.
 #[must_use]
 pub fn may_eject(ejected: usize, fleet: usize, percent_max: u32) -> bool {
     ejected < ejected_max(fleet, percent_max)
 }
 
-/// How many instances of a fleet may be ejected at once.
+/// How many instances of a fleet may be ejected at once; none where the share is none.
 #[must_use]
 pub fn ejected_max(fleet: usize, percent_max: u32) -> usize {
+    if percent_max == 0 {
+        return 0;
+    }
     let share = (fleet as u64) * u64::from(percent_max) / 100;
     usize::try_from(share).unwrap_or(usize::MAX).max(1)
 }
@@ -176,7 +179,7 @@ pub struct Settings {
     pub busy_probes_max: u32,
     /// What of an instance's calls speaks against it.
     pub ejection: observed::Settings,
-    /// Share of the fleet that may be ejected at once, in percent; one always may.
+    /// Share of the fleet that may be ejected at once, in percent; one always may, unless this is 0.
     pub ejected_percent_max: u32,
     /// Panic begins when fewer candidates are well, in percent.
     pub panic_below_percent: u32,
@@ -285,6 +288,7 @@ mod tests {
                 ejected += 1;
             }
             prop_assert_eq!(ejected, (fleet * 30 / 100).max(1));
+            prop_assert!(!may_eject(0, fleet, 0));
         }
     }
 }

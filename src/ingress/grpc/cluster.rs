@@ -49,11 +49,13 @@ impl Cluster {
 impl ClusterService for Cluster {
     async fn register(
         &self,
-        request: Request<RegisterRequest>,
+        mut request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
+        let asker = arrival(&mut request).map(|arrival| arrival.asker());
+        let asker = asker.map_err(|failure| failure_table::status(&failure))?;
         let read = from_proto::registration(request.into_inner());
         let registration = read.map_err(|failure| failure_table::status(&failure))?;
-        let registered = self.house.fleet.register(registration).await;
+        let registered = self.house.fleet.register(registration, &asker).await;
         let ends = registered.map_err(|failure| failure_table::status(&failure))?;
         Ok(Response::new(RegisterResponse {
             expire_time: Some(to_proto::timestamp(ends)),
@@ -62,12 +64,18 @@ impl ClusterService for Cluster {
 
     async fn deregister(
         &self,
-        request: Request<DeregisterRequest>,
+        mut request: Request<DeregisterRequest>,
     ) -> Result<Response<DeregisterResponse>, Status> {
+        let asker = arrival(&mut request).map(|arrival| arrival.asker());
+        let asker = asker.map_err(|failure| failure_table::status(&failure))?;
         let request = request.into_inner();
         let id = from_proto::instance_id("id", &request.id);
-        id.and_then(|id| self.house.fleet.deregister(&id, request.incarnation))
-            .map_err(|failure| failure_table::status(&failure))?;
+        id.and_then(|id| {
+            self.house
+                .fleet
+                .deregister(&id, request.incarnation, &asker)
+        })
+        .map_err(|failure| failure_table::status(&failure))?;
         Ok(Response::new(DeregisterResponse {}))
     }
 
