@@ -1,6 +1,7 @@
 //! The command line: one file per command. Data goes to standard output, everything else to standard error.
 
 mod arguments;
+mod completions;
 mod connection;
 mod demo;
 mod drain;
@@ -11,6 +12,7 @@ mod fanout;
 mod health;
 mod instances;
 mod json_output;
+mod man;
 mod output;
 mod payload_source;
 mod plain;
@@ -26,7 +28,7 @@ mod words;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::exit::{EXIT_CODES_HELP, Error, Exit};
 
@@ -56,6 +58,10 @@ enum Command {
     Drain(drain::Arguments),
     /// Give instances work again.
     Undrain(drain::Back),
+    /// Print what a shell needs to complete the command line.
+    Completions(completions::Arguments),
+    /// Print or write the manual pages.
+    Man(man::Arguments),
 }
 
 /// Runs the command that the process was started with.
@@ -87,6 +93,8 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Instances(arguments) => instances::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Undrain(arguments) => drain::undrain(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments, CommandLine::command()),
+        Command::Man(arguments) => man::run(&arguments, CommandLine::command()),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Fleet;
 use super::load::{Load, Outstanding};
+use crate::chance::Chance;
 use crate::domain::health::observed::{Cause, Leave, Observed, Said, Standing};
 use crate::domain::health::{Admin, Exclusion, Panic, Settings};
 use crate::domain::id::InstanceId;
@@ -25,6 +26,7 @@ pub(super) struct Gate {
     closed: AtomicU8,
     observed: Mutex<Observed>,
     settings: Settings,
+    chance: Chance,
     judge: Option<Judge>,
 }
 
@@ -45,9 +47,10 @@ pub struct Pass {
 }
 
 impl Gate {
-    pub(super) fn new(admin: Admin, settings: Settings, judge: Judge) -> Self {
+    pub(super) fn new(admin: Admin, settings: Settings, chance: Chance, judge: Judge) -> Self {
         let gate = Self {
             settings,
+            chance,
             judge: Some(judge),
             ..Self::default()
         };
@@ -82,7 +85,7 @@ impl Gate {
         let mut observed = self.observed();
         if observed.standing() == Standing::Trusted {
             let now = now.into_std();
-            observed.eject(cause, now, rand::random(), &self.settings.ejection);
+            observed.eject(cause, now, self.chance.draw(), &self.settings.ejection);
             self.closed.fetch_or(EJECTED, Ordering::SeqCst);
         }
         observed.standing()
@@ -141,7 +144,7 @@ impl Gate {
         let changed = {
             let mut observed = self.observed();
             let settings = &self.settings.ejection;
-            let changed = observed.end_trial(said, now.into_std(), rand::random(), settings);
+            let changed = observed.end_trial(said, now.into_std(), self.chance.draw(), settings);
             if observed.standing() == Standing::Trusted {
                 self.closed.fetch_and(!EJECTED, Ordering::SeqCst);
             }

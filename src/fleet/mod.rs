@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::health::{self, Admin, probed};
 use crate::domain::id::InstanceId;
@@ -49,6 +50,7 @@ pub struct Fleet {
     probes: Arc<Semaphore>,
     tasks: Tasks,
     registration: registration::Settings,
+    chance: Chance,
 }
 
 #[derive(Default)]
@@ -80,6 +82,7 @@ impl Fleet {
         health: health::Settings,
         registration: registration::Settings,
         tasks: Tasks,
+        chance: Chance,
     ) -> Arc<Self> {
         Arc::new(Self {
             view: ArcSwap::from_pointee(View::default()),
@@ -91,6 +94,7 @@ impl Fleet {
             probes: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
             tasks,
             registration,
+            chance,
         })
     }
 
@@ -145,7 +149,7 @@ impl Fleet {
             id: spec.id.clone(),
             serial: roll.serial,
         };
-        let gate = Gate::new(admin, self.health, judge);
+        let gate = Gate::new(admin, self.health, self.chance.clone(), judge);
         let member = Arc::new(Member {
             serial: roll.serial,
             origin,
@@ -159,6 +163,7 @@ impl Fleet {
             Arc::clone(&member),
             (self.probe, self.health.busy_probes_max),
             Arc::clone(&self.probes),
+            self.chance.clone(),
         );
         let probe = self.tasks.spawn_owned(probe);
         // Whoever was there before is gone with what its calls said.

@@ -9,6 +9,7 @@ use tokio::time::{self, Instant};
 use super::Fleet;
 use super::follow::{Event, Following};
 use super::view::Member;
+use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::health::Thresholds;
 use crate::domain::health::probed::{Answer, Probed, State};
@@ -47,6 +48,7 @@ pub(super) async fn run(
     member: Arc<Member>,
     (settings, busy_probes_max): (Settings, u32),
     probes: Arc<Semaphore>,
+    chance: Chance,
 ) {
     let mut probed = Probed::default();
     let mut following = Following::default();
@@ -62,9 +64,10 @@ pub(super) async fn run(
             Answer::NotServing => following.close(),
             Answer::Slow => {}
         }
-        let mut next = Instant::now() + jittered(settings.interval, rand::random());
+        let mut next = Instant::now() + jittered(settings.interval, chance.draw());
         loop {
             let (changed, reason) = tokio::select! {
+                biased;
                 () = time::sleep_until(next) => break,
                 event = following.next() => match event {
                     Event::Told(serving) => {

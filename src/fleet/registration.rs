@@ -321,6 +321,7 @@ fn failure(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chance::Chance;
     use crate::fleet::ProbeSettings;
     use crate::instance::scripted::Scripted;
     use crate::tasks::Tasks;
@@ -337,6 +338,7 @@ mod tests {
             crate::domain::health::Settings::default(),
             settings,
             Tasks::new(),
+            Chance::default(),
         )
     }
 

@@ -47,6 +47,7 @@ impl Stage {
             health::Settings::default(),
             settings,
             Tasks::new(),
+            Chance::default(),
         );
         Self { fleet, instances }
     }

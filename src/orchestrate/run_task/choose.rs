@@ -75,7 +75,7 @@ fn pick(
         |at| members[at].id().as_str(),
         |at| fitness(&members[at]),
         |at| members[at].compared(now),
-        rand::random,
+        || route.chance.draw(),
     )?;
     Some(Arc::clone(&members[chosen]))
 }
