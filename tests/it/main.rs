@@ -22,6 +22,7 @@ mod ejection;
 mod fan_out;
 mod health;
 mod limits;
+mod operate;
 mod process;
 mod reflection;
 mod retry;
