@@ -12,7 +12,7 @@ use super::Fleet;
 use super::load::{Load, Outstanding};
 use crate::chance::Chance;
 use crate::domain::health::observed::{Cause, Leave, Observed, Said, Standing};
-use crate::domain::health::{Admin, Exclusion, Panic, Settings};
+use crate::domain::health::{self, Admin, Exclusion, Panic, Settings, probed};
 use crate::domain::id::InstanceId;
 
 const DRAINING: u8 = 1;
@@ -100,9 +100,28 @@ impl Gate {
         self.closed.fetch_and(!EJECTED, Ordering::SeqCst);
     }
 
-    /// Whether the one call that decides about an ejection is under way.
-    pub(super) fn is_on_trial(&self) -> bool {
-        self.closed.load(Ordering::Relaxed) & EJECTED != 0 && self.observed().is_on_trial()
+    /// Why a call would not be let in now. Nothing is taken by asking.
+    pub(super) fn exclusion(
+        &self,
+        probed: probed::State,
+        panic: Panic,
+        now: Instant,
+    ) -> Option<Exclusion> {
+        let closed = self.closed.load(Ordering::SeqCst);
+        let admin = match closed {
+            closed if closed & DISABLED != 0 => Admin::Disabled,
+            closed if closed & DRAINING != 0 => Admin::Draining,
+            _open => Admin::Active,
+        };
+        let (standing, is_on_trial) = if closed & EJECTED == 0 {
+            (Standing::Trusted, false)
+        } else {
+            let observed = self.observed();
+            (observed.standing(), observed.is_on_trial())
+        };
+        let excluded = health::exclusion(admin, probed, standing, panic, now.into_std());
+        let on_trial = is_on_trial && panic == Panic::Off;
+        excluded.or_else(|| on_trial.then_some(Exclusion::OnTrial))
     }
 
     /// An instance that drains has just finished its last call.

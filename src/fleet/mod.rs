@@ -30,6 +30,7 @@ mod probe;
 pub mod registration;
 pub mod view;
 
+pub use gate::Pass;
 use gate::{Gate, Judge};
 use load::Load;
 pub use probe::Settings as ProbeSettings;

@@ -166,21 +166,11 @@ impl View {
 }
 
 impl Member {
-    /// Why it gets no work now.
+    /// Why it gets no work now. What its operator wants and what its calls say is as it is now, and not as it was
+    /// when the view was made.
     #[must_use]
     pub fn exclusion(&self, panic: Panic, now: Instant) -> Option<Exclusion> {
-        let Health {
-            admin,
-            probed,
-            observed,
-            ..
-        } = self.health;
-        let excluded = health::exclusion(admin, probed, observed, panic, now.into_std());
-        let on_trial = || {
-            let is_ejected = observed != Standing::Trusted && panic == Panic::Off;
-            (is_ejected && self.load.gate.is_on_trial()).then_some(Exclusion::OnTrial)
-        };
-        excluded.or_else(on_trial)
+        self.load.gate.exclusion(self.health.probed, panic, now)
     }
 
     /// Whether it may be given work.

@@ -5,26 +5,25 @@ use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
-use super::excluded::excluded;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
-use crate::domain::health::Panic;
 use crate::domain::health::observed::{self, Said};
 use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
+use crate::fleet::Pass;
 use crate::fleet::view::Member;
 use crate::instance::{Call, Sent};
 
-/// Hands the task to the instance and waits for the answer, at most until work must end. Dropping the future
+/// Hands the task to the instance, which `pass` allows, and waits for the answer, at most until work must end. Dropping the future
 /// resets the call at the instance.
 pub async fn attempt(
     member: &Member,
+    pass: Pass,
     task: &Arc<Task>,
     number: u32,
     deadline: Deadline,
     per_try_timeout: Option<Duration>,
-    panic: Panic,
 ) -> Result<Payload, Failure> {
     let started = Instant::now();
     if deadline.budget(started.into_std()).is_none() {
@@ -45,15 +44,6 @@ pub async fn attempt(
         sent: Sent::default(),
     };
     let sent = call.sent.clone();
-    // Asked last: whatever was true when the instance was chosen may have changed since.
-    let pass = match member.load.admit(panic, started) {
-        Ok(pass) => pass,
-        Err(exclusion) => {
-            let failure = excluded(member, exclusion);
-            report(task, number, &failure);
-            return Err(failure);
-        }
-    };
     let answered = time::timeout_at(ends, member.client.execute(call)).await;
     let now = Instant::now();
     let result = match answered {

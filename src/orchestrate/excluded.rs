@@ -62,6 +62,10 @@ pub(super) fn nobody(candidates: &[std::sync::Arc<Member>], panic: Panic) -> Fai
             .map(|(member, exclusion)| format!("{}: {}", member.id(), word(member, *exclusion)));
         told.collect::<Vec<_>>().join("; ")
     };
+    if exclusions.is_empty() {
+        let detail = "every candidate changed while it was asked";
+        return Failure::new(Reason::NoInstance, detail);
+    }
     if exclusions.iter().all(|(_, exclusion)| is_down(exclusion)) {
         let told = told(|member, _| member.health.reason.to_string());
         return Failure::new(

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Route;
+use crate::domain::failure::Failure;
 use crate::domain::health::Panic;
 use crate::domain::retry::Fallback;
 use crate::domain::selection::{self, Fitness};
-use crate::domain::task::Attempt;
+use crate::domain::task::{Attempt, AttemptKind};
+use crate::fleet::Pass;
 use crate::fleet::view::{Member, Members};
+use crate::orchestrate::excluded::{excluded, nobody};
 
 /// The next instance, and whether it was named. None is tried twice while another that may be used is not.
 pub(super) fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
@@ -61,6 +64,32 @@ pub(super) fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>
         }
     };
     pick(route, &candidates, least_tried, now).map(|member| (member, true))
+}
+
+/// Times that a choice may turn out to be outdated before the call is given up: each is a race of moments.
+const OUTDATED_MAX: usize = 16;
+
+/// Leave to send to the instance that was chosen, or to another one when it was drained or ejected since.
+pub(super) fn enter(
+    route: &Route,
+    mut member: Arc<Member>,
+    attempts: &[Attempt],
+) -> Result<(Arc<Member>, Option<AttemptKind>, Pass), Failure> {
+    let mut kind = None;
+    for _ in 0..OUTDATED_MAX {
+        let exclusion = match member.load.admit(route.panic, Instant::now()) {
+            Ok(pass) => return Ok((member, kind, pass)),
+            Err(exclusion) => exclusion,
+        };
+        let Some((next, listed)) = choose(route, attempts) else {
+            return Err(excluded(&member, exclusion));
+        };
+        if !listed {
+            kind = Some(AttemptKind::Fallback);
+        }
+        member = next;
+    }
+    Err(nobody(&route.candidates, route.panic))
 }
 
 fn pick(

@@ -24,7 +24,7 @@ use crate::fleet::view::{FleetNow, Member, Members};
 
 mod choose;
 
-use choose::choose;
+use choose::{choose, enter};
 
 /// One task for one of several instances.
 #[derive(Clone)]
@@ -96,15 +96,13 @@ pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
         let number = attempts.len() as u32 + 1;
         let started = Instant::now();
         let per_try = route.retry.per_try_timeout;
-        let result = attempt(
-            &member,
-            &route.task,
-            number,
-            route.deadline,
-            per_try,
-            route.panic,
-        )
-        .await;
+        let pass;
+        (member, kind, pass) = match enter(&route, member, &attempts) {
+            Ok((entered, other, pass)) => (entered, other.unwrap_or(kind), pass),
+            Err(refused) => return Err(turned_away(&route, refused, attempts)),
+        };
+        let deadline = route.deadline;
+        let result = attempt(&member, pass, &route.task, number, deadline, per_try).await;
         let failure = result.as_ref().err().cloned();
         if let Some(failure) = failure.clone().filter(was_too_late) {
             return Err(Unanswered {
@@ -143,6 +141,19 @@ pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
                 });
             }
         }
+    }
+}
+
+/// Nobody let the task in, which is no try. What the last try said stands, if there was one.
+fn turned_away(route: &Route, refused: Failure, attempts: Vec<Attempt>) -> Unanswered {
+    let last = attempts.last().and_then(|attempt| attempt.failure.clone());
+    let stop = last.is_some().then_some(Stop::Exhausted);
+    let failure = last.unwrap_or(refused);
+    report(&route.task, attempts.len() as u32, &failure);
+    Unanswered {
+        failure,
+        attempts,
+        stop,
     }
 }
 
