@@ -33,7 +33,7 @@ impl Fleet {
             member.load.gate.set_admin(admin);
             roll.repaint(id, serial, |member| member.health.after_operator(admin));
             roll.mark(id, admin);
-            tracing::info!(instance = %id, ?admin, by, "instance set by its operator");
+            tracing::info!(instance = %id, state = admin.word(), by, "instance set by its operator");
         }
         self.publish(&roll);
     }

@@ -94,7 +94,7 @@ pub(super) async fn run(
 fn note(fleet: &Weak<Fleet>, member: &Member, changed: Option<State>, reason: &str) -> Option<()> {
     let fleet = fleet.upgrade()?;
     if let Some(state) = changed {
-        tracing::info!(instance = %member.id(), ?state, reason, "instance changed state");
+        tracing::info!(instance = %member.id(), state = state.word(), reason, "instance changed state");
         fleet.note_probe(member.id(), member.serial, state, reason);
     }
     Some(())

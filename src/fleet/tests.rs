@@ -373,7 +373,7 @@ async fn hundreds_of_silent_instances_do_not_hold_up_the_others() {
         .until(|member| member.id().as_str() != "w98" || member.health.state == State::Down)
         .await;
     assert!(
-        started.elapsed() < Duration::from_secs(40),
+        started.elapsed() < Duration::from_secs(120),
         "{:?}",
         started.elapsed()
     );

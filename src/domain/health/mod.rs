@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::selection::Fitness;
 
+mod blame;
 pub mod observed;
 pub mod probed;
 mod window;
@@ -23,6 +24,18 @@ pub enum Admin {
     Draining,
     /// Out of use: gets nothing.
     Disabled,
+}
+
+impl Admin {
+    /// The word for logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
 }
 
 /// How an instance is, in the one word that is shown.

@@ -28,6 +28,20 @@ pub enum State {
     Down,
 }
 
+impl State {
+    /// The word for logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Busy => "busy",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// How many probes in a row change a state; at least 1 each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
