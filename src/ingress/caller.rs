@@ -12,6 +12,7 @@ use subtle::{Choice, ConstantTimeEq as _};
 
 use super::arrival::Arrival;
 use crate::domain::failure::{Failure, Reason};
+use crate::fleet::registration::Rank;
 
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,14 @@ pub enum Reflection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller(pub Option<Arc<str>>);
 
+impl Caller {
+    /// The name, for logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.as_deref().unwrap_or("nobody")
+    }
+}
+
 /// What a path needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -126,7 +135,7 @@ pub enum Access {
 }
 
 /// The methods of the contract and what each needs.
-pub const METHODS: [(&str, Scope); 7] = [
+pub const METHODS: [(&str, Scope); 10] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Route",
         Scope::Route,
@@ -134,6 +143,10 @@ pub const METHODS: [(&str, Scope); 7] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Fanout",
         Scope::Fanout,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/Explain",
+        Scope::Health,
     ),
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Health",
@@ -155,16 +168,27 @@ pub const METHODS: [(&str, Scope); 7] = [
         "/openclaw.orchestrator.v1.ClusterService/ListInstances",
         Scope::Health,
     ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Drain",
+        Scope::Admin,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Undrain",
+        Scope::Admin,
+    ),
 ];
 
 /// The paths of the REST door and what each needs. They are served with `/api` in front, too.
-pub const PATHS: [(&str, Access); 8] = [
+pub const PATHS: [(&str, Access); 11] = [
     ("/orchestrator/route", Access::Scope(Scope::Route)),
     ("/orchestrator/fanout", Access::Scope(Scope::Fanout)),
+    ("/orchestrator/explain", Access::Scope(Scope::Health)),
     ("/orchestrator/health", Access::Scope(Scope::Health)),
     ("/cluster/register", Access::Scope(Scope::Register)),
     ("/cluster/deregister", Access::Scope(Scope::Register)),
     ("/cluster/instances", Access::Scope(Scope::Health)),
+    ("/cluster/drain", Access::Scope(Scope::Admin)),
+    ("/cluster/undrain", Access::Scope(Scope::Admin)),
     ("/health/check", Access::Public),
     // It says what anybody may read in the repository.
     ("/openapi.json", Access::Public),
@@ -204,6 +228,9 @@ impl Keys {
         }
         if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
             arrival.caller = Caller(Some(Arc::clone(&key.name)));
+            if key.allows(Scope::Admin) {
+                arrival.rank = Rank::Operator;
+            }
         }
         Ok(())
     }

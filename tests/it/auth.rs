@@ -247,10 +247,13 @@ fn a_path_needs_what_its_method_needs() {
     let same = [
         ("/orchestrator/route", orchestrator, "Route"),
         ("/orchestrator/fanout", orchestrator, "Fanout"),
+        ("/orchestrator/explain", orchestrator, "Explain"),
         ("/orchestrator/health", orchestrator, "Health"),
         ("/cluster/register", cluster, "Register"),
         ("/cluster/deregister", cluster, "Deregister"),
         ("/cluster/instances", cluster, "ListInstances"),
+        ("/cluster/drain", cluster, "Drain"),
+        ("/cluster/undrain", cluster, "Undrain"),
     ];
     for (path, service, method) in same {
         let of_path = PATHS.iter().find(|(known, _)| *known == path).unwrap().1;

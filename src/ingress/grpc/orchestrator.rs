@@ -12,8 +12,8 @@ use crate::ingress::methods::{self, failed_attempts};
 use crate::orchestrate::run_task::Unanswered;
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
-    FanoutRequest, FanoutResponse, HealthRequest, HealthResponse, HealthWatchRequest,
-    HealthWatchResponse, RouteRequest, RouteResponse,
+    ExplainRequest, ExplainResponse, FanoutRequest, FanoutResponse, HealthRequest, HealthResponse,
+    HealthWatchRequest, HealthWatchResponse, RouteRequest, RouteResponse,
 };
 
 #[derive(Clone)]
@@ -57,6 +57,15 @@ impl OrchestratorService for Orchestrator {
         Ok(Response::new(Box::pin(
             events.map(|event| event.map_err(status)),
         )))
+    }
+
+    async fn explain(
+        &self,
+        mut request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let explained = self.0.explain(arrival, request.into_inner());
+        Ok(Response::new(explained.map_err(status)?))
     }
 
     async fn health(

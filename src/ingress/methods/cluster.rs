@@ -4,10 +4,13 @@ use prost::Message as _;
 
 use super::{House, from_proto, to_proto};
 use crate::domain::failure::Failure;
-use crate::domain::limit::PAGE_BYTES_MAX;
+use crate::domain::health::Admin;
+use crate::domain::limit::{FLEET_MAX, PAGE_BYTES_MAX};
+use crate::ingress::arrival::Arrival;
 use crate::proto::orchestrator::{
-    DeregisterRequest, DeregisterResponse, ListInstancesRequest, ListInstancesResponse,
-    RegisterRequest, RegisterResponse,
+    DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, InstanceHealth,
+    ListInstancesRequest, ListInstancesResponse, RegisterRequest, RegisterResponse, UndrainRequest,
+    UndrainResponse,
 };
 
 /// The methods of ClusterService.
@@ -24,10 +27,12 @@ impl Cluster {
     /// Adds an instance to the fleet, or renews its lease.
     pub(crate) async fn register(
         &self,
+        arrival: &Arrival,
         request: RegisterRequest,
     ) -> Result<RegisterResponse, Failure> {
         let registration = from_proto::registration(request)?;
-        let ends = self.house.fleet.register(registration).await?;
+        let asker = arrival.asker();
+        let ends = self.house.fleet.register(registration, &asker).await?;
         Ok(RegisterResponse {
             expire_time: Some(to_proto::timestamp(ends)),
         })
@@ -36,11 +41,49 @@ impl Cluster {
     /// Removes a registered instance.
     pub(crate) fn deregister(
         &self,
+        arrival: &Arrival,
         request: &DeregisterRequest,
     ) -> Result<DeregisterResponse, Failure> {
         let id = from_proto::instance_id("id", &request.id)?;
-        self.house.fleet.deregister(&id, request.incarnation)?;
+        let fleet = &self.house.fleet;
+        fleet.deregister(&id, request.incarnation, &arrival.asker())?;
         Ok(DeregisterResponse {})
+    }
+
+    /// Sends no new work to instances; tells how they are then.
+    pub(crate) fn drain(
+        &self,
+        arrival: &Arrival,
+        request: &DrainRequest,
+    ) -> Result<DrainResponse, Failure> {
+        let instances = self.set_admin(arrival, &request.instances, Admin::Draining)?;
+        Ok(DrainResponse { instances })
+    }
+
+    /// Gives instances work again; tells how they are then.
+    pub(crate) fn undrain(
+        &self,
+        arrival: &Arrival,
+        request: &UndrainRequest,
+    ) -> Result<UndrainResponse, Failure> {
+        let instances = self.set_admin(arrival, &request.instances, Admin::Active)?;
+        Ok(UndrainResponse { instances })
+    }
+
+    fn set_admin(
+        &self,
+        arrival: &Arrival,
+        expressions: &[String],
+        admin: Admin,
+    ) -> Result<Vec<InstanceHealth>, Failure> {
+        let fleet = &self.house.fleet;
+        let chosen = fleet.view().resolve(expressions, FLEET_MAX);
+        let chosen = chosen.map_err(from_proto::target)?;
+        let ids: Vec<_> = chosen.iter().map(|member| member.id()).collect();
+        fleet.set_admin(ids.iter().copied(), admin, arrival.caller.name());
+        let view = fleet.view();
+        let members = ids.iter().filter_map(|id| view.find(id));
+        Ok(members.map(|member| to_proto::health(member)).collect())
     }
 
     /// Lists the fleet, a page at a time.

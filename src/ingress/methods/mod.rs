@@ -12,6 +12,7 @@ use crate::fleet::Fleet;
 use crate::tasks::Tasks;
 
 mod cluster;
+mod explain;
 mod from_proto;
 mod orchestrator;
 mod to_proto;

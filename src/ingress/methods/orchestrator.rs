@@ -8,8 +8,9 @@ use tokio_stream::{Stream, StreamExt as _};
 use super::{House, from_proto, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
+use crate::domain::target::BadTarget;
 use crate::domain::task::Task;
-use crate::fleet::view::{FleetNow, Members};
+use crate::fleet::view::{FleetNow, Members, View};
 use crate::ingress::arrival::Arrival;
 use crate::orchestrate::fan_out::{FanOut, fan_out};
 use crate::orchestrate::run_task::{Route, Unanswered, run_task};
@@ -21,7 +22,7 @@ use crate::proto::orchestrator::{
 /// The methods of OrchestratorService. Clones share what there is one of.
 #[derive(Clone)]
 pub(crate) struct Orchestrator {
-    house: House,
+    pub(super) house: House,
     fleet_now: FleetNow,
     watchers: Arc<Semaphore>,
 }
@@ -41,8 +42,12 @@ impl Orchestrator {
         arrival: Arrival,
         request: RouteRequest,
     ) -> Result<RouteResponse, Unanswered> {
-        let route = self.read_route(arrival, request).map_err(refused)?;
-        run_task(route).await.map(to_proto::route)
+        let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FLEET_MAX);
+        let route = self.read_route(arrival, request, resolve);
+        let route = route.map_err(refused)?;
+        let panic = route.panic;
+        let answered = run_task(route).await?;
+        Ok(to_proto::route(answered, panic))
     }
 
     /// Hands one task to every target. Dropping the events resets every leg that still runs.
@@ -51,7 +56,8 @@ impl Orchestrator {
         arrival: Arrival,
         request: FanoutRequest,
     ) -> Result<impl Stream<Item = Result<FanoutResponse, Failure>> + Send + use<>, Failure> {
-        let call = self.read_fan_out(arrival, request)?;
+        let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FANOUT_TARGETS_MAX);
+        let call = self.read_fan_out(arrival, request, resolve)?;
         let events = fan_out(call, &self.house.tasks)
             .map_err(|bad| from_proto::invalid("completion", bad))?;
         Ok(events.map(|event| event.map(to_proto::event)))
@@ -85,17 +91,21 @@ impl Orchestrator {
         Ok(watch::changes(&self.house, arrival, expressions, place))
     }
 
-    fn read_route(&self, arrival: Arrival, request: RouteRequest) -> Result<Route, Failure> {
+    pub(super) fn read_route(
+        &self,
+        arrival: Arrival,
+        request: RouteRequest,
+        resolve: impl FnOnce(&View, &[String]) -> Result<Members, BadTarget>,
+    ) -> Result<Route, Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let policy = request.policy.unwrap_or_default();
         let selection = from_proto::selection(&policy)?;
         let retry = from_proto::retry(&policy)?;
         let fleet = self.house.fleet.view();
-        let candidates = fleet
-            .resolve(&request.instances, FLEET_MAX)
-            .map_err(from_proto::target)?;
+        let candidates = resolve(&fleet, &request.instances).map_err(from_proto::target)?;
         let limits = self.house.timeouts;
         Ok(Route {
+            panic: fleet.panic_among(&candidates),
             candidates,
             selection,
             retry,
@@ -112,16 +122,20 @@ impl Orchestrator {
         })
     }
 
-    fn read_fan_out(&self, arrival: Arrival, request: FanoutRequest) -> Result<FanOut, Failure> {
+    pub(super) fn read_fan_out(
+        &self,
+        arrival: Arrival,
+        request: FanoutRequest,
+        resolve: impl FnOnce(&View, &[String]) -> Result<Members, BadTarget>,
+    ) -> Result<FanOut, Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let completion = from_proto::completion(request.completion)?;
         let retry = from_proto::leg_retry(&request.policy.unwrap_or_default())?;
         let fleet = self.house.fleet.view();
-        let roster = fleet
-            .resolve(&request.targets, FANOUT_TARGETS_MAX)
-            .map_err(from_proto::target)?;
+        let roster = resolve(&fleet, &request.targets).map_err(from_proto::target)?;
         let limits = self.house.timeouts;
         Ok(FanOut {
+            panic: fleet.panic_among(&roster),
             roster,
             completion,
             retry,

@@ -20,10 +20,13 @@ pub(super) fn forms(operation: Operation) -> &'static [&'static str] {
     match operation {
         Operation::Fanout => &[JSON, NDJSON],
         Operation::Route
+        | Operation::Explain
         | Operation::Health
         | Operation::Register
         | Operation::Deregister
         | Operation::ListInstances
+        | Operation::Drain
+        | Operation::Undrain
         | Operation::Check
         | Operation::Document => &[JSON],
     }

@@ -10,10 +10,13 @@ use crate::domain::failure::Reason;
 pub(super) enum Operation {
     Route,
     Fanout,
+    Explain,
     Health,
     Register,
     Deregister,
     ListInstances,
+    Drain,
+    Undrain,
     Check,
     Document,
 }
@@ -108,7 +111,7 @@ const DEREGISTER: &[Reason] = &[
 ];
 
 /// Every endpoint.
-pub(super) static ENDPOINTS: [Endpoint; 8] = [
+pub(super) static ENDPOINTS: [Endpoint; 11] = [
     Endpoint {
         verb: Method::POST,
         path: "/orchestrator/route",
@@ -129,6 +132,18 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
         example: Some(r#"{"targets": ["A", "C"], "payload": {"data": "task"}, "aggregate": true}"#),
         query: &[],
         reasons: &[EVERY, KEYED, BODY, TARGETS, WORK, GATHER],
+    },
+    Endpoint {
+        verb: Method::POST,
+        path: "/orchestrator/explain",
+        operation: Operation::Explain,
+        summary: "Tells what a Route or a Fanout would do, and why, without doing it",
+        body: Some("ExplainRequest"),
+        example: Some(
+            r#"{"route": {"instances": ["A", "B"], "policy": {"selection": "ordered"}}}"#,
+        ),
+        query: &[],
+        reasons: &[EVERY, KEYED, BODY, TARGETS, &[Reason::PayloadInvalid]],
     },
     Endpoint {
         verb: Method::GET,
@@ -192,6 +207,26 @@ pub(super) static ENDPOINTS: [Endpoint; 8] = [
             },
         ],
         reasons: &[EVERY, KEYED],
+    },
+    Endpoint {
+        verb: Method::POST,
+        path: "/cluster/drain",
+        operation: Operation::Drain,
+        summary: "Sends no new work to instances, and lets them finish what they have",
+        body: Some("DrainRequest"),
+        example: Some(r#"{"instances": ["H"]}"#),
+        query: &[],
+        reasons: &[EVERY, KEYED, BODY, TARGETS],
+    },
+    Endpoint {
+        verb: Method::POST,
+        path: "/cluster/undrain",
+        operation: Operation::Undrain,
+        summary: "Gives instances work again",
+        body: Some("UndrainRequest"),
+        example: Some(r#"{"instances": ["H"]}"#),
+        query: &[],
+        reasons: &[EVERY, KEYED, BODY, TARGETS],
     },
     Endpoint {
         verb: Method::GET,

@@ -209,9 +209,12 @@ async fn carry_out(
     match endpoint.operation {
         Operation::Route => orchestrator::route(&shared, call).await,
         Operation::Fanout => fanout::fanout(shared, call).await,
+        Operation::Explain => orchestrator::explain(&shared, call).await,
         Operation::Health => orchestrator::health(&shared, &call),
         Operation::Register => cluster::register(&shared, call).await,
         Operation::Deregister => cluster::deregister(&shared, call).await,
+        Operation::Drain => cluster::drain(&shared, call).await,
+        Operation::Undrain => cluster::undrain(&shared, call).await,
         Operation::ListInstances => cluster::list_instances(&shared, &call),
         Operation::Check => Ok(check(&shared)),
         Operation::Document => Ok(json(StatusCode::OK, shared.document.clone())),

@@ -191,6 +191,9 @@ fn success(operation: Operation, schemas: &mut Schemas<'_>) -> Value {
             let results = json!({"type": "array", "items": schemas.result()});
             return json!({JSON: {"schema": results}, NDJSON: {"schema": events}});
         }
+        Operation::Explain => message("ExplainResponse"),
+        Operation::Drain => message("DrainResponse"),
+        Operation::Undrain => message("UndrainResponse"),
         Operation::Health => {
             let verbose = message("InstanceHealth");
             let word = schemas.words("HealthState");

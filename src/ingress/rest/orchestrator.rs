@@ -13,7 +13,9 @@ use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::task::Attempt;
 use crate::orchestrate::run_task::Unanswered;
-use crate::proto::orchestrator::{HealthRequest, HealthState, InstanceHealth, RouteRequest};
+use crate::proto::orchestrator::{
+    ExplainRequest, HealthRequest, HealthState, InstanceHealth, RouteRequest,
+};
 
 pub(super) async fn route(shared: &Shared, call: Call) -> Result<Response<Body>, Problem> {
     let (arrival, asked) = call.message::<RouteRequest>(shared, &[]).await?;
@@ -50,6 +52,12 @@ fn attempts_json(shared: &Shared, attempts: Vec<Attempt>) -> Option<Box<RawValue
     let each = each.map(|attempt| answer::message_json(shared, "Attempt", attempt));
     let each: Vec<_> = each.collect::<Result<_, _>>().ok()?;
     serde_json::value::to_raw_value(&each).ok()
+}
+
+pub(super) async fn explain(shared: &Shared, call: Call) -> Result<Response<Body>, Problem> {
+    let (arrival, asked) = call.message::<ExplainRequest>(shared, &[]).await?;
+    let told = shared.orchestrator.explain(arrival, asked.message);
+    answer::message(shared, "ExplainResponse", &told.map_err(Problem::of)?)
 }
 
 pub(super) fn health(shared: &Shared, call: &Call) -> Result<Response<Body>, Problem> {

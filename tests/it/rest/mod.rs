@@ -246,3 +246,34 @@ async fn too_many_says_when_to_come_again() {
         assert_eq!(answer.header("retry-after"), "1");
     }
 }
+
+#[tokio::test]
+async fn an_instance_is_drained_and_what_would_happen_is_explained() {
+    let (app, instance) = house(Act::Echo).await;
+    for way in WAYS {
+        let post = |path: &str, body: &str| {
+            let (ask, address) = (Ask::post(path, body), app.address());
+            async move { ask.send(way, address).await }
+        };
+        let explain = r#"{"route": {"instances": ["A"], "payload": {"data": 1}}}"#;
+        let before = post("/api/orchestrator/explain", explain).await;
+        assert_eq!(before.status, 200, "{before:?}");
+        let drained = post("/api/cluster/drain", r#"{"instances": ["A"]}"#).await;
+        assert_eq!(drained.status, 200, "{drained:?}");
+        assert_eq!(drained.json()["instances"][0]["state"], "draining");
+        let health = Ask::get("/api/orchestrator/health").send(way, app.address());
+        assert_eq!(health.await.json(), json!({"A": "draining"}));
+        let refused = post("/api/orchestrator/route", r#"{"instances": ["A"]}"#).await;
+        assert_eq!(refused.status, 503, "{refused:?}");
+        let after = post("/api/orchestrator/explain", explain).await;
+        assert_eq!(after.status, 200, "{after:?}");
+        assert_ne!(after.body, before.body);
+        let back = post("/api/cluster/undrain", r#"{"instances": ["A"]}"#).await;
+        assert_eq!(back.json()["instances"][0]["state"], "healthy", "{back:?}");
+        let nobody = post("/api/cluster/drain", r#"{"instances": ["Z"]}"#).await;
+        assert_eq!(nobody.failure(), (404, "target_unknown".to_owned()));
+        let nothing = post("/api/orchestrator/explain", "{}").await;
+        assert_eq!(nothing.failure(), (400, "argument_invalid".to_owned()));
+    }
+    assert_eq!(instance.counts.borrow().begun, 0);
+}
