@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prost::encoding::{int32, message, string, uint32, uint64};
+use prost::encoding::{double, int32, message, string, uint32, uint64};
 use prost_types::{Duration as ProtoDuration, Timestamp};
 
 use super::schema::{Field, Kind, Schema};
@@ -49,6 +49,10 @@ pub(super) fn write(
         Kind::Int32 => int32::encode(number, &integer(raw)?, encoded),
         Kind::Uint32 => uint32::encode(number, &integer(raw)?, encoded),
         Kind::Uint64 => uint64::encode(number, &integer(raw)?, encoded),
+        Kind::Double => match serde_json::from_str::<f64>(raw) {
+            Ok(number) => double::encode(field.number, &number, encoded),
+            Err(_) => return expected("a number"),
+        },
         Kind::Enum(at) => int32::encode(number, &enum_value(schema, at, raw)?, encoded),
         Kind::Duration => message::encode(number, &duration(raw)?, encoded),
         Kind::Timestamp => {

@@ -196,6 +196,7 @@ impl<'t> Reader<'_, 't> {
             | Kind::Int32
             | Kind::Uint32
             | Kind::Uint64
+            | Kind::Double
             | Kind::Enum(_)
             | Kind::Duration
             | Kind::Timestamp => {

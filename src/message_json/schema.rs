@@ -60,6 +60,8 @@ pub enum Kind {
     Uint32,
     /// `uint64`.
     Uint64,
+    /// `double`.
+    Double,
     /// An enum of the package, by its position.
     Enum(usize),
     /// A message of the package, by its position.
@@ -236,6 +238,7 @@ fn field(
         (Type::Int32, _) => Kind::Int32,
         (Type::Uint32, _) => Kind::Uint32,
         (Type::Uint64, _) => Kind::Uint64,
+        (Type::Double, _) => Kind::Double,
         (Type::Message, ".google.protobuf.Duration") => Kind::Duration,
         (Type::Message, ".google.protobuf.Timestamp") => Kind::Timestamp,
         (Type::Message, ".google.protobuf.Value") => Kind::Payload,

@@ -77,6 +77,22 @@ fn a_payload_keeps_the_order_of_its_keys_and_its_integers() {
 }
 
 #[test]
+fn a_double_is_a_number() {
+    let schema = schema();
+    let back = |text: &str| there_and_back(&schema, "ExplainedInstance", text);
+    assert!(
+        back(r#"{"warmth": 0.25}"#)
+            .unwrap()
+            .contains(r#""warmth":0.25"#)
+    );
+    let bad = back(r#"{"warmth": "hot"}"#).unwrap_err().to_string();
+    assert_eq!(
+        bad,
+        "warmth: expected a number, found a text (line 1, column 12)"
+    );
+}
+
+#[test]
 fn what_cannot_be_meant_is_refused_with_its_place() {
     let refused = |name: &str, text: &str, expected: &str| check(name, text, Err(expected));
     let route = |text: &str, expected: &str| refused("RouteRequest", text, expected);

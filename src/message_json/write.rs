@@ -130,6 +130,10 @@ impl Serialize for Value<'_> {
             Kind::Uint32 => serializer.serialize_u64(varint),
             // As a text, since doubles cannot hold them (the JSON mapping of proto3).
             Kind::Uint64 => serializer.collect_str(&varint),
+            Kind::Double => serializer.serialize_f64(match self.wire {
+                Some(Wire::Double(number)) => number,
+                None | Some(Wire::Bytes(_) | Wire::Varint(_) | Wire::Float) => 0.0,
+            }),
             Kind::Enum(at) => {
                 let number = varint as i32;
                 let found = self.schema.enums.get(at);

@@ -106,6 +106,7 @@ impl<'s> Schemas<'s> {
                 json!({"anyOf": [{"type": "integer", "minimum": 0, "maximum": u64::MAX}, digits]})
             }
             (Kind::Uint64, Way::Out) => digits,
+            (Kind::Double, _) => json!({"type": "number"}),
             (Kind::Enum(at), _) => {
                 let found = self.schema.enum_at(at);
                 let words: Vec<_> = found.into_iter().flat_map(|it| it.words()).collect();

@@ -261,8 +261,9 @@ async fn an_instance_is_drained_and_what_would_happen_is_explained() {
         let drained = post("/api/cluster/drain", r#"{"instances": ["A"]}"#).await;
         assert_eq!(drained.status, 200, "{drained:?}");
         assert_eq!(drained.json()["instances"][0]["state"], "draining");
-        let health = Ask::get("/api/orchestrator/health").send(way, app.address());
-        assert_eq!(health.await.json(), json!({"A": "draining"}));
+        let health = Ask::get("/api/orchestrator/health");
+        let health = health.send(way, app.address()).await.json();
+        assert_eq!(health, json!({"A": "draining"}));
         let refused = post("/api/orchestrator/route", r#"{"instances": ["A"]}"#).await;
         assert_eq!(refused.status, 503, "{refused:?}");
         let after = post("/api/orchestrator/explain", explain).await;
