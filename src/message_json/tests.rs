@@ -63,17 +63,18 @@ fn both_spellings_and_every_form_of_a_value_are_taken() {
 
 #[test]
 fn a_payload_keeps_the_order_of_its_keys_and_its_integers() {
+    // The message may have come to have more fields since: they follow.
+    let kept = |text: &str, expected: &str| {
+        let back = there_and_back(&schema(), "RouteResponse", text).unwrap();
+        assert!(back.starts_with(expected.trim_end_matches('}')), "{back}");
+    };
     let payload = r#"{"z":1,"a":[9007199254740992,{"b":null,"a":-0.0}],"":"\u0000"}"#;
     let text = format!(r#"{{"instance":"A","payload":{payload},"attempts":[]}}"#);
-    check("RouteResponse", &text, Ok(&text));
+    kept(&text, &text);
     // Null is a payload, and not the absence of one.
     let null = r#"{"instance":"A","payload":null,"attempts":[]}"#;
-    check("RouteResponse", null, Ok(null));
-    check(
-        "RouteResponse",
-        "{}",
-        Ok(r#"{"instance":"","attempts":[]}"#),
-    );
+    kept(null, null);
+    kept("{}", r#"{"instance":"","attempts":[]}"#);
 }
 
 #[test]

@@ -60,6 +60,7 @@ def code(response):
     return response.json()["error"]["code"]
 
 
+# Who fails five times in a row is ejected: no instance is made to in this file.
 FAIL = {"_builtin": {"fail": "UNAVAILABLE"}}
 SILENT = {"_builtin": {"silent": True}}
 ROUTE = "/api/orchestrator/route"
@@ -128,13 +129,13 @@ PROMISES = [
     ),
     Promise(
         "Error Resilience: Automatically retry failed delegations up to 3 times based on configurable thresholds.",
-        Call("POST", ROUTE, {"instances": ["A"], "payload": FAIL, "policy": {"idempotent": True}}),
+        Call("POST", ROUTE, {"instances": ["D"], "payload": FAIL, "policy": {"idempotent": True}}),
         503,
         lambda got: [attempt["kind"] for attempt in got.json()["error"]["attempts"]][1:] == ["retry"] * 3,
     ),
     Promise(
         "Error Resilience: … based on configurable thresholds.",
-        Call("POST", ROUTE, {"instances": ["A"], "payload": FAIL, "policy": {"idempotent": True, "attemptsMax": 2}}),
+        Call("POST", ROUTE, {"instances": ["E"], "payload": FAIL, "policy": {"idempotent": True, "attemptsMax": 2}}),
         503,
         lambda got: len(got.json()["error"]["attempts"]) == 2,
     ),
