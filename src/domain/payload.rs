@@ -176,7 +176,7 @@ fn utf8(within: &[u8], start: usize, end: usize) -> Result<(), BadPayload> {
     }
 }
 
-fn varint(within: &[u8], at: &mut usize) -> Result<u64, BadPayload> {
+pub(super) fn varint(within: &[u8], at: &mut usize) -> Result<u64, BadPayload> {
     let start = *at;
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
