@@ -17,6 +17,8 @@ use crate::ingress::{front_door, grpc, listener};
 use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::orchestrate::deduplicate::Deduplicate;
+use crate::orchestrate::run_task::Readiness;
 use crate::tasks::{Finish, Tasks};
 
 mod capacity;
@@ -82,6 +84,9 @@ impl App {
             tasks: tasks.clone(),
             timeouts: config.timeouts,
             retries: Arc::default(),
+            hedges: Arc::default(),
+            readiness: Arc::new(Readiness::new(fleet.changes())),
+            deduplicate: Deduplicate::new(tasks.clone()),
             draining: draining.clone(),
         };
         let door = front_door(Arc::new(config.keys), grpc::Methods::new(&house)?);

@@ -9,13 +9,15 @@ use super::plain;
 use crate::payload_json::{self, AsJson};
 use crate::proto::orchestrator as proto;
 
-/// `{"instance", "payload", "attempts"}`.
+/// `{"instance", "payload", "attempts"}`, and `"deduplicated": true` for the answer of an earlier request.
 #[derive(Serialize)]
 pub(super) struct Route<'a> {
     instance: &'a str,
     #[serde(flatten)]
     payload: Payload<'a>,
     attempts: Vec<Attempt<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deduplicated: bool,
 }
 
 /// What a fan-out was, with everything that arrived.
@@ -162,6 +164,7 @@ pub(super) fn route(response: &proto::RouteResponse) -> Route<'_> {
         instance: &response.instance,
         payload: payload(response.payload.as_deref().unwrap_or(NULL)),
         attempts: response.attempts.iter().map(attempt).collect(),
+        deduplicated: response.deduplicated,
     }
 }
 

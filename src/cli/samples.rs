@@ -56,6 +56,7 @@ pub(super) fn route() -> proto::RouteResponse {
                 elapsed: milliseconds(12),
             },
         ],
+        deduplicated: false,
     }
 }
 

@@ -50,6 +50,12 @@ impl Payload {
         &self.0
     }
 
+    /// The same in memory of its own: what is kept must not hold on to the buffer that it came in.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     /// The encoded Value.
     #[must_use]
     pub fn into_encoded(self) -> Bytes {

@@ -190,7 +190,9 @@ pub fn decide(policy: &Policy, facts: Facts<'_>) -> Verdict {
     Verdict::Again(kind, wait)
 }
 
-fn may_be_repeated(policy: &Policy, failure: &Failure) -> bool {
+/// Whether a task may be executed again after this failure, and whether that could help.
+#[must_use]
+pub fn may_be_repeated(policy: &Policy, failure: &Failure) -> bool {
     match failure.progress {
         Progress::NeverSent | Progress::NeverBegan => failure.reason == Reason::InstanceDown,
         Progress::MayHaveBegun => {

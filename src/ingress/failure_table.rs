@@ -28,6 +28,7 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
         Reason::ArgumentInvalid
         | Reason::TargetInvalid
         | Reason::PayloadInvalid
+        | Reason::IdempotencyConflict
         | Reason::TimeoutInvalid
         | Reason::RequestMalformed => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
         Reason::TargetUnknown | Reason::RegistrationUnknown => {

@@ -21,6 +21,8 @@ pub(crate) enum Act {
     Refuse,
     /// Answers with a status.
     Fail(Status),
+    /// Answers with a status after a while.
+    FailAfter(Duration, Status),
     /// Breaks the connection after the task was sent.
     Break,
     /// Never answers.
@@ -69,6 +71,11 @@ impl Drop for Running {
     }
 }
 
+fn failed(id: &InstanceId, status: Status) -> Failure {
+    let (reason, progress) = (Reason::InstanceFailed(status), Progress::MayHaveBegun);
+    Failure::at(id, reason, progress, status.name())
+}
+
 impl InstanceClient for Scripted {
     fn execute(&self, call: Call) -> Pending<Result<Payload, Failure>> {
         let (act, id) = (self.next(), self.id.clone());
@@ -89,12 +96,11 @@ impl InstanceClient for Scripted {
                     Progress::NeverSent,
                     "connection refused",
                 )),
-                Act::Fail(status) => Err(Failure::at(
-                    &id,
-                    Reason::InstanceFailed(status),
-                    Progress::MayHaveBegun,
-                    status.name(),
-                )),
+                Act::Fail(status) => Err(failed(&id, status)),
+                Act::FailAfter(delay, status) => {
+                    sleep(delay).await;
+                    Err(failed(&id, status))
+                }
                 Act::Break => Err(Failure::at(
                     &id,
                     Reason::InstanceLost,

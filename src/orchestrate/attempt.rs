@@ -14,13 +14,14 @@ use crate::fleet::view::Member;
 use crate::instance::{Call, Sent};
 
 /// Hands the task to the instance and waits for the answer, at most until work must end. Dropping the future
-/// resets the call at the instance.
+/// resets the call at the instance; `sent` then still tells whether anything had left for it.
 pub async fn attempt(
     member: &Member,
     task: &Arc<Task>,
     number: u32,
     deadline: Deadline,
     per_try_timeout: Option<Duration>,
+    sent: Sent,
 ) -> Result<Payload, Failure> {
     let started = Instant::now();
     if deadline.budget(started.into_std()).is_none() {
@@ -38,9 +39,8 @@ pub async fn attempt(
         task: Arc::clone(task),
         attempt: number,
         ends,
-        sent: Sent::default(),
+        sent: sent.clone(),
     };
-    let sent = call.sent.clone();
     let outstanding = member.load.begin();
     let answered = time::timeout_at(ends, member.client.execute(call)).await;
     drop(outstanding);

@@ -2,6 +2,7 @@
 //! which door a call came by, or how an instance is reached.
 
 pub mod attempt;
+pub mod deduplicate;
 pub mod fan_out;
 pub mod run_task;
 

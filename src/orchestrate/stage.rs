@@ -12,6 +12,7 @@ use super::run_task::Route;
 use crate::domain::deadline::{Deadline, Timeouts};
 use crate::domain::gather::Completion;
 use crate::domain::health::State;
+use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::retry;
@@ -35,12 +36,17 @@ pub(super) struct Stage {
 impl Stage {
     /// Healthy instances, each with one act that it repeats.
     pub(super) fn new<'a>(acts: impl IntoIterator<Item = (&'a str, Act)>) -> Self {
+        Self::with_scripts(acts.into_iter().map(|(id, act)| (id, vec![act])))
+    }
+
+    /// Healthy instances, each with acts one after the other; the last is repeated.
+    pub(super) fn with_scripts<'a>(scripts: impl IntoIterator<Item = (&'a str, Vec<Act>)>) -> Self {
         let mut stage = Self {
             instances: BTreeMap::new(),
             members: Vec::new(),
         };
-        for (id, act) in acts {
-            let instance = Scripted::new(id, [act]);
+        for (id, acts) in scripts {
+            let instance = Scripted::new(id, acts);
             let spec = Spec {
                 id: InstanceId::parse(id).unwrap(),
                 endpoint: Endpoint::parse("127.0.0.1:1").unwrap(),
@@ -105,8 +111,11 @@ impl Stage {
             candidates: self.members.clone().into(),
             selection,
             retry: retry::Policy::default(),
+            hedge: hedge::Policy::Off,
+            readiness: None,
             fleet_now: self.fleet_now(),
             retries: Arc::default(),
+            hedges: Some(Arc::default()),
             arrived: Instant::now(),
             deadline: deadline(timeout),
         }

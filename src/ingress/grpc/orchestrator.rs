@@ -9,13 +9,15 @@ use tonic::{Request, Response, Status};
 
 use super::{House, arrival, from_proto, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::idempotency::Fingerprint;
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
 use crate::domain::task::Task;
 use crate::fleet::view::{FleetNow, Members};
 use crate::ingress::arrival::Arrival;
 use crate::ingress::failure_table;
+use crate::orchestrate::deduplicate::{Identity, Origin};
 use crate::orchestrate::fan_out::{FanOut, fan_out};
-use crate::orchestrate::run_task::{Route, Unanswered, run_task};
+use crate::orchestrate::run_task::{Route, Tries, Unanswered, run_task};
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
     FanoutRequest, FanoutResponse, HealthRequest, HealthResponse, HealthWatchRequest,
@@ -38,7 +40,12 @@ impl Orchestrator {
         }
     }
 
-    fn read_route(&self, arrival: Arrival, request: RouteRequest) -> Result<Route, Failure> {
+    /// The call, and what it is to be found by when it has an idempotency key.
+    fn read_route(
+        &self,
+        arrival: Arrival,
+        request: RouteRequest,
+    ) -> Result<(Route, Option<Identity>), Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let policy = request.policy.unwrap_or_default();
         let selection = from_proto::selection(&policy)?;
@@ -48,20 +55,36 @@ impl Orchestrator {
             .resolve(&request.instances, FLEET_MAX)
             .map_err(from_proto::target)?;
         let limits = self.house.timeouts;
-        Ok(Route {
+        let payload = from_proto::payload(request.payload)?;
+        let mut metadata = from_proto::metadata(request.metadata)?;
+        let word = from_proto::idempotency_key(&request.idempotency_key)?;
+        let identity = word.map(|word| {
+            metadata.add_idempotency_key(&word);
+            let caller = arrival.caller.0.clone();
+            let fingerprint = Fingerprint::of(&request.instances, &payload);
+            Identity::new(caller, "Route", word, fingerprint)
+        });
+        let readiness = policy
+            .wait_for_ready
+            .then(|| Arc::clone(&self.house.readiness));
+        let route = Route {
             candidates,
             selection,
             retry,
+            hedge: from_proto::hedge(&policy)?,
+            readiness,
             fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
+            hedges: Some(Arc::clone(&self.house.hedges)),
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.route, limits.max),
             task: Arc::new(Task {
-                payload: from_proto::payload(request.payload)?,
-                metadata: from_proto::metadata(request.metadata)?,
+                payload,
+                metadata,
                 names: arrival.names,
             }),
-        })
+        };
+        Ok((route, identity))
     }
 
     fn read_fan_out(&self, arrival: Arrival, request: FanoutRequest) -> Result<FanOut, Failure> {
@@ -113,11 +136,15 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<RouteRequest>,
     ) -> Result<Response<RouteResponse>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
-        let route = self
+        let (route, identity) = self
             .read_route(arrival, request.into_inner())
             .map_err(status)?;
-        match run_task(route).await {
-            Ok(answered) => Ok(Response::new(to_proto::route(answered))),
+        let (outcome, origin) = match identity {
+            None => (run_task(route, &Tries::default()).await, Origin::Own),
+            Some(identity) => self.house.deduplicate.run_task(identity, route).await,
+        };
+        match outcome {
+            Ok(answered) => Ok(Response::new(to_proto::route(answered, origin))),
             Err(Unanswered {
                 failure,
                 attempts,

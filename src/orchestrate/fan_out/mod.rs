@@ -15,17 +15,18 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{self, Instant};
 
 use super::attempt::report;
-use super::run_task::{Answered, Route, Unanswered, down, run_task, was_too_late};
+use super::run_task::{Answered, Route, Tries, Unanswered, down, run_task, was_too_late};
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::gather::{BadCompletion, Completion, Counts, Gather, Outcome, Stop};
+use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{CLOSE_MAX, FANOUT_WAVE};
 use crate::domain::payload::Payload;
 use crate::domain::retry;
 use crate::domain::selection::{self, Fitness};
-use crate::domain::task::{Attempt, AttemptKind, Task};
+use crate::domain::task::{Attempt, Task};
 use crate::fleet::view::{FleetNow, Member, Members};
 use crate::instance::Pending;
 use crate::tasks::Tasks;
@@ -103,7 +104,7 @@ pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> 
     let gather = Gather::new(fan_out.roster.len() as u32, fan_out.completion)?;
     let (feed, verdict, queue) = events::channel();
     let driver = Driver {
-        started: vec![None; fan_out.roster.len()],
+        tries: fan_out.roster.iter().map(|_| Tries::default()).collect(),
         collected: fan_out
             .aggregate
             .then(|| Collected::new(fan_out.roster.len())),
@@ -131,8 +132,8 @@ struct Driver {
     legs: FuturesUnordered<Pending<Arrival>>,
     /// The first target that was not dispatched yet.
     next: usize,
-    /// When each target was dispatched.
-    started: Vec<Option<Instant>>,
+    /// The tries of each target; those of a leg that is cut are read here.
+    tries: Arc<[Tries]>,
     /// Whether any target may have begun: repeating the call would repeat it there.
     progress: Progress,
     collected: Option<Collected>,
@@ -194,10 +195,11 @@ impl Driver {
                     .await?;
                 continue;
             }
-            self.started[at] = Some(Instant::now());
             let leg = self.leg(Arc::clone(member));
-            self.legs
-                .push(Box::pin(async move { (at, run_task(leg).await) }));
+            let tries = Arc::clone(&self.tries);
+            self.legs.push(Box::pin(
+                async move { (at, run_task(leg, &tries[at]).await) },
+            ));
         }
         Ok(())
     }
@@ -209,6 +211,9 @@ impl Driver {
             candidates: Arc::from([member]),
             selection: selection::Policy::Ordered,
             retry: self.fan_out.retry,
+            hedge: hedge::Policy::Off,
+            readiness: None,
+            hedges: None,
             fleet_now: Arc::clone(&self.fan_out.fleet_now),
             retries: Arc::clone(&self.fan_out.retries),
             arrived: self.fan_out.arrived,
@@ -312,7 +317,9 @@ impl Driver {
         let open: Vec<_> = self.gather.open().collect();
         for at in open {
             let (outcome, failure) = self.left_over(at, stop);
-            let attempts = self.cut_short(at, &failure);
+            let tries = &self.tries[at];
+            tries.cut(&failure);
+            let attempts = tries.take();
             self.outcome(at, outcome, Err(failure), attempts).await?;
         }
         let id = |at: usize| self.fan_out.roster[at].id().clone();
@@ -337,27 +344,10 @@ impl Driver {
         })
     }
 
-    /// The tries of a leg that was reset are gone with it; what is known is that it was tried.
-    fn cut_short(&self, at: usize, failure: &Failure) -> Vec<Attempt> {
-        let started = self.started[at].into_iter();
-        let attempt = started.map(|started| Attempt {
-            instance: self.fan_out.roster[at].id().clone(),
-            kind: AttemptKind::First,
-            failure: Some(failure.clone()),
-            offset: started.saturating_duration_since(self.fan_out.arrived),
-            elapsed: started.elapsed(),
-        });
-        attempt.collect()
-    }
-
     fn left_over(&self, at: usize, stop: Stop) -> (Outcome, Failure) {
         let member = &self.fan_out.roster[at];
-        let dispatched = self.started[at].is_some();
-        let progress = if dispatched {
-            Progress::MayHaveBegun
-        } else {
-            Progress::NeverSent
-        };
+        let tries = &self.tries[at];
+        let (dispatched, progress) = (tries.len() != 0, tries.progress());
         match (stop, dispatched) {
             (Stop::Deadline, true) => {
                 let detail = "the instance did not answer in time";
