@@ -6,10 +6,10 @@ use h2::client::ResponseFuture;
 use http::{HeaderMap, StatusCode, header};
 use percent_encoding::percent_decode;
 
+use super::pushback;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
-use crate::domain::retry::Pushback;
 
 /// Compression flag and length.
 const PREFIX_BYTES: usize = 5;
@@ -22,7 +22,10 @@ pub(super) async fn read(id: &InstanceId, response: ResponseFuture) -> Result<By
     let response = response.await.map_err(|error| before_answer(id, &error))?;
     let (head, mut body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Err(not_grpc(id, head.status));
+        return Err(Failure {
+            pushback: pushback::of(&head.headers),
+            ..not_grpc(id, head.status)
+        });
     }
     // Trailers-Only: the status stands in the headers.
     if let Some(number) = head.headers.get("grpc-status") {
@@ -157,11 +160,8 @@ fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> F
         .unwrap_or_default();
     let message = percent_decode(message).decode_utf8_lossy();
     let detail = format!("{}: {message}", status.name());
-    let pushback = headers
-        .get("grpc-retry-pushback-ms")
-        .map(|value| Pushback::from_grpc(value.as_bytes()));
     Failure {
-        pushback,
+        pushback: pushback::of(headers),
         ..Failure::at(
             id,
             Reason::InstanceFailed(status),

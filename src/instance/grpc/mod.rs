@@ -23,6 +23,7 @@ use crate::tasks::Tasks;
 mod answer;
 mod frame;
 mod link;
+mod pushback;
 
 use frame::Frame;
 use link::Link;
