@@ -19,6 +19,8 @@ mod cluster;
 mod deadline;
 mod fan_out;
 mod health;
+mod hedge;
+mod idempotency;
 mod limits;
 mod process;
 mod reflection;
