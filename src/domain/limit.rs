@@ -50,6 +50,8 @@ pub const IDEMPOTENCY_KEPT_FOR: Duration = Duration::from_secs(600);
 pub const READY_WAITING_MAX: usize = 1024;
 /// How often a call that waits looks at the fleet, at most: a fleet in turmoil changes much more often.
 pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long it does not look, at most: some things change with time alone.
+pub const READY_LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// Legs of a fan-out that are dispatched before arrivals get a turn.
 pub const FANOUT_WAVE: usize = 32;
 /// Events of one fan-out that wait for their reader.

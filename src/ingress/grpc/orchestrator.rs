@@ -76,6 +76,7 @@ impl Orchestrator {
             fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
             hedges: Some(Arc::clone(&self.house.hedges)),
+            chance: self.house.chance.clone(),
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.route, limits.max),
             task: Arc::new(Task {
@@ -102,6 +103,7 @@ impl Orchestrator {
             retry,
             fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
+            chance: self.house.chance.clone(),
             aggregate: request.aggregate,
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.fanout, limits.max),

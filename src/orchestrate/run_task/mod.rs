@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 
 use super::attempt::{attempt, report};
+use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
@@ -62,6 +63,8 @@ pub struct Route {
     pub retries: Arc<Mutex<Budget>>,
     /// Hedges over all callers; `None` for a leg of a fan-out, which says nothing about other calls.
     pub hedges: Option<Arc<Mutex<Hedges>>>,
+    /// What decides where nothing else does.
+    pub chance: Chance,
     /// When the call arrived.
     pub arrived: Instant,
     /// When it ends.

@@ -147,7 +147,7 @@ impl Route {
                 Means::Spent
             },
             left: self.deadline.budget(std_now).unwrap_or_default(),
-            random: rand::random(),
+            random: self.chance.draw(),
         };
         match (decide(&self.retry, facts), chosen) {
             (Verdict::Stop(stop), _) => Err(Halt::Stop(stop)),

@@ -3,7 +3,7 @@
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::domain::limit::{READY_LOOK_INTERVAL, READY_WAITING_MAX};
+use crate::domain::limit::{READY_LOOK_INTERVAL, READY_LOOK_INTERVAL_MAX, READY_WAITING_MAX};
 use crate::domain::selection::Fitness;
 use crate::fleet::view::View;
 
@@ -34,7 +34,8 @@ impl Readiness {
     }
 
     /// Waits until `look` finds something. It is asked again after a change, and not after every one where
-    /// they come fast: a large fleet changes many times a second, and many may wait for it.
+    /// they come fast: a large fleet changes many times a second, and many may wait for it. And from time to
+    /// time, for what changes with time alone.
     pub(super) async fn wait<T>(
         &self,
         ends: Instant,
@@ -48,19 +49,16 @@ impl Readiness {
             if let Some(found) = look() {
                 return Ok(found);
             }
-            let again = Instant::now() + READY_LOOK_INTERVAL;
-            let change = async {
-                if changes.changed().await.is_err() {
-                    // The fleet is gone: nothing will come.
-                    std::future::pending::<()>().await;
-                }
-                if Instant::now() < again {
-                    sleep_until(again).await;
-                }
-            };
-            timeout_at(ends, change)
-                .await
-                .map_err(|_elapsed| NotReady::NoTime)?;
+            let now = Instant::now();
+            if ends <= now {
+                return Err(NotReady::NoTime);
+            }
+            let at_least = (now + READY_LOOK_INTERVAL).min(ends);
+            // Whether it changed, or the fleet is gone, or time has passed: it is looked at again.
+            let _ = timeout_at((now + READY_LOOK_INTERVAL_MAX).min(ends), changes.changed()).await;
+            if Instant::now() < at_least {
+                sleep_until(at_least).await;
+            }
         }
     }
 }
