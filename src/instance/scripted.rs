@@ -27,6 +27,8 @@ pub(crate) enum Act {
     Break,
     /// Never answers.
     Silent,
+    /// Never gets a connection.
+    Unconnected,
 }
 
 /// An instance with a script; the last act repeats.
@@ -81,7 +83,9 @@ impl InstanceClient for Scripted {
         let (act, id) = (self.next(), self.id.clone());
         self.calls.lock().unwrap().push((call.attempt, call.ends));
         self.running.fetch_add(1, Ordering::SeqCst);
-        call.sent.set();
+        if !matches!(act, Act::Unconnected) {
+            call.sent.set();
+        }
         let running = Running(Arc::clone(&self.running));
         Box::pin(async move {
             let _running = running;
@@ -107,7 +111,7 @@ impl InstanceClient for Scripted {
                     Progress::MayHaveBegun,
                     "broken",
                 )),
-                Act::Silent => std::future::pending().await,
+                Act::Silent | Act::Unconnected => std::future::pending().await,
             }
         })
     }

@@ -93,6 +93,15 @@ impl Stage {
         &self.instances[id]
     }
 
+    /// The longest latency that was observed of any instance.
+    pub(super) fn latency_max(&self) -> Duration {
+        let latencies = self.members.iter().map(|member| {
+            let nanos = member.load.compared().latency_ns;
+            Duration::from_nanos(nanos as u64)
+        });
+        latencies.max().unwrap_or_default()
+    }
+
     /// Calls that are with any instance now.
     pub(super) fn running(&self) -> usize {
         self.instances
@@ -117,6 +126,7 @@ impl Stage {
             fleet_now: self.fleet_now(),
             retries: Arc::default(),
             hedges: Some(Arc::default()),
+            lag: None,
             chance: Chance::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),

@@ -76,6 +76,7 @@ impl Orchestrator {
             fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
             hedges: Some(Arc::clone(&self.house.hedges)),
+            lag: None,
             chance: self.house.chance.clone(),
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.route, limits.max),

@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{self, Instant};
 
-use super::attempt::report;
+use super::attempt::{Lag, report};
 use super::run_task::{Answered, Route, Tries, Unanswered, down, run_task, was_too_late};
 use crate::chance::Chance;
 use crate::domain::budget::Budget;
@@ -113,6 +113,7 @@ pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> 
             .then(|| Collected::new(fan_out.roster.len())),
         legs: FuturesUnordered::new(),
         next: 0,
+        lag: Arc::default(),
         progress: Progress::NeverBegan,
         gather,
         feed,
@@ -137,6 +138,8 @@ struct Driver {
     next: usize,
     /// The tries of each target; those of a leg that is cut are read here.
     tries: Arc<[Tries]>,
+    /// Noted each time that the legs were left alone, because the reader lagged behind.
+    lag: Arc<Lag>,
     /// Whether any target may have begun: repeating the call would repeat it there.
     progress: Progress,
     collected: Option<Collected>,
@@ -217,6 +220,7 @@ impl Driver {
             hedge: hedge::Policy::Off,
             readiness: None,
             hedges: None,
+            lag: Some(Arc::clone(&self.lag)),
             fleet_now: Arc::clone(&self.fan_out.fleet_now),
             retries: Arc::clone(&self.fan_out.retries),
             chance: self.fan_out.chance.clone(),
@@ -237,7 +241,7 @@ impl Driver {
                 failure, attempts, ..
             }) => {
                 let late = failure.reason == Reason::DeadlineExceeded;
-                let outcome = if attempts.is_empty() && was_too_late(&failure) {
+                let outcome = if was_too_late(&failure) {
                     Outcome::Skipped
                 } else if late {
                     Outcome::TimedOut
@@ -297,6 +301,7 @@ impl Driver {
         let Some(event) = self.feed.try_send(event)? else {
             return Ok(());
         };
+        self.lag.note();
         let ends = Instant::from_std(self.fan_out.deadline.work_ends());
         let mut sending = std::pin::pin!(self.feed.send(event));
         if let Ok(sent) = time::timeout_at(ends, &mut sending).await {
@@ -351,7 +356,8 @@ impl Driver {
     fn left_over(&self, at: usize, stop: Stop) -> (Outcome, Failure) {
         let member = &self.fan_out.roster[at];
         let tries = &self.tries[at];
-        let (dispatched, progress) = (tries.len() != 0, tries.progress());
+        let progress = tries.progress();
+        let dispatched = progress != Progress::NeverSent;
         match (stop, dispatched) {
             (Stop::Deadline, true) => {
                 let detail = "the instance did not answer in time";

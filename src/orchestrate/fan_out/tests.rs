@@ -233,6 +233,13 @@ async fn a_leg_that_is_cut_tells_every_try_it_has_made() {
     let found = legs(call).await;
     let expected = format!("A timed_out: first {lost}, retry deadline_exceeded");
     assert_eq!(found, [expected]);
+    let stage = Stage::new([("A", Act::Unconnected)]);
+    let found = legs(stage.fan_out(Completion::default(), ms(1000))).await;
+    assert_eq!(
+        found,
+        ["A skipped: first deadline_exceeded"],
+        "nothing was sent"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,6 +358,23 @@ async fn legs_end_at_the_deadline_even_when_nobody_reads() {
     );
     assert_eq!(outcomes.len(), 200, "{read}");
     assert!(outcomes.values().all(|count| *count == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_does_not_make_instances_look_slow() {
+    let ids: Vec<_> = (0..200).map(|at| format!("w{at:03}")).collect();
+    let stage = Stage::new(ids.iter().map(|id| (id.as_str(), Act::Echo(ms(1)))));
+    let call = stage.fan_out(Completion::default(), ms(5000));
+    let mut events = fan_out(call, &Tasks::new()).unwrap();
+    let mut answered = 0;
+    while let Some(event) = events.next().await {
+        time::sleep(ms(10)).await;
+        let event = event.unwrap();
+        answered +=
+            usize::from(matches!(event, Event::Partial(leg) if leg.outcome == Outcome::Answered));
+    }
+    assert_eq!(answered, 200);
+    assert_eq!(stage.latency_max(), ms(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
-use super::attempt::{attempt, report};
+use super::attempt::{Lag, Terms, attempt, no_time, report};
 use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
@@ -63,6 +63,8 @@ pub struct Route {
     pub retries: Arc<Mutex<Budget>>,
     /// Hedges over all callers; `None` for a leg of a fan-out, which says nothing about other calls.
     pub hedges: Option<Arc<Mutex<Hedges>>>,
+    /// When nobody looked at the task; `None` where it is always looked at.
+    pub lag: Option<Arc<Lag>>,
     /// What decides where nothing else does.
     pub chance: Chance,
     /// When the call arrived.
@@ -140,6 +142,10 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
     let mut closed = None;
     loop {
         if let Some(next) = planned.take_if(|next| next.at <= Instant::now()) {
+            let left = route.deadline.budget(Instant::now().into_std());
+            if left.is_none() && flying.is_empty() {
+                return Err((no_time(&next.member), Some(Stop::NoTime)));
+            }
             flying.push(one_try(route, tries, next));
             hedge_at = route.hedge_at();
         }
@@ -207,15 +213,16 @@ fn one_try<'a>(
     let Next { member, kind, .. } = next;
     let (sent, began) = (Sent::default(), Instant::now());
     let at = tries.begin(member.id(), kind, route.arrived, sent.clone());
-    let number = at as u32 + 1;
-    let per_try = route.retry.per_try_timeout;
+    let terms = Terms {
+        number: at as u32 + 1,
+        deadline: route.deadline,
+        per_try_timeout: route.retry.per_try_timeout,
+        sent,
+        lag: route.lag.clone(),
+    };
     async move {
-        let result = attempt(&member, &route.task, number, route.deadline, per_try, sent).await;
-        match &result {
-            Ok(_) => tries.end(at, None),
-            Err(failure) if was_too_late(failure) => tries.undo(at),
-            Err(failure) => tries.end(at, Some(failure)),
-        }
+        let result = attempt(&member, &route.task, terms).await;
+        tries.end(at, result.as_ref().err());
         Landed {
             member,
             result,
@@ -224,7 +231,7 @@ fn one_try<'a>(
     }
 }
 
-/// There was no time to ask anybody: that is no try.
+/// Time was over before anything had left for an instance.
 pub(super) fn was_too_late(failure: &Failure) -> bool {
     failure.reason == Reason::DeadlineExceeded && failure.progress == Progress::NeverSent
 }

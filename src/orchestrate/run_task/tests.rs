@@ -252,3 +252,15 @@ async fn a_call_that_may_have_begun_somewhere_is_not_called_retryable() {
     let unanswered = run_once(idempotent(&stage, 2)).await.unwrap_err();
     assert!(unanswered.failure.is_retryable());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_never_got_a_connection_is_told_too() {
+    let stage = Stage::new([("A", Act::Unconnected)]);
+    let unanswered = run_once(stage.route(Policy::Ordered, ms(1000)))
+        .await
+        .unwrap_err();
+    assert_eq!(unanswered.failure.reason, Reason::DeadlineExceeded);
+    assert!(unanswered.failure.is_retryable(), "nothing has left");
+    assert_eq!(unanswered.attempts.len(), 1);
+    assert_eq!(unanswered.attempts[0].elapsed, ms(950));
+}

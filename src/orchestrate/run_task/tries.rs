@@ -86,15 +86,6 @@ impl Tries {
         }
     }
 
-    /// There was no time for the try that began last: that is no try.
-    pub(super) fn undo(&self, at: usize) {
-        let mut made = self.made();
-        if made.attempts.len() == at + 1 {
-            made.attempts.pop();
-            made.running[at.min(ATTEMPTS_MAX as usize - 1)] = None;
-        }
-    }
-
     /// Every try that still runs is over, with this failure: the instance and how far it came are its own.
     pub(in crate::orchestrate) fn cut(&self, failure: &Failure) {
         let mut made = self.made();
@@ -135,11 +126,6 @@ impl Tries {
     /// Looks at the tries so far.
     pub(in crate::orchestrate) fn with<T>(&self, look: impl FnOnce(&[Attempt]) -> T) -> T {
         look(&self.made().attempts)
-    }
-
-    /// How many there are.
-    pub(in crate::orchestrate) fn len(&self) -> usize {
-        self.made().attempts.len()
     }
 
     /// Hands them out; none are left.
