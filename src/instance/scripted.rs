@@ -11,6 +11,7 @@ use super::{Call, InstanceClient, Pending, Serving};
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
+use crate::domain::retry::Pushback;
 
 /// What an instance does with one call.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub(crate) enum Act {
     Fail(Status),
     /// Answers with a status after a while.
     FailAfter(Duration, Status),
+    /// Answers that it may be asked again after a while.
+    PushBack(Duration),
     /// Breaks the connection after the task was sent.
     Break,
     /// Never answers.
@@ -101,6 +104,10 @@ impl InstanceClient for Scripted {
                     "connection refused",
                 )),
                 Act::Fail(status) => Err(failed(&id, status)),
+                Act::PushBack(wait) => Err(Failure {
+                    pushback: Some(Pushback::Wait(wait)),
+                    ..failed(&id, Status::Unavailable)
+                }),
                 Act::FailAfter(delay, status) => {
                     sleep(delay).await;
                     Err(failed(&id, status))

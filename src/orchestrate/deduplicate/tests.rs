@@ -114,6 +114,10 @@ async fn the_call_outlives_the_caller_who_began_it_and_ends_when_nobody_waits() 
     time::sleep(IDEMPOTENCY_KEPT_FOR).await;
     let left = time::timeout(ms(50), doors.call(ms(1000)));
     assert!(left.await.is_err());
+    // Joined before the call could notice that nobody waited.
+    let left = time::timeout(ms(50), doors.call(ms(1000)));
+    assert!(left.await.is_err(), "it still runs");
+    assert_eq!(doors.calls(), 2);
     while doors.stage.running() != 0 {
         tokio::task::yield_now().await;
     }

@@ -109,6 +109,30 @@ async fn a_fatal_failure_ends_the_call_and_every_other_try() {
     )
     .await;
     assert_eq!(stage.running(), 0, "the other was reset");
+    // Also while another one is planned.
+    let stage = Stage::new([
+        ("A", Act::FailAfter(ms(100), Status::InvalidArgument)),
+        ("B", Act::PushBack(ms(200))),
+        ("C", Act::Echo(ms(1))),
+    ]);
+    check(
+        hedged(&stage, AFTER),
+        "instance_failed at 100: A first instance_failed, B hedge instance_failed",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_is_not_sent_again_to_one_of_two_while_the_other_works_on_it() {
+    let stage = Stage::new([
+        ("A", Act::FailAfter(ms(60), Status::Unavailable)),
+        ("B", Act::Echo(ms(500))),
+    ]);
+    check(
+        hedged(&stage, AFTER),
+        "B at 550: A first instance_failed, B hedge ok",
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

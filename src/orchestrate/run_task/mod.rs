@@ -184,7 +184,7 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
                 .await
             {
                 Ok(next) => {
-                    planned = Some(next);
+                    planned = next;
                     continue;
                 }
                 Err(stop) => stop,

@@ -88,25 +88,28 @@ impl Route {
         }
     }
 
-    /// What comes after a failed try. Waits for an instance only where nothing else runs.
+    /// What comes after a failed try; `None` when it is to wait for what runs. Waits for an instance, or goes
+    /// back to one, only where nothing else runs.
     pub(super) async fn follow_up(
         &self,
         failed: &Member,
         failure: &Failure,
         tries: &Tries,
         is_alone: bool,
-    ) -> Result<Next, Stop> {
-        match (self.after(failed, failure, tries), &self.readiness) {
-            (Ok(next), _) => Ok(next),
+    ) -> Result<Option<Next>, Stop> {
+        let after = self.after(failed, failure, tries, is_alone);
+        match (after, &self.readiness) {
+            (Ok(next), _) => Ok(Some(next)),
             (Err(Halt::Stop(stop)), _) => Err(stop),
-            (Err(Halt::Nobody), Some(readiness)) if is_alone => {
+            (Err(Halt::Nobody), _) if !is_alone => Ok(None),
+            (Err(Halt::Nobody), Some(readiness)) => {
                 let ends = Instant::from_std(self.deadline.work_ends());
                 let look = || {
                     if !has_usable(&(self.fleet_now)()) {
                         return None;
                     }
-                    match self.after(failed, failure, tries) {
-                        Ok(next) => Some(Ok(next)),
+                    match self.after(failed, failure, tries, is_alone) {
+                        Ok(next) => Some(Ok(Some(next))),
                         Err(Halt::Stop(stop)) => Some(Err(stop)),
                         Err(Halt::Nobody) => None,
                     }
@@ -116,11 +119,17 @@ impl Route {
                     NotReady::NoTime => Stop::NoTime,
                 })?
             }
-            (Err(Halt::Nobody), _) => Err(Stop::Exhausted),
+            (Err(Halt::Nobody), None) => Err(Stop::Exhausted),
         }
     }
 
-    fn after(&self, failed: &Member, failure: &Failure, tries: &Tries) -> Result<Next, Halt> {
+    fn after(
+        &self,
+        failed: &Member,
+        failure: &Failure,
+        tries: &Tries,
+        is_alone: bool,
+    ) -> Result<Next, Halt> {
         let now = Instant::now();
         let (chosen, place, made) = tries.with(|attempts| {
             let chosen = choose(self, attempts);
@@ -152,6 +161,10 @@ impl Route {
         match (decide(&self.retry, facts), chosen) {
             (Verdict::Stop(stop), _) => Err(Halt::Stop(stop)),
             (Verdict::Again(..), None) => Err(Halt::Nobody),
+            // Perhaps to the very one that still works on it.
+            (Verdict::Again(..), Some(_)) if place == Place::Again && !is_alone => {
+                Err(Halt::Nobody)
+            }
             (Verdict::Again(kind, wait), Some((member, listed))) => {
                 if costs(failure) {
                     let _ = (all.take(std_now), own.take(std_now));
