@@ -54,7 +54,7 @@ impl Messages for Opaque {
         RouteResponse {
             instance: "A".to_owned(),
             payload: executed.payload,
-            attempts: Vec::new(),
+            ..RouteResponse::default()
         }
     }
 }

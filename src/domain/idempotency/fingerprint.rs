@@ -102,13 +102,10 @@ fn entry(field: Field<'_>) -> Option<(&[u8], &[u8])> {
     };
     let (mut key, mut inner) = (None, None);
     for field in Fields(encoded) {
-        let place = match field {
-            Field::Bytes(1, _) => &mut key,
-            Field::Bytes(2, _) => &mut inner,
-            _ => return None,
-        };
-        let Field::Bytes(_, bytes) = field else {
-            return None;
+        let (place, bytes) = match field {
+            Field::Bytes(1, bytes) => (&mut key, bytes),
+            Field::Bytes(2, bytes) => (&mut inner, bytes),
+            Field::Bytes(..) | Field::Number(..) | Field::Fixed(..) => return None,
         };
         if place.replace(bytes).is_some() {
             return None;
