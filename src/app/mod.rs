@@ -19,6 +19,8 @@ use crate::ingress::{front_door, grpc};
 use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::orchestrate::deduplicate::Deduplicate;
+use crate::orchestrate::run_task::Readiness;
 use crate::tasks::{Finish, Tasks};
 
 mod capacity;
@@ -126,6 +128,9 @@ impl App {
             tasks: tasks.clone(),
             timeouts: config.timeouts,
             retries: Arc::default(),
+            hedges: Arc::default(),
+            readiness: Arc::new(Readiness::new(fleet.changes())),
+            deduplicate: Deduplicate::new(tasks.clone()),
             chance: chance.clone(),
             draining: draining.clone(),
         };

@@ -36,6 +36,24 @@ pub enum Progress {
     Answered,
 }
 
+impl Progress {
+    /// The one that has come farther.
+    #[must_use]
+    pub fn farthest(self, other: Self) -> Self {
+        let distance = |progress| match progress {
+            Self::NeverSent => 0,
+            Self::NeverBegan => 1,
+            Self::MayHaveBegun => 2,
+            Self::Answered => 3,
+        };
+        if distance(self) < distance(other) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 /// The kinds of failure. A new one does not compile until `failure_table` gives it a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -55,6 +73,8 @@ pub enum Reason {
     TargetUnknown,
     /// A payload that is not a Value.
     PayloadInvalid,
+    /// An idempotency key that was given to another request.
+    IdempotencyConflict,
     /// A `grpc-timeout` that cannot be read.
     TimeoutInvalid,
     /// A message larger than is taken.
@@ -109,7 +129,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every kind, for tables; an instance's status stands there with one for all.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::ScopeMissing,
@@ -118,6 +138,7 @@ impl Reason {
         Self::TargetInvalid,
         Self::TargetUnknown,
         Self::PayloadInvalid,
+        Self::IdempotencyConflict,
         Self::TimeoutInvalid,
         Self::MessageTooLarge,
         Self::RequestMalformed,
@@ -157,6 +178,7 @@ impl Reason {
             Self::TargetInvalid => "TARGET_INVALID",
             Self::TargetUnknown => "TARGET_UNKNOWN",
             Self::PayloadInvalid => "PAYLOAD_INVALID",
+            Self::IdempotencyConflict => "IDEMPOTENCY_CONFLICT",
             Self::TimeoutInvalid => "TIMEOUT_INVALID",
             Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Self::RequestMalformed => "REQUEST_MALFORMED",
@@ -309,6 +331,7 @@ impl Failure {
                 | Reason::TargetInvalid
                 | Reason::TargetUnknown
                 | Reason::PayloadInvalid
+                | Reason::IdempotencyConflict
                 | Reason::TimeoutInvalid
                 | Reason::MessageTooLarge
                 | Reason::RequestMalformed

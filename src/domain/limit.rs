@@ -36,6 +36,22 @@ pub const FAILURE_DETAIL_CHARS_MAX: usize = 300;
 pub const ATTEMPTS_MAX: u32 = 5;
 /// Bytes of the key of selection HASH.
 pub const HASH_KEY_BYTES_MAX: usize = 1024;
+/// Answers that must have come before it is known how long they usually take.
+pub const HEDGE_SAMPLES_MIN: u32 = 100;
+/// Characters of an idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Calls with an idempotency key that are remembered, running ones and outcomes together.
+pub const IDEMPOTENCY_ENTRIES_MAX: usize = 10_000;
+/// Bytes of all outcomes that are remembered for idempotency keys.
+pub const IDEMPOTENCY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long the outcome of a call with an idempotency key is remembered.
+pub const IDEMPOTENCY_KEPT_FOR: Duration = Duration::from_secs(600);
+/// Calls that wait until an instance is ready.
+pub const READY_WAITING_MAX: usize = 1024;
+/// How often a call that waits looks at the fleet, at most: a fleet in turmoil changes much more often.
+pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long it does not look, at most: some things change with time alone.
+pub const READY_LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// Legs of a fan-out that are dispatched before arrivals get a turn.
 pub const FANOUT_WAVE: usize = 32;
 /// Events of one fan-out that wait for their reader.
@@ -157,6 +173,10 @@ const _: () = assert!(
 );
 // Whatever an orchestrator sends can be read.
 const _: () = assert!(MESSAGE_BYTES_MAX <= ANSWER_BYTES_MAX);
+// Whatever an instance answered can be remembered, and beside it the outcomes of others.
+const _: () = assert!(ANSWER_PASSED_ON_BYTES_MAX * 4 <= IDEMPOTENCY_BYTES_MAX);
+// Whatever may be asked for can still be joined for as long as its caller may wait.
+const _: () = assert!(TIMEOUT_MAX.as_secs() <= IDEMPOTENCY_KEPT_FOR.as_secs());
 // Waves shorter than the queue, so that one wave of refusals never blocks its own dispatch.
 const _: () = assert!(FANOUT_WAVE < EVENTS_QUEUED_MAX);
 // A token must leave room for the other headers of a call.

@@ -2,6 +2,7 @@
 //! which door a call came by, or how an instance is reached.
 
 pub mod attempt;
+pub mod deduplicate;
 pub mod excluded;
 pub mod explain;
 pub mod fan_out;

@@ -21,6 +21,8 @@ mod drain;
 mod ejection;
 mod fan_out;
 mod health;
+mod hedge;
+mod idempotency;
 mod instance_session;
 mod limits;
 mod operate;

@@ -57,6 +57,7 @@ pub fn said(failure: &Failure, given: Duration) -> Said {
         | Reason::TargetInvalid
         | Reason::TargetUnknown
         | Reason::PayloadInvalid
+        | Reason::IdempotencyConflict
         | Reason::TimeoutInvalid
         | Reason::MessageTooLarge
         | Reason::RequestMalformed

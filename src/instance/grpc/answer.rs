@@ -7,10 +7,10 @@ use h2::client::ResponseFuture;
 use http::{HeaderMap, StatusCode, header};
 use percent_encoding::percent_decode;
 
+use super::pushback;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
-use crate::domain::retry::Pushback;
 
 /// Compression flag and length.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -50,7 +50,10 @@ pub(super) async fn begin(
     let response = response.await.map_err(|error| before_answer(id, &error))?;
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Err(not_grpc(id, head.status));
+        return Err(Failure {
+            pushback: pushback::of(&head.headers),
+            ..not_grpc(id, head.status)
+        });
     }
     // Trailers-Only: the status stands in the headers.
     if let Some(number) = head.headers.get("grpc-status") {
@@ -172,11 +175,8 @@ pub(super) fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &Head
         .unwrap_or_default();
     let message = percent_decode(message).decode_utf8_lossy();
     let detail = format!("{}: {message}", status.name());
-    let pushback = headers
-        .get("grpc-retry-pushback-ms")
-        .map(|value| Pushback::from_grpc(value.as_bytes()));
     Failure {
-        pushback,
+        pushback: pushback::of(headers),
         ..Failure::at(
             id,
             Reason::InstanceFailed(status),

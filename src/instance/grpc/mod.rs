@@ -25,6 +25,7 @@ use crate::tasks::Tasks;
 mod answer;
 mod frame;
 mod link;
+mod pushback;
 mod session;
 mod watch;
 
