@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod instance;
 
 pub mod late_flush;
+pub mod memory;
 pub mod payload_json;
 pub mod tasks;
 pub mod telemetry;

@@ -17,6 +17,8 @@ use crate::ingress::{front_door, grpc, listener};
 use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::memory::Memory;
+use crate::orchestrate::admit::Gate;
 use crate::tasks::{Finish, Tasks};
 
 mod capacity;
@@ -32,6 +34,8 @@ pub struct App {
     draining: CancellationToken,
     cut: CancellationToken,
     shutdown: Shutdown,
+    gate: Arc<Gate>,
+    memory: Memory,
 }
 
 /// Why an orchestrator did not start.
@@ -61,13 +65,21 @@ impl App {
     /// Starts everything; the orchestrator serves once this returns.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let (tasks, connections) = (Tasks::new(), Tasks::new());
+        let (limits, admission) = capacity::within_means(config.limits, config.admission);
+        let memory = Memory::new(admission.buffered_bytes);
         let listener = listener::bind(config.listen).await?;
         let address = listener.local_addr()?;
         let registration = registration::Settings {
             networks: config.networks,
             ourselves: vec![address],
+            calls_in_flight_max: admission.instance_calls_max,
         };
-        let fleet = Fleet::new(connect(&tasks), config.probe, registration, tasks.clone());
+        let fleet = Fleet::new(
+            connect(&tasks, &memory),
+            config.probe,
+            registration,
+            tasks.clone(),
+        );
         fleet
             .add(specs(config.instances, &tasks).await?)
             .map_err(StartError::Instance)?;
@@ -76,18 +88,27 @@ impl App {
             until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),
         );
 
+        let keys = Arc::new(config.keys);
+        let own = keys.keys.iter();
+        let own = own.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)));
+        let gate = Gate::new(admission.calls, own);
+        let expiry = Arc::clone(&keys);
+        let expiring = async move { expiry.expire().await };
+        tasks.spawn_vital("keys", until_stop(&tasks, expiring));
+
         let draining = CancellationToken::new();
         let house = grpc::House {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
+            gate: Arc::clone(&gate),
             timeouts: config.timeouts,
             retries: Arc::default(),
             draining: draining.clone(),
         };
-        let door = front_door(Arc::new(config.keys), grpc::Methods::new(&house)?);
+        let door = front_door(keys, limits.body, grpc::Methods::new(&house)?);
         let cut = CancellationToken::new();
-        let limits = capacity::within_means(config.limits);
-        let serving = listener::serve(listener, door, limits, connections.clone(), cut.clone());
+        let (messages, accepted) = (memory.clone(), connections.clone());
+        let serving = listener::serve(listener, door, limits, messages, accepted, cut.clone());
         connections.spawn_vital("accept", serving);
         Ok(Self {
             address,
@@ -97,6 +118,8 @@ impl App {
             draining,
             cut,
             shutdown: config.shutdown,
+            gate,
+            memory,
         })
     }
 
@@ -110,6 +133,18 @@ impl App {
     #[must_use]
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
+    }
+
+    /// Who lets work in.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The account of all bytes that are held.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Tells, also after the end, whether a part has died without which nothing works.
@@ -164,10 +199,10 @@ where
     }
 }
 
-fn connect(tasks: &Tasks) -> Connect {
-    let tasks = tasks.clone();
+fn connect(tasks: &Tasks, memory: &Memory) -> Connect {
+    let (tasks, memory) = (tasks.clone(), memory.clone());
     Arc::new(move |spec: &Spec| {
-        let made = GrpcInstance::new(spec, &tasks);
+        let made = GrpcInstance::new(spec, &tasks, &memory);
         made.map(|instance| Arc::new(instance) as Arc<dyn InstanceClient>)
             .map_err(|bad| Failure {
                 instance: Some(spec.id.clone()),
@@ -185,10 +220,15 @@ async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin
                 id,
                 labels,
                 weight,
+                calls_in_flight_max,
                 behaviour,
             }) => {
                 let address = builtin::start(behaviour, tasks).await?;
-                (builtin_spec(id, address, labels, weight), Origin::Builtin)
+                let spec = Spec {
+                    calls_in_flight_max,
+                    ..builtin_spec(id, address, labels, weight)
+                };
+                (spec, Origin::Builtin)
             }
         });
     }
@@ -212,6 +252,7 @@ fn builtin_spec(
         endpoint,
         labels,
         weight,
+        calls_in_flight_max: None,
         credential: None,
         tls: tls::Settings::default(),
     }

@@ -127,7 +127,11 @@ impl Fleet {
             serial: roll.serial,
             origin,
             client,
-            load: Arc::new(Load::new(spec.weight)),
+            load: Arc::new(Load::new(
+                spec.weight,
+                spec.calls_in_flight_max
+                    .unwrap_or(self.registration.calls_in_flight_max),
+            )),
             health: Health::unknown(SystemTime::now()),
             spec,
         });

@@ -24,6 +24,8 @@ pub struct Settings {
     pub networks: Vec<IpNet>,
     /// Our own doors.
     pub ourselves: Vec<SocketAddr>,
+    /// Calls that may be at once with an instance that has no limit of its own.
+    pub calls_in_flight_max: u32,
 }
 
 /// What an instance says of itself; already checked for form.
@@ -85,6 +87,7 @@ impl Fleet {
             endpoint: registration.endpoint,
             labels: registration.labels,
             weight: registration.weight,
+            calls_in_flight_max: None,
             credential: None,
             tls: tls::Settings::default(),
         };
@@ -260,6 +263,7 @@ mod tests {
         let settings = Settings {
             networks: network::loopback(),
             ourselves: vec!["0.0.0.0:7070".parse().unwrap()],
+            calls_in_flight_max: 10,
         };
         Fleet::new(
             Arc::new(|_| Ok(Scripted::new("A", []))),

@@ -5,6 +5,7 @@ use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,12 +16,12 @@ use super::arrival::{self, Arrival};
 use super::body::Timely;
 use super::caller::Keys;
 use super::failure_table::{self, Protocol};
-use crate::domain::failure::Failure;
-use crate::domain::limit::{BODY_TIMEOUT, TIMEOUT_MAX};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::TIMEOUT_MAX;
 
 /// A service that answers every request; cloned for each.
 pub trait Door<B>:
-    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
+    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin>
     + Clone
     + Send
     + Sync
@@ -29,7 +30,7 @@ pub trait Door<B>:
 }
 
 impl<S, B> Door<B> for S where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin>
         + Clone
         + Send
         + Sync
@@ -107,6 +108,8 @@ where
 #[derive(Clone)]
 pub(super) struct Hurry<S> {
     pub(super) inner: S,
+    /// For a request that names no deadline.
+    pub(super) body_timeout: Duration,
 }
 
 impl<S, B> Service<Request<B>> for Hurry<S>
@@ -127,21 +130,22 @@ where
         if let Err(failure) = arrival::note_timeout(&mut request) {
             return refuse(&request, &failure);
         }
-        let noted = request.extensions().get::<Arrival>();
-        let (at, timeout) = noted.map_or_else(
-            || (tokio::time::Instant::now(), None),
-            |arrival| (arrival.at, arrival.timeout),
-        );
+        let Some(arrival) = request.extensions().get::<Arrival>() else {
+            let bug = Failure::new(Reason::Internal, "the request has no arrival");
+            return refuse(&request, &bug);
+        };
         // Reflection is a conversation: clients ask more as they go.
         let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
         let own = if is_conversation {
             TIMEOUT_MAX
         } else {
-            BODY_TIMEOUT
+            self.body_timeout
         };
-        let ends = at + timeout.unwrap_or(own).min(TIMEOUT_MAX);
+        // Word that the time is over must still reach whoever set it.
+        let ends = arrival.deadline(None, own, TIMEOUT_MAX).work_ends();
+        let exchange = Arc::clone(&arrival.exchange);
         self.inner
-            .call(request.map(|body| Body::new(Timely::new(body, ends))))
+            .call(request.map(|body| Body::new(Timely::new(body, ends.into(), exchange))))
     }
 }
 

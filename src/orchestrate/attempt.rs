@@ -41,7 +41,9 @@ pub async fn attempt(
         sent: Sent::default(),
     };
     let sent = call.sent.clone();
-    let outstanding = member.load.begin();
+    let Some(outstanding) = member.load.begin() else {
+        return Err(busy(member));
+    };
     let answered = time::timeout_at(ends, member.client.execute(call)).await;
     drop(outstanding);
     let now = Instant::now();
@@ -60,6 +62,18 @@ pub async fn attempt(
         }
     }
     result
+}
+
+/// It was not even asked, so that nothing is logged for each of many calls.
+fn busy(member: &Member) -> Failure {
+    let max = member.load.outstanding_max();
+    let detail = format!("the instance has {max} calls, which is the most it may have");
+    Failure::at(
+        member.id(),
+        Reason::InstanceBusy,
+        Progress::NeverSent,
+        detail,
+    )
 }
 
 /// An instance that gives up at the deadline it was given may say so just before we do.

@@ -46,6 +46,7 @@ impl Stage {
                 endpoint: Endpoint::parse("127.0.0.1:1").unwrap(),
                 labels: BTreeMap::new(),
                 weight: 1,
+                calls_in_flight_max: None,
                 credential: None,
                 tls: tls::Settings::default(),
             };
@@ -54,7 +55,7 @@ impl Stage {
                 spec,
                 origin: Origin::Config,
                 client: instance.clone(),
-                load: Arc::new(Load::new(1)),
+                load: Arc::new(Load::new(1, u32::MAX)),
                 health: Health {
                     state: State::Healthy,
                     reason: "".into(),
@@ -76,6 +77,19 @@ impl Stage {
                 };
                 *member = Arc::new(Member {
                     health,
+                    ..Member::clone(member)
+                });
+            }
+        }
+    }
+
+    /// From now on so many calls may be with the instance at once.
+    pub(super) fn limit(&mut self, id: &str, calls_max: u32) {
+        for member in &mut self.members {
+            if member.id().as_str() == id {
+                let load = Arc::new(Load::new(1, calls_max));
+                *member = Arc::new(Member {
+                    load,
                     ..Member::clone(member)
                 });
             }

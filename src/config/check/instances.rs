@@ -9,7 +9,7 @@ use super::{LONGEST, SHORTEST};
 use crate::config::{Builtin, Planned};
 use crate::domain::failure::Status;
 use crate::domain::id::InstanceId;
-use crate::domain::limit::{FLEET_MAX, LABEL_BYTES_MAX, LABELS_MAX, WEIGHT_MAX};
+use crate::domain::limit::{CALLS_ASKED_MAX, FLEET_MAX, LABEL_BYTES_MAX, LABELS_MAX, WEIGHT_MAX};
 use crate::instance::builtin::Behaviour;
 use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::tls::BadTls;
@@ -25,6 +25,7 @@ pub(super) fn instances(place: &Place<'_>, surroundings: Surroundings<'_>) -> Op
             "builtin",
             "labels",
             "weight",
+            "calls_in_flight_max",
             "tls",
             "credential",
         ])?;
@@ -64,6 +65,10 @@ fn planned(
     fields.set("weight", &mut weight, |place| {
         place.count(1..=WEIGHT_MAX.into())
     });
+    let mut calls_in_flight_max = None;
+    fields.set("calls_in_flight_max", &mut calls_in_flight_max, |place| {
+        place.count(1..=CALLS_ASKED_MAX).map(Some)
+    });
     match (fields.get("address"), fields.get("builtin")) {
         (Some(address), None) => {
             let endpoint = endpoint(&address);
@@ -77,6 +82,7 @@ fn planned(
                 endpoint: endpoint?,
                 labels,
                 weight,
+                calls_in_flight_max,
                 credential,
                 tls,
             }))
@@ -92,6 +98,7 @@ fn planned(
                 id: id?,
                 labels,
                 weight,
+                calls_in_flight_max,
                 behaviour: behaviour?,
             }))
         }

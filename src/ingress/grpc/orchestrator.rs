@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
@@ -48,6 +49,8 @@ impl Orchestrator {
             .resolve(&request.instances, FLEET_MAX)
             .map_err(from_proto::target)?;
         let limits = self.house.timeouts;
+        // With the payload its weight goes, however long it is needed.
+        let kept = |payload: Option<Bytes>| payload.map(|bytes| arrival.exchange.keep(bytes));
         Ok(Route {
             candidates,
             selection,
@@ -57,7 +60,7 @@ impl Orchestrator {
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.route, limits.max),
             task: Arc::new(Task {
-                payload: from_proto::payload(request.payload)?,
+                payload: from_proto::payload(kept(request.payload))?,
                 metadata: from_proto::metadata(request.metadata)?,
                 names: arrival.names,
             }),
@@ -73,6 +76,8 @@ impl Orchestrator {
             .resolve(&request.targets, FANOUT_TARGETS_MAX)
             .map_err(from_proto::target)?;
         let limits = self.house.timeouts;
+        // With the payload its weight goes, however long it is needed.
+        let kept = |payload: Option<Bytes>| payload.map(|bytes| arrival.exchange.keep(bytes));
         Ok(FanOut {
             roster,
             completion,
@@ -83,7 +88,7 @@ impl Orchestrator {
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.fanout, limits.max),
             task: Arc::new(Task {
-                payload: from_proto::payload(request.payload)?,
+                payload: from_proto::payload(kept(request.payload))?,
                 metadata: from_proto::metadata(request.metadata)?,
                 names: arrival.names,
             }),
@@ -113,9 +118,12 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<RouteRequest>,
     ) -> Result<Response<RouteResponse>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
+        let caller = arrival.caller.name();
         let route = self
             .read_route(arrival, request.into_inner())
             .map_err(status)?;
+        let admitted = self.house.gate.admit(&caller, 0, route.deadline).await;
+        let _place = admitted.map_err(status)?;
         match run_task(route).await {
             Ok(answered) => Ok(Response::new(to_proto::route(answered))),
             Err(Unanswered {
@@ -136,12 +144,20 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<FanoutRequest>,
     ) -> Result<Response<Self::FanoutStream>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
+        let caller = arrival.caller.name();
         let call = self
             .read_fan_out(arrival, request.into_inner())
             .map_err(status)?;
+        let legs = call.roster.len();
+        let admitted = self.house.gate.admit(&caller, legs, call.deadline).await;
+        let place = admitted.map_err(status)?;
         let events = fan_out(call, &self.house.tasks)
             .map_err(|bad| status(from_proto::invalid("completion", bad)))?;
-        let events = events.map(|event| event.map(to_proto::event).map_err(status));
+        let events = events.map(move |event| {
+            // Given back when the stream is dropped.
+            let _place = &place;
+            event.map(to_proto::event).map_err(status)
+        });
         Ok(Response::new(Box::pin(events)))
     }
 

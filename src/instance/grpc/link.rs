@@ -29,6 +29,7 @@ use crate::domain::limit::{
 use crate::instance::endpoint::Endpoint;
 use crate::instance::tls::Connector;
 use crate::late_flush::LateFlush;
+use crate::memory::Memory;
 use crate::tasks::Tasks;
 
 /// Connections that turn out to be gone, before a call gives up.
@@ -245,6 +246,7 @@ impl Sender {
         mut self,
         request: Request<()>,
         message: Frame,
+        memory: &Memory,
     ) -> Result<Bytes, Failure> {
         let unsent = |error: &h2::Error| {
             let detail = format!("the connection is gone: {error}");
@@ -261,7 +263,7 @@ impl Sender {
             // The stream was reset under our hands: what the peer said stands in the response.
             tracing::trace!(%error, "request cut short");
         }
-        answer::read(&self.id, response).await
+        answer::read(&self.id, response, memory).await
     }
 }
 

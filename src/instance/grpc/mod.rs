@@ -17,6 +17,7 @@ use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
+use crate::memory::Memory;
 use crate::proto::{health, instance};
 use crate::tasks::Tasks;
 
@@ -43,11 +44,12 @@ pub struct GrpcInstance {
     execute: Uri,
     check: Uri,
     credential: Option<HeaderValue>,
+    memory: Memory,
 }
 
 impl GrpcInstance {
-    /// Prepares an instance; nothing is connected yet.
-    pub fn new(spec: &Spec, tasks: &Tasks) -> Result<Self, BadTls> {
+    /// Prepares an instance; nothing is connected yet. Its answers are charged to `memory`.
+    pub fn new(spec: &Spec, tasks: &Tasks, memory: &Memory) -> Result<Self, BadTls> {
         let secure = match spec.endpoint.transport {
             super::endpoint::Transport::Plain => None,
             super::endpoint::Transport::Tls => {
@@ -68,6 +70,7 @@ impl GrpcInstance {
             execute: uri(EXECUTE)?,
             check: uri(CHECK)?,
             credential: spec.credential.as_ref().map(super::Credential::header),
+            memory: memory.clone(),
             link: Link::new(
                 spec.id.clone(),
                 spec.endpoint.clone(),
@@ -98,6 +101,7 @@ impl InstanceClient for GrpcInstance {
     fn execute(&self, call: Call) -> Pending<Result<Payload, Failure>> {
         let mut request = self.request(&self.execute);
         let (link, id) = (Arc::clone(&self.link), self.id.clone());
+        let memory = self.memory.clone();
         Box::pin(async move {
             let frame = Frame::execute(&call.task.payload);
             put_names(request.headers_mut(), &call);
@@ -105,7 +109,7 @@ impl InstanceClient for GrpcInstance {
                 .ready(&mut |now| put_timeout(request.headers_mut(), call.ends, now))
                 .await?;
             call.sent.set();
-            let answer = sender.unary(request, frame).await?;
+            let answer = sender.unary(request, frame, &memory).await?;
             let malformed = |what: &'static str| {
                 Failure::at(&id, Reason::AnswerMalformed, Progress::Answered, what)
             };
@@ -124,10 +128,11 @@ impl InstanceClient for GrpcInstance {
     fn probe(&self) -> Pending<Result<Serving, Failure>> {
         let request = self.request(&self.check);
         let (link, id) = (Arc::clone(&self.link), self.id.clone());
+        let memory = self.memory.clone();
         Box::pin(async move {
             let sender = link.ready(&mut |_| ()).await?;
             let doubt = sender.doubt();
-            let answer = sender.unary(request, Frame::empty()).await;
+            let answer = sender.unary(request, Frame::empty(), &memory).await;
             doubt.dispel();
             match answer {
                 Ok(answer) => serving(&id, answer),
