@@ -113,6 +113,8 @@ pub const LINKS_PER_INSTANCE_MAX: usize = 4;
 pub const LINK_STREAMS_MAX: usize = 1000;
 /// Connecting to an instance, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one address of an instance is waited for before the next is tried beside it.
+pub const CONNECT_NEXT_AFTER: Duration = Duration::from_millis(250);
 /// Flow-control window of one stream from an instance.
 pub const LINK_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of one connection from an instance.

@@ -19,7 +19,7 @@ use super::failure_table::{self, Protocol};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::TIMEOUT_MAX;
 
-/// A service that answers every request; cloned for each.
+/// A service that answers every request and is always ready for one; cloned for each.
 pub trait Door<B>:
     Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin>
     + Clone

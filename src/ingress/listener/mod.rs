@@ -11,7 +11,6 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -193,7 +192,7 @@ async fn connection(
     let stream = TokioIo::new(stream);
     let (calls, watched) = streams(door, memory, tasks, limits.stream_idle);
     let builder = builder(&limits, watched);
-    let mut serving = pin!(builder.serve_connection(stream, TowerToHyperService::new(calls)));
+    let mut serving = pin!(builder.serve_connection(stream, calls));
     let age = limits.age.mul_f64(0.9 + 0.2 * rand::random::<f64>());
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::service::Service;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower::Service;
 
 use crate::ingress::Door;
 use crate::ingress::exchange::Exchange;
@@ -48,7 +48,6 @@ pub(super) fn streams<D>(
 }
 
 /// Begins an exchange for each request.
-#[derive(Clone)]
 pub(super) struct Calls<D> {
     door: D,
     memory: Memory,
@@ -60,18 +59,16 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
     type Error = Infallible;
     type Future = Answer<D::Future>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.door.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+    /// The exchange must be there when this returns: a future that began it when it is first asked would be
+    /// asked by the executor, which needs it before.
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let exchange = Exchange::new(&self.memory);
         request.extensions_mut().insert(Arc::clone(&exchange));
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun = Some(Arc::clone(&exchange));
         drop(begun);
         Answer {
-            answering: self.door.call(request),
+            answering: self.door.clone().call(request),
             parts: Some((exchange, self.memory.clone())),
         }
     }
