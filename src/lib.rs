@@ -17,6 +17,7 @@ pub mod fleet;
 
 pub mod instance;
 
+pub mod chance;
 pub mod late_flush;
 pub mod memory;
 pub mod payload_json;

@@ -8,13 +8,17 @@ use std::sync::Arc;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use crate::chance::Chance;
 use crate::config::{Builtin, Config, Planned, Shutdown};
+use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, registration};
-use crate::ingress::{front_door, grpc, listener};
-use crate::instance::endpoint::{Endpoint, Transport};
+use crate::ingress::caller::Keys;
+use crate::ingress::listener::{self, Listen};
+use crate::ingress::{front_door, grpc};
+use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
 use crate::memory::Memory;
@@ -36,6 +40,18 @@ pub struct App {
     shutdown: Shutdown,
     gate: Arc<Gate>,
     memory: Memory,
+}
+
+/// What an orchestrator has of the world outside, besides the clock of its runtime.
+pub struct Outside<L> {
+    /// Where its callers come in.
+    pub listener: L,
+    /// Where that is.
+    pub address: SocketAddr,
+    /// The way to its instances.
+    pub dial: Dial,
+    /// Its random numbers.
+    pub chance: Chance,
 }
 
 /// Why an orchestrator did not start.
@@ -64,21 +80,41 @@ pub enum Stopped {
 impl App {
     /// Starts everything; the orchestrator serves once this returns.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let listener = listener::bind(config.listen).await?;
+        let outside = Outside {
+            address: listener.local_addr()?,
+            listener,
+            dial: dial_tcp(),
+            chance: Chance::default(),
+        };
+        Self::start_in(outside, config).await
+    }
+
+    /// Starts everything in this world; where the config says to listen does not matter.
+    pub async fn start_in(
+        outside: Outside<impl Listen>,
+        config: Config,
+    ) -> Result<Self, StartError> {
+        let Outside {
+            listener,
+            address,
+            dial,
+            chance,
+        } = outside;
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         let (limits, admission) = capacity::within_means(config.limits, config.admission);
         let memory = Memory::new(admission.buffered_bytes);
-        let listener = listener::bind(config.listen).await?;
-        let address = listener.local_addr()?;
         let registration = registration::Settings {
             networks: config.networks,
             ourselves: vec![address],
             calls_in_flight_max: admission.instance_calls_max,
         };
         let fleet = Fleet::new(
-            connect(&tasks, &memory),
+            connect(dial, &tasks, &memory),
             config.probe,
             registration,
             tasks.clone(),
+            chance.clone(),
         );
         fleet
             .add(specs(config.instances, &tasks).await?)
@@ -89,9 +125,7 @@ impl App {
         );
 
         let keys = Arc::new(config.keys);
-        let own = keys.keys.iter();
-        let own = own.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)));
-        let gate = Gate::new(admission.calls, own);
+        let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
         let expiry = Arc::clone(&keys);
         let expiring = async move { expiry.expire().await };
         tasks.spawn_vital("keys", until_stop(&tasks, expiring));
@@ -103,12 +137,21 @@ impl App {
             gate: Arc::clone(&gate),
             timeouts: config.timeouts,
             retries: Arc::default(),
+            chance: chance.clone(),
             draining: draining.clone(),
         };
-        let door = front_door(keys, limits.body, grpc::Methods::new(&house)?);
+        let methods = grpc::Methods::new(&house)?;
+        let door = front_door(keys, limits.body, methods, chance.clone());
         let cut = CancellationToken::new();
-        let (messages, accepted) = (memory.clone(), connections.clone());
-        let serving = listener::serve(listener, door, limits, messages, accepted, cut.clone());
+        let serving = listener::serve(
+            listener,
+            door,
+            limits,
+            memory.clone(),
+            connections.clone(),
+            cut.clone(),
+            chance,
+        );
         connections.spawn_vital("accept", serving);
         Ok(Self {
             address,
@@ -153,9 +196,16 @@ impl App {
         move || tasks.is_cancelled() || connections.is_cancelled()
     }
 
+    /// Tells, also after the end, how many tasks have not ended.
+    pub fn tasks_left(&self) -> impl Fn() -> usize + use<> {
+        let (tasks, connections) = (self.tasks.clone(), self.connections.clone());
+        move || tasks.left() + connections.left()
+    }
+
     /// Serves until `asked` is over, or a part without which nothing works has died; then stops.
     pub async fn run_until(self, asked: impl Future<Output = ()>) -> Stopped {
         tokio::select! {
+            biased;
             () = asked => {}
             () = self.tasks.fallen().cancelled_owned() => {}
             () = self.connections.fallen().cancelled_owned() => {}
@@ -182,6 +232,12 @@ impl App {
     }
 }
 
+/// The callers that have a quota of their own.
+fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
+    let keys = keys.keys.iter();
+    keys.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)))
+}
+
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
 
@@ -193,16 +249,17 @@ where
     let stop = tasks.stopping();
     async move {
         tokio::select! {
+            biased;
             () = task => {}
             () = stop.cancelled() => {}
         }
     }
 }
 
-fn connect(tasks: &Tasks, memory: &Memory) -> Connect {
+fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
     let (tasks, memory) = (tasks.clone(), memory.clone());
     Arc::new(move |spec: &Spec| {
-        let made = GrpcInstance::new(spec, &tasks, &memory);
+        let made = GrpcInstance::new(spec, &dial, &tasks, &memory);
         made.map(|instance| Arc::new(instance) as Arc<dyn InstanceClient>)
             .map_err(|bad| Failure {
                 instance: Some(spec.id.clone()),

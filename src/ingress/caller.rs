@@ -86,7 +86,6 @@ impl Revoked {
     }
 
     /// Ends once the key is no longer accepted.
-    #[must_use]
     pub fn wait(&self) -> WaitForCancellationFutureOwned {
         CancellationToken::clone(&self.0).cancelled_owned()
     }

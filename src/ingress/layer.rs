@@ -16,6 +16,7 @@ use super::arrival::{self, Arrival};
 use super::body::Timely;
 use super::caller::Keys;
 use super::failure_table::{self, Protocol};
+use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::TIMEOUT_MAX;
 
@@ -46,6 +47,7 @@ pub(super) type Answering =
 #[derive(Clone)]
 pub(super) struct Stamp<S> {
     pub(super) inner: S,
+    pub(super) chance: Chance,
 }
 
 impl<S, B> Service<Request<B>> for Stamp<S>
@@ -61,7 +63,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Answering {
-        arrival::note(&mut request);
+        arrival::note(&mut request, &self.chance);
         let id = request
             .extensions()
             .get::<Arrival>()
@@ -154,4 +156,55 @@ fn refuse<B>(request: &Request<B>, failure: &Failure) -> Answering {
     tracing::debug!(%method, path, code = failure.reason.name(), "request refused at the door");
     let response = failure_table::refuse(failure, Protocol::of(request.headers()));
     Box::pin(ready(Ok(response)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::chance::Chance;
+
+    /// How long a body may take that never comes.
+    async fn check(path: &str, timeout: Option<&str>, expected_ms: u64) {
+        let waits = tower::service_fn(|request: Request<Body>| -> Answering {
+            Box::pin(async move {
+                let late = request.into_body().frame().await;
+                let status = late.and_then(Result::err);
+                let status = status.unwrap_or_else(|| tonic::Status::ok("it came"));
+                Ok(status.into_http())
+            })
+        });
+        let mut hurry = Hurry {
+            inner: waits,
+            body_timeout: Duration::from_secs(15),
+        };
+        let never = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());
+        let mut request = Request::post(path).body(never).unwrap();
+        if let Some(timeout) = timeout {
+            let timeout = timeout.parse().unwrap();
+            request.headers_mut().insert("grpc-timeout", timeout);
+        }
+        arrival::note(&mut request, &Chance::default());
+        let start = Instant::now();
+        let answer = hurry.call(request).await.unwrap();
+        let status = tonic::Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(
+            start.elapsed(),
+            Duration::from_millis(expected_ms),
+            "{path} {timeout:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_given_up_before_its_caller_gives_up() {
+        check("/a.Service/Method", None, 14_750).await;
+        check("/a.Service/Method", Some("1S"), 950).await;
+        check("/a.Service/Method", Some("20m"), 15).await;
+        check("/a.Service/Method", Some("1H"), 599_750).await;
+        check("/grpc.reflection.v1.ServerReflection/Info", None, 599_750).await;
+        check("/grpc.reflection.v1.ServerReflection/Info", Some("1S"), 950).await;
+    }
 }

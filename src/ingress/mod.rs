@@ -17,6 +17,7 @@ mod layer;
 pub mod listener;
 mod outgoing;
 
+use crate::chance::Chance;
 use caller::Keys;
 pub use layer::Door;
 
@@ -25,10 +26,14 @@ pub fn front_door(
     keys: Arc<Keys>,
     body_timeout: Duration,
     methods: grpc::Methods,
+    chance: Chance,
 ) -> impl Door<Incoming> {
     ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
-        .layer_fn(|inner| layer::Stamp { inner })
+        .layer_fn(move |inner| layer::Stamp {
+            inner,
+            chance: chance.clone(),
+        })
         // Before anything of the body is read: whoever may not call costs next to nothing.
         .layer_fn(move |inner| layer::Guard {
             inner,

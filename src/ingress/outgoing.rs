@@ -175,3 +175,105 @@ fn is_ok(trailers: Option<&HeaderMap>) -> bool {
     let status = trailers.and_then(|trailers| trailers.get("grpc-status"));
     status.is_none_or(|status| status.as_bytes() == b"0")
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::domain::failure::Reason;
+
+    const LIMIT: usize = 300 * 1024;
+
+    /// An answer of so many bytes on its way out, and the account it is charged to.
+    fn answer(content_type: &str, bytes: usize) -> (Outgoing, Memory) {
+        let memory = Memory::new(LIMIT);
+        let whole: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
+        let body = Body::new(http_body_util::Full::new(Bytes::from(whole)));
+        let response = Response::builder().header(header::CONTENT_TYPE, content_type);
+        let response = response.body(body).unwrap();
+        let exchange = Exchange::new(&memory);
+        let outgoing = Outgoing::wrap(response, exchange, memory.clone()).into_body();
+        (outgoing, memory)
+    }
+
+    #[tokio::test]
+    async fn an_answer_leaves_in_pieces_and_weighs_until_the_last_of_them_is_gone() {
+        for (bytes, expected) in [
+            (0, &[][..]),
+            (1, &[1]),
+            (4096, &[4096]),
+            (4097, &[1, 4096]),
+            (70_000, &[65_536, 368, 4096]),
+            (200_000, &[65_536, 65_536, 64_832, 4096]),
+        ] {
+            let (mut outgoing, memory) = answer("application/grpc", bytes);
+            let mut pieces = Vec::new();
+            while let Some(frame) = outgoing.frame().await {
+                assert_eq!(memory.held(), bytes, "of {bytes}");
+                pieces.push(frame.unwrap().into_data().unwrap());
+            }
+            let lengths: Vec<_> = pieces.iter().map(Bytes::len).collect();
+            assert_eq!(lengths, expected);
+            let whole = pieces.concat();
+            assert!((0..bytes).all(|at| whole[at] == at as u8));
+            drop(outgoing);
+            while pieces.pop().is_some() {
+                let held = if pieces.is_empty() { 0 } else { bytes };
+                assert_eq!(memory.held(), held);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_fit_ends_with_a_status_or_breaks_off() {
+        let (outgoing, memory) = answer("application/grpc", LIMIT + 1);
+        let trailers = outgoing.collect().await.unwrap().trailers().cloned();
+        let status = Status::from_header_map(&trailers.unwrap()).unwrap();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(memory.held(), 0);
+        for other in ["application/json", "application/grpc-web"] {
+            let (mut outgoing, _) = answer(other, LIMIT + 1);
+            let broken = outgoing.frame().await.unwrap();
+            assert_eq!(broken.unwrap_err().code(), tonic::Code::ResourceExhausted);
+            assert!(outgoing.is_end_stream());
+        }
+        // What is small leaves all the same.
+        let (outgoing, memory) = answer("application/grpc", 4096);
+        memory.charge().grow_anyway(LIMIT);
+        let full = memory.charge();
+        full.grow_anyway(LIMIT);
+        assert_eq!(outgoing.collect().await.unwrap().to_bytes().len(), 4096);
+    }
+
+    #[tokio::test]
+    async fn an_answer_waits_for_its_reader_between_two_of_his_questions() {
+        let (mut outgoing, _) = answer("application/grpc", 10_000);
+        let exchange = Arc::clone(&outgoing.exchange);
+        assert_eq!(exchange.waiting(), None);
+        let _piece = outgoing.frame().await;
+        let first = exchange.waiting();
+        assert!(first.is_some());
+        let _piece = outgoing.frame().await;
+        assert!(exchange.waiting().is_some() && exchange.waiting() != first);
+        assert!(outgoing.frame().await.is_none());
+        assert_eq!(exchange.waiting(), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_request_is_told_where_the_framework_says_ok() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        let frames = vec![Ok::<_, Status>(Frame::trailers(trailers))];
+        let body = Body::new(http_body_util::StreamBody::new(tokio_stream::iter(frames)));
+        let response = Response::builder().header(header::CONTENT_TYPE, "application/grpc");
+        let memory = Memory::new(LIMIT);
+        let exchange = Exchange::new(&memory);
+        exchange.break_off(Failure::new(Reason::DeadlineExceeded, "late"));
+        let outgoing = Outgoing::wrap(response.body(body).unwrap(), exchange, memory).into_body();
+        let trailers = outgoing.collect().await.unwrap().trailers().cloned();
+        let status = Status::from_header_map(&trailers.unwrap()).unwrap();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    }
+}

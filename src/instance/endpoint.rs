@@ -3,13 +3,36 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time;
 
+use super::Pending;
 use crate::domain::limit::{ADDRESSES_PER_NAME_MAX, CONNECT_NEXT_AFTER};
+
+/// Opens a connection to an address.
+pub type Dial = Arc<dyn Fn(SocketAddr) -> Pending<io::Result<Box<dyn Connected>>> + Send + Sync>;
+
+/// An open connection, whatever it runs over.
+pub trait Connected: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connected for S {}
+
+/// Connections as the system makes them.
+#[must_use]
+pub fn dial_tcp() -> Dial {
+    Arc::new(|address| {
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Connected>)
+        })
+    })
+}
 
 /// Where an instance listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +127,7 @@ impl Endpoint {
     }
 
     /// A connection to the first address that takes one.
-    pub async fn connect(&self) -> io::Result<TcpStream> {
+    pub async fn connect(&self, dial: &Dial) -> io::Result<Box<dyn Connected>> {
         let resolved;
         let addresses = if self.pinned.is_empty() {
             resolved = self.resolve().await?;
@@ -112,9 +135,7 @@ impl Endpoint {
         } else {
             &self.pinned
         };
-        let stream = first(addresses, |address| TcpStream::connect(*address)).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        first(addresses, |address| dial(*address)).await
     }
 }
 

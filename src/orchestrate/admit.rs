@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use tokio::time::{self, Instant};
 
+use crate::chance::Chance;
 use crate::domain::admission::{Admission, Cause, Limit, Limits, Quota, Refusal, Ticket, Verdict};
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Reason};
@@ -18,6 +19,7 @@ use crate::domain::retry::Pushback;
 #[derive(Debug)]
 pub struct Gate {
     state: Mutex<State>,
+    chance: Chance,
 }
 
 #[derive(Debug)]
@@ -38,12 +40,17 @@ pub struct Permit {
 impl Gate {
     /// A gate that nobody has passed. `own` are the callers that have a quota of their own.
     #[must_use]
-    pub fn new(limits: Limits, own: impl IntoIterator<Item = (Arc<str>, Quota)>) -> Arc<Self> {
+    pub fn new(
+        limits: Limits,
+        own: impl IntoIterator<Item = (Arc<str>, Quota)>,
+        chance: Chance,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 admission: Admission::new(limits, own),
                 waiting: BTreeMap::new(),
             }),
+            chance,
         })
     }
 
@@ -57,7 +64,7 @@ impl Gate {
         let legs = u32::try_from(legs).unwrap_or(u32::MAX);
         let (ticket, turn) = match self.ask(caller, legs, deadline) {
             Asked::Run => return Ok(Permit::new(self, caller, legs)),
-            Asked::Refuse(refusal) => return Err(refused(refusal)),
+            Asked::Refuse(refusal) => return Err(refused(refusal, &self.chance)),
             Asked::Wait(ticket, turn) => (ticket, turn),
         };
         let waiting = Waiting {
@@ -113,7 +120,7 @@ enum Asked {
 impl State {
     /// Whoever has gone in the meantime gives the place back when it notices.
     fn let_in(&mut self) {
-        while let Some(ticket) = self.admission.next() {
+        while let Some(ticket) = self.admission.let_in() {
             if let Some(turn) = self.waiting.remove(&ticket) {
                 let _ = turn.send(());
             }
@@ -173,7 +180,7 @@ impl Permit {
     }
 }
 
-fn refused(refusal: Refusal) -> Failure {
+fn refused(refusal: Refusal, chance: &Chance) -> Failure {
     let (reason, whose) = match refusal.limit {
         Limit::All => (Reason::Overloaded, "the orchestrator"),
         Limit::Caller => (Reason::CallerLimit, "the key"),
@@ -187,9 +194,7 @@ fn refused(refusal: Refusal) -> Failure {
         }
     };
     // Those who are refused together should not come again together.
-    let come_again = refusal
-        .come_again
-        .mul_f64(1.0 + 0.5 * rand::random::<f64>());
+    let come_again = refusal.come_again.mul_f64(1.0 + 0.5 * chance.draw::<f64>());
     let millis = come_again.as_millis();
     Failure {
         pushback: Some(Pushback::Wait(come_again)),
@@ -216,7 +221,7 @@ mod tests {
             legs_max: 10,
             waiting_max,
         };
-        Gate::new(limits, [])
+        Gate::new(limits, [], Chance::default())
     }
 
     fn within(millis: u64) -> Deadline {

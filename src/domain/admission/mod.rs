@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! ask ─▶ refused: a rate, the legs, the queue, or no time to wait
-//!     ─▶ waits ─▶ its turn (next) ─▶ runs ─▶ done
+//!     ─▶ waits ─▶ its turn (let_in) ─▶ runs ─▶ done
 //!     │       └▶ gives up (leave)
 //!     └▶ runs ─▶ done
 //! ```
@@ -226,7 +226,7 @@ impl Admission {
 
     /// Lets in the call whose turn it is, if there is room for one. To be asked until there is none, after each
     /// `done` and `leave`.
-    pub fn next(&mut self) -> Option<Ticket> {
+    pub fn let_in(&mut self) -> Option<Ticket> {
         if self.limits.all.in_flight_max <= self.running {
             return None;
         }

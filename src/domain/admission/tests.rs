@@ -93,7 +93,10 @@ fn callers_take_turns_and_each_call_comes_in_its_order() {
     let mut running = 3;
     for (expected, caller) in turns {
         admission.done(&name(running), 0, SECOND);
-        assert_eq!((admission.next(), admission.next()), (Some(expected), None));
+        assert_eq!(
+            (admission.let_in(), admission.let_in()),
+            (Some(expected), None)
+        );
         running = caller;
     }
 }
@@ -211,7 +214,7 @@ struct Model {
 
 impl Model {
     fn let_in(&mut self, admission: &mut Admission) -> Result<(), TestCaseError> {
-        while let Some(ticket) = admission.next() {
+        while let Some(ticket) = admission.let_in() {
             let at = self.waiting.iter().position(|(one, ..)| *one == ticket);
             prop_assert!(at.is_some(), "only who waits is let in, and once");
             let (_, caller, legs) = self.waiting.remove(at.unwrap());
@@ -332,7 +335,7 @@ proptest! {
         let mut passed = 0;
         loop {
             admission.done(&name(0), 0, SECOND);
-            let Some(ticket) = admission.next() else {
+            let Some(ticket) = admission.let_in() else {
                 return Err(TestCaseError::fail("somebody's turn it is"));
             };
             if ticket == modest { break }

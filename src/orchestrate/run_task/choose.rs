@@ -71,7 +71,7 @@ fn pick(
             |at| members[at].id().as_str(),
             fitness,
             |at| members[at].load.compared(),
-            rand::random,
+            || route.chance.draw(),
         )
     };
     // An instance that is full is passed over while another one is free.
