@@ -185,6 +185,8 @@ mod tests {
     use crate::domain::failure::Reason;
 
     const LIMIT: usize = 300 * 1024;
+    const DEADLINE_EXCEEDED: &str = "4";
+    const RESOURCE_EXHAUSTED: &str = "8";
 
     /// An answer of so many bytes on its way out, and the account it is charged to.
     fn answer(content_type: &str, bytes: usize) -> (Outgoing, Memory) {
@@ -230,13 +232,13 @@ mod tests {
     async fn an_answer_that_does_not_fit_ends_with_a_status_or_breaks_off() {
         let (outgoing, memory) = answer("application/grpc", LIMIT + 1);
         let trailers = outgoing.collect().await.unwrap().trailers().cloned();
-        let status = Status::from_header_map(&trailers.unwrap()).unwrap();
-        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(trailers.unwrap()["grpc-status"], RESOURCE_EXHAUSTED);
         assert_eq!(memory.held(), 0);
         for other in ["application/json", "application/grpc-web"] {
             let (mut outgoing, _) = answer(other, LIMIT + 1);
             let broken = outgoing.frame().await.unwrap();
-            assert_eq!(broken.unwrap_err().code(), tonic::Code::ResourceExhausted);
+            let code = i32::from(broken.unwrap_err().code());
+            assert_eq!(code.to_string(), RESOURCE_EXHAUSTED);
             assert!(outgoing.is_end_stream());
         }
         // What is small leaves all the same.
@@ -273,7 +275,6 @@ mod tests {
         exchange.break_off(Failure::new(Reason::DeadlineExceeded, "late"));
         let outgoing = Outgoing::wrap(response.body(body).unwrap(), exchange, memory).into_body();
         let trailers = outgoing.collect().await.unwrap().trailers().cloned();
-        let status = Status::from_header_map(&trailers.unwrap()).unwrap();
-        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(trailers.unwrap()["grpc-status"], DEADLINE_EXCEEDED);
     }
 }
