@@ -106,12 +106,14 @@ impl App {
         let memory = Memory::new(admission.buffered_bytes);
         let registration = registration::Settings {
             networks: config.networks,
+            take_over: config.take_over,
             ourselves: vec![address],
             calls_in_flight_max: admission.instance_calls_max,
         };
         let fleet = Fleet::new(
             connect(dial, &tasks, &memory),
             config.probe,
+            config.health,
             registration,
             tasks.clone(),
             chance.clone(),
@@ -119,6 +121,9 @@ impl App {
         fleet
             .add(specs(config.instances, &tasks).await?)
             .map_err(StartError::Instance)?;
+        for (id, admin) in &config.admin {
+            fleet.set_admin([id], *admin, "config");
+        }
         tasks.spawn_vital(
             "leases",
             until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod budget;
+pub mod conversation;
 pub mod deadline;
 pub mod failure;
 pub mod gather;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use crate::domain::budget::Budget;
 use crate::domain::selection::{self, PeakEwma};
 
@@ -20,6 +21,7 @@ pub struct Load {
     retries: Mutex<Budget>,
     /// Nanoseconds; 0 before the first answered probe.
     probe_latency: AtomicU64,
+    pub(super) gate: Gate,
 }
 
 /// One call that is with the instance; it ends when this is dropped.
@@ -27,8 +29,21 @@ pub struct Load {
 pub struct Outstanding(Arc<Load>);
 
 impl Load {
-    pub(crate) fn new(weight: u32, outstanding_max: u32) -> Self {
+    /// The load of an instance that belongs to no fleet, for tests: nobody can eject or drain it.
+    #[cfg(test)]
+    pub(crate) fn new(weight: u32) -> Self {
+        Self::limited(weight, u32::MAX)
+    }
+
+    /// The same, of one that may have only so many calls.
+    #[cfg(test)]
+    pub(crate) fn limited(weight: u32, outstanding_max: u32) -> Self {
+        Self::behind(Gate::default(), weight, outstanding_max)
+    }
+
+    pub(super) fn behind(gate: Gate, weight: u32, outstanding_max: u32) -> Self {
         Self {
+            gate,
             outstanding: AtomicU32::new(0),
             weight: weight.max(1),
             outstanding_max,
@@ -44,7 +59,7 @@ impl Load {
         let one_more = |now: u32| (now < self.outstanding_max).then_some(now + 1);
         let begun = self
             .outstanding
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
         begun.is_ok().then(|| Outstanding(Arc::clone(self)))
     }
 
@@ -68,7 +83,7 @@ impl Load {
     /// Calls that are with the instance now.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.load(Ordering::Relaxed)
+        self.outstanding.load(Ordering::SeqCst)
     }
 
     /// Takes the latency of one call into account.
@@ -89,6 +104,7 @@ impl Load {
             outstanding: self.outstanding(),
             weight: self.weight,
             latency_ns,
+            warmth: 1.0,
         }
     }
 
@@ -109,6 +125,8 @@ impl Load {
 
 impl Drop for Outstanding {
     fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        if self.0.outstanding.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.gate.drained();
+        }
     }
 }

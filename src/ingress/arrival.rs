@@ -14,6 +14,7 @@ use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::REQUEST_ID_CHARS_MAX;
 use crate::domain::task::Names;
+use crate::fleet::registration::{Asker, Rank};
 use crate::memory::Memory;
 
 /// The header by which a call is found again.
@@ -34,9 +35,20 @@ pub struct Arrival {
     pub caller: Caller,
     /// What it shares with its answer.
     pub exchange: Arc<Exchange>,
+    /// What its key may do beyond its scopes' own calls.
+    pub rank: Rank,
 }
 
 impl Arrival {
+    /// Who asks for a change of the fleet.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        Asker {
+            key: self.caller.name().into(),
+            rank: self.rank,
+        }
+    }
+
     /// When the call ends, given what the request itself asks for.
     #[must_use]
     pub fn deadline(&self, field: Option<Duration>, default: Duration, max: Duration) -> Deadline {
@@ -70,6 +82,7 @@ pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
         timeout: None,
         caller: Caller::default(),
         exchange,
+        rank: Rank::default(),
     };
     request.extensions_mut().insert(arrival);
 }

@@ -15,6 +15,7 @@ use super::arrival::Arrival;
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::KEY_LOOK_INTERVAL;
+use crate::fleet::registration::Rank;
 
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,10 +158,16 @@ pub enum Reflection {
 pub struct Caller(pub Option<Arc<str>>);
 
 impl Caller {
-    /// The name; empty where no key is needed.
+    /// The name by which calls are counted; empty where no key is needed.
     #[must_use]
-    pub fn name(&self) -> Arc<str> {
+    pub fn counted(&self) -> Arc<str> {
         self.0.clone().unwrap_or_default()
+    }
+
+    /// The name, for logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.as_deref().unwrap_or("nobody")
     }
 }
 
@@ -172,7 +179,7 @@ enum Access {
 }
 
 /// The methods of the contract and what each needs.
-pub const METHODS: [(&str, Scope); 7] = [
+pub const METHODS: [(&str, Scope); 10] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Route",
         Scope::Route,
@@ -180,6 +187,10 @@ pub const METHODS: [(&str, Scope); 7] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Fanout",
         Scope::Fanout,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/Explain",
+        Scope::Health,
     ),
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Health",
@@ -200,6 +211,14 @@ pub const METHODS: [(&str, Scope); 7] = [
     (
         "/openclaw.orchestrator.v1.ClusterService/ListInstances",
         Scope::Health,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Drain",
+        Scope::Admin,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Undrain",
+        Scope::Admin,
     ),
 ];
 
@@ -228,6 +247,9 @@ impl Keys {
         if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
             arrival.caller = Caller(Some(Arc::clone(&key.name)));
             arrival.exchange.note_key(key.revoked.clone());
+            if key.allows(Scope::Admin) {
+                arrival.rank = Rank::Operator;
+            }
         }
         Ok(())
     }

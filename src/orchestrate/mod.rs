@@ -3,6 +3,8 @@
 
 pub mod admit;
 pub mod attempt;
+pub mod excluded;
+pub mod explain;
 pub mod fan_out;
 pub mod run_task;
 

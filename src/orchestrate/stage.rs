@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -12,7 +12,8 @@ use super::run_task::Route;
 use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts};
 use crate::domain::gather::Completion;
-use crate::domain::health::State;
+use crate::domain::health::Panic;
+use crate::domain::health::probed::State;
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::retry;
@@ -56,12 +57,8 @@ impl Stage {
                 spec,
                 origin: Origin::Config,
                 client: instance.clone(),
-                load: Arc::new(Load::new(1, u32::MAX)),
-                health: Health {
-                    state: State::Healthy,
-                    reason: "".into(),
-                    since: SystemTime::now(),
-                },
+                load: Arc::new(Load::new(1)),
+                health: Health::probed(State::Healthy, ""),
             }));
             stage.instances.insert(id.to_owned(), instance);
         }
@@ -71,11 +68,7 @@ impl Stage {
     pub(super) fn set_down(&mut self, id: &str, reason: &str) {
         for member in &mut self.members {
             if member.id().as_str() == id {
-                let health = Health {
-                    state: State::Down,
-                    reason: reason.into(),
-                    since: SystemTime::now(),
-                };
+                let health = Health::probed(State::Down, reason);
                 *member = Arc::new(Member {
                     health,
                     ..Member::clone(member)
@@ -88,7 +81,7 @@ impl Stage {
     pub(super) fn limit(&mut self, id: &str, calls_max: u32) {
         for member in &mut self.members {
             if member.id().as_str() == id {
-                let load = Arc::new(Load::new(1, calls_max));
+                let load = Arc::new(Load::limited(1, calls_max));
                 *member = Arc::new(Member {
                     load,
                     ..Member::clone(member)
@@ -118,6 +111,7 @@ impl Stage {
         Route {
             task: task(Payload::null()),
             candidates: self.members.clone().into(),
+            panic: Panic::Off,
             selection,
             retry: retry::Policy::default(),
             fleet_now: self.fleet_now(),
@@ -132,6 +126,7 @@ impl Stage {
         FanOut {
             task: task(Payload::null()),
             roster: self.members.clone().into(),
+            panic: Panic::Off,
             completion,
             aggregate: false,
             retry: retry::Policy::default(),
