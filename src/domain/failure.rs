@@ -111,6 +111,14 @@ pub enum Reason {
     SlowConsumer,
     /// More calls of a kind than are held at once.
     TooMany,
+    /// The orchestrator has as much work as it takes.
+    Overloaded,
+    /// The key has as much work as it may have.
+    CallerLimit,
+    /// An instance has as many calls as it may have.
+    InstanceBusy,
+    /// The messages that are held fill the memory for them.
+    MemoryFull,
     /// The orchestrator is about to stop.
     Draining,
     /// An address that this orchestrator may not call.
@@ -129,7 +137,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every kind, for tables; an instance's status stands there with one for all.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 38] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::ScopeMissing,
@@ -157,6 +165,10 @@ impl Reason {
         Self::AggregateTooLarge,
         Self::SlowConsumer,
         Self::TooMany,
+        Self::Overloaded,
+        Self::CallerLimit,
+        Self::InstanceBusy,
+        Self::MemoryFull,
         Self::Draining,
         Self::AddressNotAllowed,
         Self::InstanceConfigured,
@@ -196,6 +208,10 @@ impl Reason {
             Self::AggregateTooLarge => "AGGREGATE_TOO_LARGE",
             Self::SlowConsumer => "SLOW_CONSUMER",
             Self::TooMany => "TOO_MANY",
+            Self::Overloaded => "OVERLOADED",
+            Self::CallerLimit => "CALLER_LIMIT",
+            Self::InstanceBusy => "INSTANCE_BUSY",
+            Self::MemoryFull => "MEMORY_FULL",
             Self::Draining => "DRAINING",
             Self::AddressNotAllowed => "ADDRESS_NOT_ALLOWED",
             Self::InstanceConfigured => "INSTANCE_CONFIGURED",

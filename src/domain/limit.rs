@@ -73,6 +73,33 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// How long a unary request may take to arrive whole when it names no deadline.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long an answer may wait for its reader to take the next piece of it.
+pub const STREAM_IDLE_MAX: Duration = Duration::from_secs(300);
+/// What an answer hands to its connection at once.
+pub const ANSWER_PIECE_BYTES: usize = 64 * 1024;
+/// An answer that leaves whole, even when memory is short; also what a larger one keeps back until there is
+/// room for the rest of it.
+pub const ANSWER_SMALL_BYTES: usize = 4 * 1024;
+/// When to come again after memory was full.
+pub const MEMORY_PUSHBACK: Duration = Duration::from_secs(1);
+
+/// Calls that run at once, over all callers.
+pub const CALLS_IN_FLIGHT_DEFAULT: u32 = 10_000;
+/// Legs of all fan-outs that run at once.
+pub const LEGS_IN_FLIGHT_DEFAULT: u32 = 100_000;
+/// Calls that wait for their turn.
+pub const CALLS_WAITING_DEFAULT: u32 = 2000;
+/// Calls, and calls a second, that may be asked for.
+pub const CALLS_ASKED_MAX: u64 = 10_000_000;
+/// Shortest pause that a call is told to make that was not let in.
+pub const PUSHBACK_MIN: Duration = Duration::from_millis(50);
+/// Longest pause that a call is told to make that was not let in.
+pub const PUSHBACK_MAX: Duration = Duration::from_secs(10);
+/// Least memory for messages that may be asked for: several of the largest.
+pub const BUFFERED_BYTES_MIN: u64 = 8 * MESSAGE_BYTES_MAX as u64;
+/// Bytes of messages that are held at once, where the memory of the machine is not known.
+pub const BUFFERED_BYTES_DEFAULT: usize = 1024 * 1024 * 1024;
+
 /// Shortest lease of a registered instance.
 pub const LEASE_MIN: Duration = Duration::from_secs(5);
 /// Longest lease of a registered instance.
@@ -111,6 +138,8 @@ pub const SESSION_LINK_STREAMS_MAX: usize = 1000;
 pub const BUILTIN_SESSIONS_MAX: usize = SESSION_LINKS_PER_INSTANCE_MAX * SESSION_LINK_STREAMS_MAX;
 /// Connecting to an instance, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one address of an instance is waited for before the next is tried beside it.
+pub const CONNECT_NEXT_AFTER: Duration = Duration::from_millis(250);
 /// Flow-control window of one stream from an instance.
 pub const LINK_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of one connection from an instance.
@@ -130,6 +159,8 @@ pub const ADDRESSES_PER_NAME_MAX: usize = 16;
 
 /// Keys of the config.
 pub const KEYS_MAX: usize = 1000;
+/// How long a key may outlive its date when the wall clock jumps.
+pub const KEY_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of the config file.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of the name of a key.
@@ -155,6 +186,8 @@ pub const SETTING_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Characters of an `x-request-id` that is taken over.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
 
+// The largest fan-out fits many times into what may run.
+const _: () = assert!(FANOUT_TARGETS_MAX * 16 <= LEGS_IN_FLIGHT_DEFAULT as usize);
 // The whole fleet is within one request's reach.
 const _: () = assert!(FLEET_MAX as u64 <= RANGE_SPAN_MAX);
 // A roster cannot be larger than the fleet.

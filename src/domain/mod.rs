@@ -1,5 +1,6 @@
 //! Decides. No IO, no async, no clock, no logging, no serde, no proto: time and randomness come in as values.
 
+pub mod admission;
 pub mod budget;
 pub mod conversation;
 pub mod deadline;

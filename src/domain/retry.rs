@@ -225,7 +225,7 @@ pub fn may_be_repeated(policy: &Policy, failure: &Failure) -> bool {
         Progress::NeverSent => {
             matches!(
                 failure.reason,
-                Reason::InstanceDown | Reason::InstanceDraining
+                Reason::InstanceDown | Reason::InstanceDraining | Reason::InstanceBusy
             )
         }
         Progress::NeverBegan => failure.reason == Reason::InstanceDown,

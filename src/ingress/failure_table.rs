@@ -37,8 +37,11 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
         Reason::AnswerTooLarge | Reason::AggregateTooLarge => {
             (Code::ResourceExhausted, StatusCode::BAD_GATEWAY)
         }
-        Reason::SlowConsumer | Reason::TooMany | Reason::FleetFull => {
+        Reason::SlowConsumer | Reason::TooMany | Reason::FleetFull | Reason::CallerLimit => {
             (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS)
+        }
+        Reason::Overloaded | Reason::InstanceBusy | Reason::MemoryFull => {
+            (Code::ResourceExhausted, StatusCode::SERVICE_UNAVAILABLE)
         }
         Reason::DeadlineExceeded | Reason::CompletionLate => {
             (Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT)

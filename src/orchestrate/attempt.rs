@@ -66,6 +66,9 @@ pub async fn attempt(
     if deadline.budget(started.into_std()).is_none() {
         return Err(no_time(member));
     }
+    if pass.finds_it_full() {
+        return Err(busy(member));
+    }
     let ends = Instant::from_std(deadline.work_ends());
     let ends = per_try_timeout.map_or(ends, |timeout| ends.min(started + timeout));
     let call = Call {
@@ -102,6 +105,18 @@ pub(super) fn no_time(member: &Member) -> Failure {
     let (reason, progress) = (Reason::DeadlineExceeded, Progress::NeverSent);
     let detail = "no time was left to ask the instance";
     Failure::at(member.id(), reason, progress, detail)
+}
+
+/// It was not even asked, so that nothing is logged for each of many calls.
+fn busy(member: &Member) -> Failure {
+    let max = member.load.outstanding_max();
+    let detail = format!("the instance has {max} calls, which is the most it may have");
+    Failure::at(
+        member.id(),
+        Reason::InstanceBusy,
+        Progress::NeverSent,
+        detail,
+    )
 }
 
 /// An instance that gives up at the deadline it was given may say so just before we do.

@@ -54,6 +54,7 @@ impl Stage {
                 endpoint: Endpoint::parse("127.0.0.1:1").unwrap(),
                 labels: BTreeMap::new(),
                 weight: 1,
+                calls_in_flight_max: None,
                 credential: None,
                 tls: tls::Settings::default(),
             };
@@ -76,6 +77,19 @@ impl Stage {
                 let health = Health::probed(State::Down, reason);
                 *member = Arc::new(Member {
                     health,
+                    ..Member::clone(member)
+                });
+            }
+        }
+    }
+
+    /// From now on so many calls may be with the instance at once.
+    pub(super) fn limit(&mut self, id: &str, calls_max: u32) {
+        for member in &mut self.members {
+            if member.id().as_str() == id {
+                let load = Arc::new(Load::limited(1, calls_max));
+                *member = Arc::new(Member {
+                    load,
                     ..Member::clone(member)
                 });
             }

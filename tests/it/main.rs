@@ -13,6 +13,7 @@
 mod raw;
 mod stage;
 
+mod admission;
 mod auth;
 mod cancel;
 mod cluster;

@@ -22,6 +22,7 @@ use crate::domain::limit::{
     FANOUT_TIMEOUT_DEFAULT, MESSAGE_BYTES_MAX, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX,
 };
 use crate::fleet::Fleet;
+use crate::orchestrate::admit::Gate;
 use crate::orchestrate::deduplicate::Deduplicate;
 use crate::orchestrate::run_task::Readiness;
 use crate::proto;
@@ -45,6 +46,8 @@ pub struct House {
     pub fleet: Arc<Fleet>,
     /// Who runs what outlives a request.
     pub tasks: Tasks,
+    /// Who lets work in.
+    pub gate: Arc<Gate>,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// Retries over all callers.

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
@@ -55,7 +56,9 @@ impl Orchestrator {
         let fleet = self.house.fleet.view();
         let candidates = resolve(&fleet, &request.instances).map_err(from_proto::target)?;
         let limits = self.house.timeouts;
-        let payload = from_proto::payload(request.payload)?;
+        // With the payload its weight goes, however long it is needed.
+        let kept = |payload: Option<Bytes>| payload.map(|bytes| arrival.exchange.keep(bytes));
+        let payload = from_proto::payload(kept(request.payload))?;
         let mut metadata = from_proto::metadata(request.metadata)?;
         let word = from_proto::idempotency_key(&request.idempotency_key)?;
         let identity = word.map(|word| {
@@ -102,6 +105,8 @@ impl Orchestrator {
         let fleet = self.house.fleet.view();
         let roster = resolve(&fleet, &request.targets).map_err(from_proto::target)?;
         let limits = self.house.timeouts;
+        // With the payload its weight goes, however long it is needed.
+        let kept = |payload: Option<Bytes>| payload.map(|bytes| arrival.exchange.keep(bytes));
         Ok(FanOut {
             panic: fleet.panic_among(&roster),
             roster,
@@ -114,7 +119,7 @@ impl Orchestrator {
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.fanout, limits.max),
             task: Arc::new(Task {
-                payload: from_proto::payload(request.payload)?,
+                payload: from_proto::payload(kept(request.payload))?,
                 metadata: from_proto::metadata(request.metadata)?,
                 names: arrival.names,
             }),
@@ -144,10 +149,13 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<RouteRequest>,
     ) -> Result<Response<RouteResponse>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
+        let caller = arrival.caller.counted();
         let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FLEET_MAX);
         let read = self.read_route(arrival, request.into_inner(), resolve);
         let (route, identity) = read.map_err(status)?;
         let panic = route.panic;
+        let admitted = self.house.gate.admit(&caller, 0, route.deadline).await;
+        let _place = admitted.map_err(status)?;
         let (outcome, origin) = match identity {
             None => (run_task(route, &Tries::default()).await, Origin::Own),
             Some(identity) => self.house.deduplicate.run_task(identity, route).await,
@@ -172,12 +180,20 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<FanoutRequest>,
     ) -> Result<Response<Self::FanoutStream>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
+        let caller = arrival.caller.counted();
         let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FANOUT_TARGETS_MAX);
         let call = self.read_fan_out(arrival, request.into_inner(), resolve);
         let call = call.map_err(status)?;
+        let legs = call.roster.len();
+        let admitted = self.house.gate.admit(&caller, legs, call.deadline).await;
+        let place = admitted.map_err(status)?;
         let events = fan_out(call, &self.house.tasks)
             .map_err(|bad| status(from_proto::invalid("completion", bad)))?;
-        let events = events.map(|event| event.map(to_proto::event).map_err(status));
+        let events = events.map(move |event| {
+            // Given back when the stream is dropped.
+            let _place = &place;
+            event.map(to_proto::event).map_err(status)
+        });
         Ok(Response::new(Box::pin(events)))
     }
 

@@ -264,3 +264,39 @@ async fn a_try_that_never_got_a_connection_is_told_too() {
     assert_eq!(unanswered.attempts.len(), 1);
     assert_eq!(unanswered.attempts[0].elapsed, ms(950));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_instance_is_passed_over_and_asking_it_costs_no_budget() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(10))), ("B", Act::Echo(ms(10)))]);
+    stage.limit("A", 0);
+    for selection in [Policy::Ordered, Policy::Balanced, Policy::Hash("k".into())] {
+        let answered = run_once(stage.route(selection, ms(1000))).await.unwrap();
+        assert_eq!(
+            (answered.instance.as_str(), answered.attempts.len()),
+            ("B", 1)
+        );
+    }
+    stage.limit("B", 0);
+    let route = stage.route(Policy::Ordered, ms(1000));
+    let retries = Arc::clone(&route.retries);
+    let unanswered = run_once(route).await.unwrap_err();
+    assert_eq!(unanswered.failure.reason, Reason::InstanceBusy);
+    assert_eq!(unanswered.failure.progress, Progress::NeverSent);
+    let ids = |id: &str| {
+        unanswered
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.instance.as_str() == id)
+            .count()
+    };
+    assert!(
+        0 < ids("A") && 0 < ids("B"),
+        "both are asked before it is given up"
+    );
+    assert_eq!(stage.instance("A").calls.lock().unwrap().len(), 0);
+    let now = Instant::now().into_std();
+    let left = (0..20)
+        .filter(|_| retries.lock().unwrap().take(now))
+        .count();
+    assert_eq!(left, 10, "nothing was taken");
+}
