@@ -21,6 +21,7 @@ pub mod message_json;
 
 pub mod chance;
 pub mod late_flush;
+pub mod memory;
 pub mod payload_json;
 pub mod tasks;
 pub mod telemetry;

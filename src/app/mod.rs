@@ -1,5 +1,6 @@
 //! Builds the house from a config, and takes it down again. It alone names concrete implementations.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -10,15 +11,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chance::Chance;
 use crate::config::{Builtin, Config, Planned, Shutdown};
+use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
 use crate::fleet::view::Origin;
-use crate::fleet::{Connect, Fleet, registration};
+use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
+use crate::ingress::caller::Keys;
 use crate::ingress::listener::{self, Listen};
 use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::memory::Memory;
+use crate::orchestrate::admit::Gate;
+use crate::orchestrate::deduplicate::Deduplicate;
+use crate::orchestrate::run_task::Readiness;
 use crate::tasks::{Finish, Tasks};
 
 mod capacity;
@@ -34,6 +42,8 @@ pub struct App {
     draining: CancellationToken,
     cut: CancellationToken,
     shutdown: Shutdown,
+    gate: Arc<Gate>,
+    memory: Memory,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -96,46 +106,49 @@ impl App {
             chance,
         } = outside;
         let (tasks, connections) = (Tasks::new(), Tasks::new());
-        let registration = registration::Settings {
-            networks: config.networks,
-            take_over: config.take_over,
-            ourselves: vec![address],
+        let (limits, admission) = capacity::within_means(config.limits, config.admission);
+        let memory = Memory::new(admission.buffered_bytes);
+        let plan = FleetPlan {
+            instances: config.instances,
+            admin: config.admin,
+            probe: config.probe,
+            health: config.health,
+            registration: registration::Settings {
+                networks: config.networks,
+                take_over: config.take_over,
+                ourselves: vec![address],
+                calls_in_flight_max: admission.instance_calls_max,
+            },
         };
-        let fleet = Fleet::new(
-            connect(dial, &tasks),
-            config.probe,
-            config.health,
-            registration,
-            tasks.clone(),
-            chance.clone(),
-        );
-        fleet
-            .add(specs(config.instances, &tasks).await?)
-            .map_err(StartError::Instance)?;
-        for (id, admin) in &config.admin {
-            fleet.set_admin([id], *admin, "config");
-        }
-        tasks.spawn_vital(
-            "leases",
-            until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),
-        );
+        let connect = connect(dial, &tasks, &memory);
+        let fleet = gather(plan, connect, &tasks, &chance).await?;
+
+        let keys = Arc::new(config.keys);
+        let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
+        let expiry = Arc::clone(&keys);
+        let expiring = async move { expiry.expire().await };
+        tasks.spawn_vital("keys", until_stop(&tasks, expiring));
 
         let draining = CancellationToken::new();
         let house = methods::House {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
+            gate: Arc::clone(&gate),
             timeouts: config.timeouts,
             retries: Arc::default(),
+            hedges: Arc::default(),
+            readiness: Arc::new(Readiness::new(fleet.changes())),
+            deduplicate: Deduplicate::new(tasks.clone()),
             chance: chance.clone(),
             draining: draining.clone(),
         };
-        let door = front_door(Arc::new(config.keys), &house)?;
+        let door = front_door(keys, limits.body, &house)?;
         let cut = CancellationToken::new();
-        let limits = capacity::within_means(config.limits);
         let serving = listener::serve(
             listener,
             door,
             limits,
+            memory.clone(),
             connections.clone(),
             cut.clone(),
             chance,
@@ -149,6 +162,8 @@ impl App {
             draining,
             cut,
             shutdown: config.shutdown,
+            gate,
+            memory,
         })
     }
 
@@ -162,6 +177,18 @@ impl App {
     #[must_use]
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
+    }
+
+    /// Who lets work in.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The account of all bytes that are held.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Tells, also after the end, whether a part has died without which nothing works.
@@ -206,6 +233,12 @@ impl App {
     }
 }
 
+/// The callers that have a quota of their own.
+fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
+    let keys = keys.keys.iter();
+    keys.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)))
+}
+
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
 
@@ -224,10 +257,45 @@ where
     }
 }
 
-fn connect(dial: Dial, tasks: &Tasks) -> Connect {
-    let tasks = tasks.clone();
+/// What a fleet is at its start.
+struct FleetPlan {
+    instances: Vec<Planned>,
+    admin: BTreeMap<InstanceId, Admin>,
+    probe: ProbeSettings,
+    health: health::Settings,
+    registration: registration::Settings,
+}
+
+/// The fleet with the instances of the config, whose leases are watched from now on.
+async fn gather(
+    plan: FleetPlan,
+    connect: Connect,
+    tasks: &Tasks,
+    chance: &Chance,
+) -> Result<Arc<Fleet>, StartError> {
+    let fleet = Fleet::new(
+        connect,
+        plan.probe,
+        plan.health,
+        plan.registration,
+        tasks.clone(),
+        chance.clone(),
+    );
+    fleet
+        .add(specs(plan.instances, tasks).await?)
+        .map_err(StartError::Instance)?;
+    for (id, admin) in &plan.admin {
+        fleet.set_admin([id], *admin, "config");
+    }
+    let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
+    tasks.spawn_vital("leases", until_stop(tasks, leases));
+    Ok(fleet)
+}
+
+fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
+    let (tasks, memory) = (tasks.clone(), memory.clone());
     Arc::new(move |spec: &Spec| {
-        let made = GrpcInstance::new(spec, &dial, &tasks);
+        let made = GrpcInstance::new(spec, &dial, &tasks, &memory);
         made.map(|instance| Arc::new(instance) as Arc<dyn InstanceClient>)
             .map_err(|bad| Failure {
                 instance: Some(spec.id.clone()),
@@ -245,10 +313,15 @@ async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin
                 id,
                 labels,
                 weight,
+                calls_in_flight_max,
                 behaviour,
             }) => {
                 let address = builtin::start(behaviour, tasks).await?;
-                (builtin_spec(id, address, labels, weight), Origin::Builtin)
+                let spec = Spec {
+                    calls_in_flight_max,
+                    ..builtin_spec(id, address, labels, weight)
+                };
+                (spec, Origin::Builtin)
             }
         });
     }
@@ -258,7 +331,7 @@ async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin
 fn builtin_spec(
     id: InstanceId,
     address: SocketAddr,
-    labels: std::collections::BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     weight: u32,
 ) -> Spec {
     let endpoint = Endpoint {
@@ -272,6 +345,7 @@ fn builtin_spec(
         endpoint,
         labels,
         weight,
+        calls_in_flight_max: None,
         credential: None,
         tls: tls::Settings::default(),
     }

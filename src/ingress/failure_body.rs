@@ -9,7 +9,6 @@ use tonic::body::Body;
 
 use super::failure_table::codes;
 use crate::domain::failure::Failure;
-use crate::domain::retry::Pushback;
 use crate::domain::task::Names;
 
 /// What a caller of the REST door is told when something fails.
@@ -96,9 +95,7 @@ const RETRY_AFTER_SECONDS_DEFAULT: u64 = 1;
 fn retry_after(failure: &Failure, status: StatusCode) -> Option<u64> {
     let default = (status == StatusCode::TOO_MANY_REQUESTS).then_some(RETRY_AFTER_SECONDS_DEFAULT);
     match failure.pushback {
-        // The header has whole seconds: rather later than too early.
-        Some(Pushback::Wait(wait)) => Some(wait.as_millis().div_ceil(1000).max(1) as u64),
-        Some(Pushback::Stop) => None,
+        Some(pushback) => pushback.to_retry_after().map(|seconds| seconds.max(1)),
         None => default,
     }
 }
@@ -139,6 +136,7 @@ mod tests {
 
     use super::*;
     use crate::domain::failure::{Reason, Status};
+    use crate::domain::retry::Pushback;
 
     #[test]
     fn how_long_to_wait_is_told_in_whole_seconds_and_never_too_short() {

@@ -5,6 +5,7 @@ use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -17,12 +18,12 @@ use super::caller::Keys;
 use super::failure_body::Problem;
 use super::failure_table::{self, Protocol};
 use crate::chance::Chance;
-use crate::domain::failure::Failure;
-use crate::domain::limit::{BODY_TIMEOUT, REST_BODY_TIMEOUT, TIMEOUT_MAX};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::{REST_BODY_TIMEOUT, TIMEOUT_MAX};
 
-/// A service that answers every request; cloned for each.
+/// A service that answers every request and is always ready for one; cloned for each.
 pub trait Door<B>:
-    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
+    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin>
     + Clone
     + Send
     + Sync
@@ -31,7 +32,7 @@ pub trait Door<B>:
 }
 
 impl<S, B> Door<B> for S where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin>
         + Clone
         + Send
         + Sync
@@ -110,6 +111,8 @@ where
 #[derive(Clone)]
 pub(super) struct Hurry<S> {
     pub(super) inner: S,
+    /// For a request that names no deadline.
+    pub(super) body_timeout: Duration,
 }
 
 impl<S, B> Service<Request<B>> for Hurry<S>
@@ -130,26 +133,23 @@ where
         if let Err(failure) = arrival::note_timeout(&mut request) {
             return refuse(&request, &failure);
         }
-        let noted = request.extensions().get::<Arrival>();
-        let (at, timeout, protocol) = noted.map_or_else(
-            || (tokio::time::Instant::now(), None, Protocol::Http),
-            |arrival| (arrival.at, arrival.timeout, arrival.protocol),
-        );
+        let Some(arrival) = request.extensions().get::<Arrival>() else {
+            let bug = Failure::new(Reason::Internal, "the request has no arrival");
+            return refuse(&request, &bug);
+        };
         // Reflection is a conversation: clients ask more as they go.
         let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
-        let own = match protocol {
-            Protocol::Grpc if is_conversation => TIMEOUT_MAX,
-            Protocol::Grpc => BODY_TIMEOUT,
-            Protocol::Http => REST_BODY_TIMEOUT,
-        };
-        let longest = match protocol {
-            Protocol::Grpc => TIMEOUT_MAX,
+        let (own, longest) = match arrival.protocol {
+            Protocol::Grpc if is_conversation => (TIMEOUT_MAX, TIMEOUT_MAX),
+            Protocol::Grpc => (self.body_timeout, TIMEOUT_MAX),
             // A body over HTTP/1.1 holds a whole connection, however long its caller would wait.
-            Protocol::Http => REST_BODY_TIMEOUT,
+            Protocol::Http => (REST_BODY_TIMEOUT, REST_BODY_TIMEOUT),
         };
-        let ends = at + timeout.unwrap_or(own).min(longest);
+        // Word that the time is over must still reach whoever set it.
+        let ends = arrival.deadline(None, own, longest).work_ends();
+        let exchange = Arc::clone(&arrival.exchange);
         self.inner
-            .call(request.map(|body| Body::new(Timely::new(body, ends))))
+            .call(request.map(|body| Body::new(Timely::new(body, ends.into(), exchange))))
     }
 }
 
@@ -169,76 +169,57 @@ fn refuse<B>(request: &Request<B>, failure: &Failure) -> Answering {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http_body_util::{BodyExt as _, StreamBody};
     use tokio::time::Instant;
 
     use super::*;
+    use crate::chance::Chance;
 
-    /// Reads the body of a request to its end.
-    #[derive(Clone)]
-    struct Reads;
-
-    impl Service<Request<Body>> for Reads {
-        type Response = Response<Body>;
-        type Error = Infallible;
-        type Future = Answering;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, request: Request<Body>) -> Answering {
+    /// How long a body may take that never comes.
+    async fn check(path: &str, timeout: Option<&str>, expected_ms: u64) {
+        let waits = tower::service_fn(|request: Request<Body>| -> Answering {
             Box::pin(async move {
-                let _ = request.into_body().collect().await;
-                Ok(Response::new(Body::empty()))
+                let late = request.into_body().frame().await;
+                let status = late.and_then(Result::err).expect("it never comes");
+                Ok(status.into_http())
             })
-        }
-    }
-
-    /// How long a body that never comes is waited for.
-    async fn waited(headers: &[(&'static str, &str)]) -> Duration {
-        let body = tokio_stream::pending::<Result<http_body::Frame<Bytes>, Infallible>>();
-        let mut request = Request::new(StreamBody::new(body));
-        for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().unwrap());
-        }
-        let mut door = Stamp {
-            inner: Hurry { inner: Reads },
-            chance: Chance::default(),
+        });
+        let mut hurry = Hurry {
+            inner: waits,
+            body_timeout: Duration::from_secs(15),
         };
-        let began = Instant::now();
-        door.call(request).await.unwrap();
-        began.elapsed()
+        let never = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());
+        let mut request = Request::post(path).body(never).unwrap();
+        if !path.starts_with("/api/") {
+            let grpc = "application/grpc".parse().unwrap();
+            request.headers_mut().insert("content-type", grpc);
+        }
+        if let Some(timeout) = timeout {
+            let timeout = timeout.parse().unwrap();
+            request.headers_mut().insert("grpc-timeout", timeout);
+        }
+        arrival::note(&mut request, &Chance::default());
+        let start = Instant::now();
+        let answer = hurry.call(request).await.unwrap();
+        // DEADLINE_EXCEEDED.
+        assert_eq!(answer.headers()["grpc-status"], "4");
+        assert_eq!(
+            start.elapsed(),
+            Duration::from_millis(expected_ms),
+            "{path} {timeout:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_waited_for_so_long_and_no_longer() {
-        let grpc = ("content-type", "application/grpc");
-        let near = |waited: Duration, limit: Duration| {
-            assert!(
-                limit <= waited && waited < limit + Duration::from_millis(10),
-                "{waited:?}"
-            );
-        };
-        near(waited(&[grpc]).await, BODY_TIMEOUT);
-        near(
-            waited(&[grpc, ("grpc-timeout", "99S")]).await,
-            Duration::from_secs(99),
-        );
-        near(waited(&[]).await, REST_BODY_TIMEOUT);
-        near(
-            waited(&[("request-timeout", "600")]).await,
-            REST_BODY_TIMEOUT,
-        );
-        near(
-            waited(&[("request-timeout", "0.5")]).await,
-            Duration::from_millis(500),
-        );
-        near(
-            waited(&[("grpc-timeout", "2S")]).await,
-            Duration::from_secs(2),
-        );
+    async fn a_body_that_never_comes_is_given_up_before_its_caller_gives_up() {
+        check("/a.Service/Method", None, 14_750).await;
+        check("/a.Service/Method", Some("1S"), 950).await;
+        check("/a.Service/Method", Some("20m"), 15).await;
+        check("/a.Service/Method", Some("1H"), 599_750).await;
+        check("/grpc.reflection.v1.ServerReflection/Info", None, 599_750).await;
+        check("/grpc.reflection.v1.ServerReflection/Info", Some("1S"), 950).await;
+        check("/api/orchestrator/route", None, 29_750).await;
+        check("/api/orchestrator/route", Some("1H"), 29_750).await;
+        check("/api/orchestrator/route", Some("1S"), 950).await;
     }
 }

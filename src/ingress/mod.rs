@@ -2,6 +2,7 @@
 //! of the domain; the failure that comes back is translated once, in `failure_table`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
@@ -10,12 +11,14 @@ pub mod arrival;
 pub mod body;
 pub mod caller;
 mod doors;
+pub mod exchange;
 mod failure_body;
 pub mod failure_table;
 mod grpc;
 mod layer;
 pub mod listener;
 pub mod methods;
+mod outgoing;
 mod rest;
 
 use caller::Keys;
@@ -26,6 +29,7 @@ use methods::House;
 /// The way of a request through the door, outermost first.
 pub fn front_door(
     keys: Arc<Keys>,
+    body_timeout: Duration,
     house: &House,
 ) -> Result<impl Door<Incoming> + use<>, BadContract> {
     let (doors, chance) = (doors::Doors::new(house)?, house.chance.clone());
@@ -42,6 +46,9 @@ pub fn front_door(
         })
         // Who may call is known; until when comes next. It stands where bodies are read, since one that
         // trickles in may not hold a call past its deadline.
-        .layer_fn(|inner| layer::Hurry { inner })
+        .layer_fn(move |inner| layer::Hurry {
+            inner,
+            body_timeout,
+        })
         .service(doors))
 }

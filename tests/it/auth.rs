@@ -1,7 +1,7 @@
 //! Every method of every service that is served needs its key, whether or not anybody remembered it here.
 
 use http::{Method, Request};
-use orchestrator::ingress::caller::{Access, Key, METHODS, PATHS, Reflection, Scope, hash};
+use orchestrator::ingress::caller::{Access, Key, METHODS, PATHS, Reflection, Scope};
 use orchestrator::proto;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -91,10 +91,8 @@ async fn every_method_needs_a_key_but_health() {
 async fn every_method_of_the_contract_has_a_scope_and_a_key_without_it_is_denied() {
     let mut config = embedded();
     config.keys.keys.push(Key {
-        name: "narrow".into(),
-        hash: hash(b"narrow-key"),
         scopes: vec![Scope::Session],
-        expires: None,
+        ..Key::with_all_rights("narrow", "narrow-key")
     });
     let app = start(config).await;
     let mut channel = channel(app.address()).await;
@@ -117,10 +115,8 @@ async fn an_expired_key_is_refused_and_reflection_can_be_opened() {
     let mut config = embedded();
     let past = std::time::SystemTime::now() - std::time::Duration::from_secs(1);
     config.keys.keys.push(Key {
-        name: "old".into(),
-        hash: hash(b"old-key"),
-        scopes: vec![Scope::Admin],
         expires: Some(past),
+        ..Key::with_all_rights("old", "old-key")
     });
     config.keys.reflection = Reflection::Public;
     let app = start(config).await;
@@ -182,10 +178,8 @@ fn paths() -> Vec<(String, Access)> {
 async fn every_path_needs_a_key_with_its_scope_but_those_that_are_public() {
     let mut config = embedded();
     let key = |name: &str, scopes: &[Scope]| Key {
-        name: name.into(),
-        hash: hash(name.as_bytes()),
         scopes: scopes.to_vec(),
-        expires: None,
+        ..Key::with_all_rights(name, name)
     };
     for scope in Scope::ALL {
         config.keys.keys.push(key(scope.word(), &[scope]));

@@ -52,7 +52,7 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<FanoutRequest>,
     ) -> Result<Response<Self::FanoutStream>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
-        let events = self.0.fanout(arrival, request.into_inner());
+        let events = self.0.fanout(arrival, request.into_inner()).await;
         let events = events.map_err(status)?;
         Ok(Response::new(Box::pin(
             events.map(|event| event.map_err(status)),

@@ -73,6 +73,7 @@ const BODY: &[Reason] = &[
     Reason::MessageTooLarge,
     Reason::DeadlineExceeded,
     Reason::CallerGone,
+    Reason::MemoryFull,
 ];
 /// Of endpoints that select instances.
 const TARGETS: &[Reason] = &[Reason::TargetInvalid, Reason::TargetUnknown];
@@ -80,11 +81,13 @@ const TARGETS: &[Reason] = &[Reason::TargetInvalid, Reason::TargetUnknown];
 const WORK: &[Reason] = &[
     Reason::PayloadInvalid,
     Reason::DeadlineExceeded,
-    Reason::TooMany,
+    Reason::Overloaded,
+    Reason::CallerLimit,
     Reason::Draining,
 ];
 /// Of a task at one instance; what the instance itself may say comes on top.
 const TASK: &[Reason] = &[
+    Reason::IdempotencyConflict,
     Reason::InstanceDown,
     Reason::NoInstance,
     Reason::InstanceLost,

@@ -32,7 +32,7 @@ pub(super) async fn fanout(shared: Arc<Shared>, call: Call) -> Result<Response<B
     if is_aggregate {
         check_accepted(&headers, &[answer::JSON]).map_err(Problem::of)?;
     }
-    let events = shared.orchestrator.fanout(arrival, asked.message);
+    let events = shared.orchestrator.fanout(arrival, asked.message).await;
     let events = events.map_err(Problem::of)?;
     if is_aggregate {
         aggregated(&shared, events).await

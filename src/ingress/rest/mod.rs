@@ -241,7 +241,15 @@ impl Call {
         beside: &[&str],
     ) -> Result<(Arrival, request::Asked<T>), Problem> {
         let name = self.endpoint.body.unwrap_or_default();
-        let asked = request::message(shared, name, &self.headers, self.body, beside).await;
+        let asked = request::message(
+            shared,
+            name,
+            &self.arrival.exchange,
+            &self.headers,
+            self.body,
+            beside,
+        )
+        .await;
         Ok((self.arrival, asked.map_err(refuse_body)?))
     }
 }

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
 use tonic::body::Body;
 
-use super::super::failure_table;
+use super::super::exchange::Exchange;
 use super::Shared;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{BODY_DRAINED_BYTES_MAX, MESSAGE_BYTES_MAX};
@@ -21,12 +21,13 @@ pub(super) struct Asked<T> {
 pub(super) async fn message<T: prost::Message + Default>(
     shared: &Shared,
     name: &str,
+    exchange: &Exchange,
     headers: &HeaderMap,
     body: Body,
     beside: &[&str],
 ) -> Result<Asked<T>, Failure> {
     check_form(headers)?;
-    let bytes = whole(headers, body).await?;
+    let bytes = whole(exchange, headers, body).await?;
     let text = std::str::from_utf8(&bytes).map_err(|bad| not_utf8(&bytes, bad.valid_up_to()))?;
     let internal = || Failure::new(Reason::Internal, "a message of the contract is missing");
     let described = shared.schema.message(name).ok_or_else(internal)?;
@@ -35,6 +36,8 @@ pub(super) async fn message<T: prost::Message + Default>(
         // Numbers take more room than their digits.
         return Err(too_large("is too large once it is encoded"));
     }
+    // It is held besides the text that it came as.
+    exchange.weigh(found.encoded.len())?;
     let message = T::decode(Bytes::from(found.encoded)).map_err(|_| internal())?;
     Ok(Asked {
         message,
@@ -94,7 +97,7 @@ fn too_large(what: &str) -> Failure {
 }
 
 /// The body in one piece.
-async fn whole(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> {
+async fn whole(exchange: &Exchange, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> {
     let announced = headers.get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| BODY_DRAINED_BYTES_MAX < length) {
@@ -103,7 +106,7 @@ async fn whole(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> {
     let most = MESSAGE_BYTES_MAX as u64;
     let (mut pieces, mut length) = (Vec::new(), 0_u64);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|status| failure_table::of_body(&status))?;
+        let frame = frame.map_err(|_| broken(exchange))?;
         let Ok(piece) = frame.into_data() else {
             continue;
         };
@@ -122,6 +125,12 @@ async fn whole(headers: &HeaderMap, mut body: Body) -> Result<Bytes, Failure> {
         return Err(too_large("is too large"));
     }
     Ok(joined(pieces, length as usize))
+}
+
+/// Why the body did not arrive whole.
+fn broken(exchange: &Exchange) -> Failure {
+    let cut_off = || Failure::new(Reason::CallerGone, "the request was cut off");
+    exchange.broken().cloned().unwrap_or_else(cut_off)
 }
 
 fn joined(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
