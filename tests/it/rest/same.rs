@@ -85,9 +85,13 @@ async fn a_call_that_fails_has_the_same_end_by_either_door() {
     let mut gone = Instance::start(Act::Echo).await;
     fleet.push(planned("gone", gone.address));
     gone.kill();
+    let mut config = config();
+    // Those that fail are asked by both doors, and by one after the other.
+    config.health.ejection.failures_in_a_row = 1000;
+    config.health.ejection.success_percent_min = 0;
     let app = start(Config {
         instances: fleet,
-        ..config()
+        ..config
     })
     .await;
     let mut client = client(&app).await;
