@@ -8,8 +8,7 @@ use tonic::{Request, Response, Status};
 use super::arrival;
 use crate::domain::failure::Failure;
 use crate::ingress::failure_table;
-use crate::ingress::methods::{self, failed_attempts};
-use crate::orchestrate::run_task::Unanswered;
+use crate::ingress::methods::{self, NotRouted, failed_attempts};
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
     ExplainRequest, ExplainResponse, FanoutRequest, FanoutResponse, HealthRequest, HealthResponse,
@@ -34,12 +33,10 @@ impl OrchestratorService for Orchestrator {
         let arrival = arrival(&mut request).map_err(status)?;
         match self.0.route(arrival, request.into_inner()).await {
             Ok(answer) => Ok(Response::new(answer)),
-            Err(Unanswered {
-                failure,
-                attempts,
-                stop,
-            }) => {
-                let attempts = failed_attempts(attempts);
+            Err(NotRouted::Refused(failure)) => Err(status(failure)),
+            Err(NotRouted::Unanswered(unanswered)) => {
+                let attempts = failed_attempts(unanswered.attempts);
+                let (failure, stop) = (unanswered.failure, unanswered.stop);
                 Err(failure_table::unanswered(&failure, stop, attempts))
             }
         }

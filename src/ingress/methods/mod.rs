@@ -23,7 +23,7 @@ mod to_proto;
 mod watch;
 
 pub(super) use cluster::Cluster;
-pub(super) use orchestrator::Orchestrator;
+pub(super) use orchestrator::{NotRouted, Orchestrator};
 pub(super) use to_proto::{attempts_told, failed_attempts, failure_told};
 
 /// What the methods work with.

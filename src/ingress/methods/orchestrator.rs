@@ -22,6 +22,15 @@ use crate::proto::orchestrator::{
     HealthWatchResponse, RouteRequest, RouteResponse,
 };
 
+/// Why a Route has brought no answer.
+#[derive(Debug)]
+pub(crate) enum NotRouted {
+    /// It was not let in: no instance was looked for.
+    Refused(Failure),
+    /// It was tried, or nobody was there to try it.
+    Unanswered(Unanswered),
+}
+
 /// The methods of OrchestratorService. Clones share what there is one of.
 #[derive(Clone)]
 pub(crate) struct Orchestrator {
@@ -44,18 +53,19 @@ impl Orchestrator {
         &self,
         arrival: Arrival,
         request: RouteRequest,
-    ) -> Result<RouteResponse, Unanswered> {
+    ) -> Result<RouteResponse, NotRouted> {
         let caller = arrival.caller.counted();
         let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FLEET_MAX);
         let read = self.read_route(arrival, request, resolve);
-        let (route, identity) = read.map_err(refused)?;
+        let (route, identity) = read.map_err(NotRouted::Refused)?;
         let admitted = self.house.gate.admit(&caller, 0, route.deadline).await;
-        let _place = admitted.map_err(refused)?;
+        let _place = admitted.map_err(NotRouted::Refused)?;
         let (outcome, origin) = match identity {
             None => (run_task(route, &Tries::default()).await, Origin::Own),
             Some(identity) => self.house.deduplicate.run_task(identity, route).await,
         };
-        outcome.map(|answered| to_proto::route(answered, origin))
+        let answered = outcome.map_err(NotRouted::Unanswered)?;
+        Ok(to_proto::route(answered, origin))
     }
 
     /// Hands one task to every target. Dropping the events resets every leg that still runs.
@@ -197,14 +207,5 @@ impl Orchestrator {
         }
         view.resolve(expressions, FLEET_MAX)
             .map_err(from_proto::target)
-    }
-}
-
-/// Refused before any try.
-fn refused(failure: Failure) -> Unanswered {
-    Unanswered {
-        failure,
-        attempts: Vec::new(),
-        stop: None,
     }
 }

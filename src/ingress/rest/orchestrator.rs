@@ -7,12 +7,11 @@ use serde_json::value::RawValue;
 use tonic::body::Body;
 
 use super::super::failure_body::{Problem, json};
-use super::super::methods::attempts_told;
+use super::super::methods::{NotRouted, attempts_told};
 use super::{Call, Shared, answer};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::task::Attempt;
-use crate::orchestrate::run_task::Unanswered;
 use crate::proto::orchestrator::{
     ExplainRequest, HealthRequest, HealthState, InstanceHealth, RouteRequest,
 };
@@ -24,11 +23,10 @@ pub(super) async fn route(shared: &Shared, call: Call) -> Result<Response<Body>,
             Ok(made) => Ok(json(StatusCode::OK, Box::<str>::from(made).into_string())),
             Err(error) => Err(Problem::of(no_json(&answered.instance, &error))),
         },
-        Err(Unanswered {
-            failure, attempts, ..
-        }) => {
-            let problem = Problem::of(failure);
-            Err(match attempts_json(shared, attempts) {
+        Err(NotRouted::Refused(failure)) => Err(Problem::of(failure)),
+        Err(NotRouted::Unanswered(unanswered)) => {
+            let problem = Problem::of(unanswered.failure);
+            Err(match attempts_json(shared, unanswered.attempts) {
                 Some(attempts) => problem.with_attempts(attempts),
                 None => problem,
             })

@@ -29,12 +29,11 @@ fn by_grpc(status: &Status) -> End {
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
     let said = tonic_types::pb::Status::decode(status.details()).unwrap();
-    let tried = said
-        .details
-        .iter()
-        .find(|it| it.type_url.ends_with("FailedAttempts"))
-        .unwrap();
-    let tried = FailedAttempts::decode(&tried.value[..]).unwrap().attempts;
+    let tried = said.details.iter();
+    let tried = tried.filter(|it| it.type_url.ends_with("FailedAttempts"));
+    let tried: Vec<_> = tried
+        .flat_map(|it| FailedAttempts::decode(&it.value[..]).unwrap().attempts)
+        .collect();
     let kind = |attempt: &orchestrator::proto::orchestrator::Attempt| {
         let name = attempt.kind().as_str_name();
         name.strip_prefix("ATTEMPT_KIND_").unwrap().to_lowercase()
@@ -53,7 +52,7 @@ fn by_grpc(status: &Status) -> End {
 fn by_rest(told: &Value) -> End {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let error = &told["error"];
-    let attempts = error["attempts"].as_array().unwrap().iter();
+    let attempts = error["attempts"].as_array().into_iter().flatten();
     End {
         reason: text(&error["code"]),
         retryable: error["retryable"].as_bool().unwrap(),
