@@ -112,7 +112,7 @@ impl App {
             .map_err(StartError::Instance)?;
         tasks.spawn_vital(
             "leases",
-            until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),
+            tasks.until_stop(Fleet::expire_leases(Arc::downgrade(&fleet))),
         );
 
         let draining = CancellationToken::new();
@@ -194,7 +194,9 @@ impl App {
             tracing::warn!(left, "stopping: the limit is reached, the rest is cut");
             self.cut.cancel();
         }
-        self.tasks.finish(LAST_GRACE).await;
+        if let Finish::Abandoned(left) = self.tasks.finish(LAST_GRACE).await {
+            tracing::warn!(left, "stopping: tasks do not end");
+        }
         match finished {
             Finish::Complete => Stopped::Clean,
             Finish::Abandoned(_) => Stopped::Cut,
@@ -204,21 +206,6 @@ impl App {
 
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
-
-/// Ends a task that would go on for ever once everything stops.
-fn until_stop<T>(tasks: &Tasks, task: T) -> impl Future<Output = ()> + Send + use<T>
-where
-    T: Future<Output = ()> + Send,
-{
-    let stop = tasks.stopping();
-    async move {
-        tokio::select! {
-            biased;
-            () = task => {}
-            () = stop.cancelled() => {}
-        }
-    }
-}
 
 fn connect(dial: Dial, tasks: &Tasks) -> Connect {
     let tasks = tasks.clone();

@@ -142,7 +142,7 @@ impl Fleet {
             Arc::clone(&self.probes),
             self.chance.clone(),
         );
-        let probe = self.tasks.spawn_owned(probe);
+        let probe = self.tasks.spawn_owned(self.tasks.until_stop(probe));
         let id = member.spec.id.clone();
         roll.entries.insert(
             id,
