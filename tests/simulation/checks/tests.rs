@@ -1,0 +1,1 @@
+//! Short histories that are not as they should be: each check must see what is wrong with its own.
