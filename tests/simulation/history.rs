@@ -30,6 +30,8 @@ pub(crate) enum What {
     Disturbed(Link, Harm),
     /// It no longer does.
     Mended(Link),
+    /// An instance has closed a connection, whatever was on its way.
+    HungUp(String),
     /// An instance is gone, with everything that it had.
     Crashed(String),
     /// It starts anew.

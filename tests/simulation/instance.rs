@@ -230,9 +230,11 @@ impl Instance {
                 return answer_on(respond, &whole);
             }
             Act::GoAwayAtOnce => {
+                self.history.note(What::HungUp(self.plan.id.clone()));
                 let _ = orders.send(Order::GoAwayAtOnce).await;
             }
             Act::Hangup => {
+                self.history.note(What::HungUp(self.plan.id.clone()));
                 let _ = orders.send(Order::Hangup).await;
             }
             Act::HalfAnswer | Act::CutMessage | Act::NoTrailers | Act::EmptyAnswer => {

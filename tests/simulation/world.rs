@@ -12,6 +12,7 @@ use orchestrator::chance::Chance;
 use orchestrator::config::{Config, Planned, Shutdown};
 use orchestrator::domain::health::{State, Thresholds};
 use orchestrator::domain::id::InstanceId;
+use orchestrator::domain::limit::CONNECT_TIMEOUT;
 use orchestrator::fleet::{Fleet, ProbeSettings};
 use orchestrator::ingress::caller::Key;
 use orchestrator::ingress::listener::Limits;
@@ -29,8 +30,9 @@ use crate::mood;
 use crate::plan::{Fault, HEAL, Link, Plan};
 use crate::wire;
 
-/// How long after the faults the last of their calls may end.
-const CALLS_END: Duration = Duration::from_millis(3500);
+/// How long after the faults their last call may end, and everybody be well again: a connection that was lost
+/// while it was being made is given up only then.
+const CALLS_END: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_secs(1));
 /// How long the calls of the calm phase may take.
 const CALM_ENDS: Duration = Duration::from_millis(1800);
 /// How long everything may take to stop.

@@ -168,12 +168,13 @@ impl Link {
         }
         let connecting = Connecting::default();
         pool.connecting = Some(connecting.clone());
-        self.tasks.spawn(connect(
+        let connected = connect(
             Arc::downgrade(self),
             self.tasks.clone(),
             Arc::clone(&connecting.outcome),
             connecting.over.clone().drop_guard(),
-        ));
+        );
+        self.tasks.spawn(self.tasks.until_stop(connected));
         Found::Connecting(connecting)
     }
 

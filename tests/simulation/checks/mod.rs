@@ -118,6 +118,7 @@ impl<'a> Facts<'a> {
                 What::Stopped(remains) => facts.remains = Some(*remains),
                 What::Probed { .. }
                 | What::Disturbed(..)
+                | What::HungUp(_)
                 | What::Mended(_)
                 | What::Restarted(_) => {}
             }

@@ -105,7 +105,9 @@ fn leg(
                 // What was sent may have been lost, or be on its way still.
                 let until = call.ended.map_or(call.asked, |(at, _)| at);
                 let is_clear = facts.instance_is_clear(&tried.instance, call.asked, until);
-                if is_clear && !is_of_time(tried) {
+                // So may what was on its way to a connection that was closed.
+                let hung_up = facts.weather.hung_up(&tried.instance, call.asked, until);
+                if is_clear && !hung_up && !is_of_time(tried) {
                     found.push(format!(
                         "{} has never seen the try that is reported",
                         tried.instance

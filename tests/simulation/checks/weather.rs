@@ -9,7 +9,10 @@ use crate::plan::Link;
 const NOTICED: Duration = Duration::from_millis(450);
 
 /// The disturbances of one run.
-pub(crate) struct Weather(Vec<Spell>);
+pub(crate) struct Weather {
+    spells: Vec<Spell>,
+    hang_ups: Vec<(String, Duration)>,
+}
 
 struct Spell {
     link: Link,
@@ -21,7 +24,7 @@ struct Spell {
 
 impl Weather {
     pub(crate) fn of(records: &[Record]) -> Self {
-        let mut spells: Vec<Spell> = Vec::new();
+        let (mut spells, mut hang_ups) = (Vec::<Spell>::new(), Vec::new());
         for Record { at, what } in records {
             let (link, breaks) = match what {
                 What::Disturbed(link, harm) => (link.clone(), *harm != Harm::Holds),
@@ -34,6 +37,10 @@ impl Weather {
                     end(&mut spells, &Link::Instance(id.clone()), *at);
                     continue;
                 }
+                What::HungUp(id) => {
+                    hang_ups.push((id.clone(), *at));
+                    continue;
+                }
                 _ => continue,
             };
             spells.push(Spell {
@@ -43,7 +50,13 @@ impl Weather {
                 aftermath: if breaks { NOTICED } else { Duration::ZERO },
             });
         }
-        Self(spells)
+        Self { spells, hang_ups }
+    }
+
+    /// Whether the instance has closed a connection in this time.
+    pub(crate) fn hung_up(&self, id: &str, from: Duration, to: Duration) -> bool {
+        let mut hang_ups = self.hang_ups.iter();
+        hang_ups.any(|(other, at)| other == id && from <= *at && *at <= to)
     }
 
     /// Whether everything that was sent over the link in this time came through.
@@ -53,13 +66,13 @@ impl Weather {
                 && spell.from <= to
                 && from <= spell.to.saturating_add(spell.aftermath)
         };
-        !self.0.iter().any(disturbs)
+        !self.spells.iter().any(disturbs)
     }
 
     /// For how long the link may have held things back in this time.
     pub(crate) fn held(&self, link: &Link, from: Duration, to: Duration) -> Duration {
         let overlap = |spell: &Spell| spell.to.min(to).saturating_sub(spell.from.max(from));
-        let spells = self.0.iter().filter(|spell| spell.link == *link);
+        let spells = self.spells.iter().filter(|spell| spell.link == *link);
         spells.map(overlap).sum()
     }
 }
