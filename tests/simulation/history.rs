@@ -226,6 +226,18 @@ impl History {
         (written.asked, written.open)
     }
 
+    /// How often an instance was probed since then.
+    pub(crate) fn probes_since(&self, since: Duration, id: &str) -> usize {
+        let written = self.0.lock().unwrap();
+        let recent = written.records.iter().rev();
+        recent
+            .take_while(|record| since <= record.at)
+            .filter(
+                |record| matches!(&record.what, What::Probed { instance, .. } if instance == id),
+            )
+            .count()
+    }
+
     pub(crate) fn last(&self) -> Option<What> {
         let written = self.0.lock().unwrap();
         written.records.last().map(|record| record.what.clone())

@@ -27,7 +27,7 @@ use crate::history::{Harm, History, Record, Remains, What};
 use crate::instance::{self, Instance};
 use crate::lie::Lie;
 use crate::mood;
-use crate::plan::{Fault, HEAL, Link, Plan};
+use crate::plan::{self, Fault, HEAL, Link, Plan};
 use crate::wire;
 
 /// How long after the faults their last call may end, and everybody be well again: a connection that was lost
@@ -156,8 +156,8 @@ impl<'a> World<'a> {
         self.until(faults_end, |world| {
             let (asked, open) = world.history.calls();
             let all_tried = HEAL <= world.sim.elapsed() && 0 < asked;
-            is_well = world.is_everybody_well();
-            all_tried && open == 0 && is_well
+            is_well = all_tried && open == 0 && world.is_everybody_well();
+            is_well
         });
         if !is_well {
             self.complaints.push("the fleet is not well again".into());
@@ -195,7 +195,13 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether the orchestrator takes everybody for healthy, and not only because it has not looked since. One
+    /// probe may still have gone over a connection that is broken.
     fn is_everybody_well(&self) -> bool {
+        let looked = |instance: &plan::Instance| 2 <= self.history.probes_since(HEAL, &instance.id);
+        if !self.plan.instances.iter().all(looked) {
+            return false;
+        }
         let inside = self.inside.borrow();
         inside.as_ref().is_some_and(|inside| {
             let view = inside.fleet.view();

@@ -106,7 +106,8 @@ fn leg(
                 let until = call.ended.map_or(call.asked, |(at, _)| at);
                 let is_clear = facts.instance_is_clear(&tried.instance, call.asked, until);
                 // So may what was on its way to a connection that was closed.
-                let hung_up = facts.weather.hung_up(&tried.instance, call.asked, until);
+                let since = call.asked.saturating_sub(facts.latency);
+                let hung_up = facts.weather.hung_up(&tried.instance, since, until);
                 if is_clear && !hung_up && !is_of_time(tried) {
                     found.push(format!(
                         "{} has never seen the try that is reported",
