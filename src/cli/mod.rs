@@ -1,6 +1,7 @@
 //! The command line: one file per command. Data goes to standard output, everything else to standard error.
 
 mod arguments;
+mod completions;
 mod connection;
 mod demo;
 mod exit;
@@ -9,6 +10,7 @@ mod fanout;
 mod health;
 mod instances;
 mod json_output;
+mod man;
 mod output;
 mod payload_source;
 mod plain;
@@ -23,7 +25,7 @@ mod task_request;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::exit::{EXIT_CODES_HELP, Error, Exit};
 
@@ -49,6 +51,10 @@ enum Command {
     Health(health::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
+    /// Print what a shell needs to complete the command line.
+    Completions(completions::Arguments),
+    /// Print or write the manual pages.
+    Man(man::Arguments),
 }
 
 /// Runs the command that the process was started with.
@@ -78,6 +84,8 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments, CommandLine::command()),
+        Command::Man(arguments) => man::run(&arguments, CommandLine::command()),
     }
 }
 
