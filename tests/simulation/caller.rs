@@ -79,7 +79,7 @@ impl Caller {
         let own = matches!(ask.leaves, Some((_, Leaving::Disconnects)));
         let opened = timeout(ask.timeout, self.connection(own)).await;
         let Ok((wire, driver)) = opened else { return };
-        let hides = self.lie == Some(Lie::HidesCalls) && ask.call % 10 != 0;
+        let hides = self.lie == Some(Lie::HidesCalls) && !ask.call.is_multiple_of(10);
         if !hides {
             self.history.note(What::Asked(self.owned_up(&ask)));
         }
