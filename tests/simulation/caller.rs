@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::Uri;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -122,8 +123,7 @@ impl Caller {
     }
 
     async fn carry_out(&self, ask: &Ask, wire: Wire) -> End {
-        let origin = format!("http://{}:{PORT}", self.orchestrator);
-        let mut client = Client::with_origin(wire, origin.parse().unwrap());
+        let mut client = Client::with_origin(wire, origin(self.orchestrator));
         let now = Instant::now();
         let leaves = ask.leaves.map(|(after, _)| now + after);
         let gives_up = now + ask.timeout + PATIENCE + ask.reading_time();
@@ -175,10 +175,21 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
-fn headed<T>(ask: &Ask, message: T) -> Request<T> {
+/// Where the orchestrator is found.
+pub(crate) fn origin(orchestrator: IpAddr) -> Uri {
+    format!("http://{orchestrator}:{PORT}").parse().unwrap()
+}
+
+/// A request with the key of the simulation.
+pub(crate) fn authorized<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     let key = MetadataValue::try_from(format!("Bearer {KEY}")).unwrap();
     request.metadata_mut().insert("authorization", key);
+    request
+}
+
+fn headed<T>(ask: &Ask, message: T) -> Request<T> {
+    let mut request = authorized(message);
     if ask.timeout_in == TimeoutIn::Header {
         let timeout = format!("{}u", ask.timeout.as_micros());
         let timeout = MetadataValue::try_from(timeout).unwrap();

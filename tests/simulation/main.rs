@@ -24,12 +24,14 @@ mod answer;
 mod caller;
 mod checks;
 mod children;
+mod coverage;
 mod history;
 mod instance;
 mod lie;
 mod mood;
 mod payload;
 mod plan;
+mod register;
 mod request;
 mod wire;
 mod world;
@@ -107,6 +109,18 @@ fn the_same_seed_gives_the_same_history() {
         assert!(played[0].is_some(), "seed {seed} plays");
         assert_eq!(played[0], played[1], "seed {seed}");
     }
+}
+
+#[test]
+fn everything_that_can_happen_does() {
+    let mut unseen = coverage::Unseen::all();
+    for seed in 0..60 {
+        unseen.see(&complaints(&Plan::of(seed), None).0);
+        if unseen.words().is_empty() {
+            return;
+        }
+    }
+    panic!("never seen: {:?}", unseen.words());
 }
 
 #[test]

@@ -34,8 +34,16 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone)]
 pub(crate) struct Instance {
     pub(crate) id: String,
+    pub(crate) origin: Origin,
     /// From when on, in order; the first begins at once, and the last is a good one.
     pub(crate) moods: Vec<(Duration, Mood)>,
+}
+
+/// How an instance comes into the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Config,
+    Registered,
 }
 
 /// One call.
@@ -176,6 +184,11 @@ impl Plan {
                 .iter()
                 .map(|id| Instance {
                     id: id.clone(),
+                    origin: if dice.random_bool(0.25) {
+                        Origin::Registered
+                    } else {
+                        Origin::Config
+                    },
                     moods: moods(climate, dice),
                 })
                 .collect(),

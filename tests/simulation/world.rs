@@ -19,6 +19,7 @@ use orchestrator::ingress::listener::Limits;
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Spec, tls};
 use tokio::sync::{Mutex, watch};
+use tokio::task::spawn_local;
 use turmoil::Sim;
 use turmoil::net::TcpListener;
 
@@ -28,6 +29,7 @@ use crate::instance::{self, Instance};
 use crate::lie::Lie;
 use crate::mood;
 use crate::plan::{self, Fault, HEAL, Link, Plan};
+use crate::register;
 use crate::wire;
 
 /// How long after the faults their last call may end, and everybody be well again: a connection that was lost
@@ -100,25 +102,42 @@ impl<'a> World<'a> {
         let executions = Rc::new(Cell::new(0));
         let mut addresses = BTreeMap::new();
         let seed = plan.seed;
+        let address = sim.lookup(ORCHESTRATOR);
         for (at, plan) in plan.instances.iter().enumerate() {
             let (executions, history) = (Rc::clone(&executions), history.clone());
             let (instance, seed) = (plan.clone(), seed.wrapping_mul(1009) + 100 * at as u64);
             let lives = Cell::new(0);
+            let own = sim.lookup(host(&plan.id));
+            if plan.origin == plan::Origin::Config {
+                addresses.insert(plan.id.clone(), own);
+            }
+            let own = SocketAddr::new(own, instance::PORT).to_string();
             sim.host(host(&plan.id), move || {
                 lives.set(lives.get() + 1);
-                Rc::new(Instance::new(
+                let known = register::stay_registered(
+                    address,
+                    instance.id.clone(),
+                    own.clone(),
+                    lives.get(),
+                );
+                let registers = instance.origin == plan::Origin::Registered;
+                let serving = Rc::new(Instance::new(
                     instance.clone(),
                     seed + lives.get(),
                     Rc::clone(&executions),
                     history.clone(),
                     lie,
                 ))
-                .serve()
+                .serve();
+                async move {
+                    if registers {
+                        spawn_local(known);
+                    }
+                    serving.await
+                }
             });
-            addresses.insert(plan.id.clone(), sim.lookup(host(&plan.id)));
         }
         let inside = Slot::default();
-        let address = sim.lookup(ORCHESTRATOR);
         let config = move || config(&addresses);
         let (slot, told) = (Rc::clone(&inside), history.clone());
         let phases = phase.subscribe();
@@ -206,7 +225,8 @@ impl<'a> World<'a> {
         inside.as_ref().is_some_and(|inside| {
             let view = inside.fleet.view();
             let mut members = view.members().iter();
-            members.all(|member| member.health.state == State::Healthy)
+            members.len() == self.plan.instances.len()
+                && members.all(|member| member.health.state == State::Healthy)
         })
     }
 
@@ -310,6 +330,7 @@ fn config(addresses: &BTreeMap<String, IpAddr>) -> Config {
     let mut config = Config::empty();
     config.keys.keys = vec![Key::with_all_rights("simulation", KEY)];
     config.probe = PROBE;
+    config.networks = vec!["192.168.0.0/16".parse().unwrap()];
     config.limits = Limits {
         keepalive_interval: Duration::from_millis(150),
         keepalive_timeout: Duration::from_millis(150),
