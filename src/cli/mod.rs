@@ -4,7 +4,9 @@ mod arguments;
 mod completions;
 mod connection;
 mod demo;
+mod drain;
 mod exit;
+mod explain;
 mod failure_text;
 mod fanout;
 mod health;
@@ -22,6 +24,7 @@ mod samples;
 mod serve;
 mod table;
 mod task_request;
+mod words;
 
 use std::process::ExitCode;
 
@@ -51,6 +54,10 @@ enum Command {
     Health(health::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
+    /// Give instances nothing new, and wait until they have nothing left.
+    Drain(drain::Arguments),
+    /// Give instances work again.
+    Undrain(drain::Back),
     /// Print what a shell needs to complete the command line.
     Completions(completions::Arguments),
     /// Print or write the manual pages.
@@ -84,6 +91,8 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
+        Command::Undrain(arguments) => drain::undrain(&arguments),
         Command::Completions(arguments) => completions::run(&arguments, CommandLine::command()),
         Command::Man(arguments) => man::run(&arguments, CommandLine::command()),
     }

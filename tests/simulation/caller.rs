@@ -30,10 +30,15 @@ const RECONNECT: Duration = Duration::from_millis(20);
 
 pub(crate) type Client = OrchestratorServiceClient<Wire>;
 
+/// Pause between two calls that only try whether somebody is well.
+const TRIAL_PAUSE: Duration = Duration::from_millis(15);
+
 /// How far the run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(crate) enum Phase {
     Faults,
+    /// No more faults; whoever lost its trust is tried until it has it again.
+    Recovery,
     Calm,
     Over,
 }
@@ -51,6 +56,7 @@ impl Caller {
     pub(crate) async fn run(
         self,
         asks: Vec<Ask>,
+        trials: Vec<Ask>,
         last_asks: Vec<Ask>,
         mut phase: watch::Receiver<Phase>,
     ) -> turmoil::Result {
@@ -64,7 +70,21 @@ impl Caller {
                 this.ask(ask).await;
             });
         }
-        phase.wait_for(|phase| Phase::Calm <= *phase).await?;
+        phase.wait_for(|phase| Phase::Recovery <= *phase).await?;
+        for at in 0.. {
+            if Phase::Calm <= *phase.borrow() {
+                break;
+            }
+            if let Some(ask) = trials.get(at % trials.len().max(1)) {
+                let call = ask.call + at as u32;
+                this.ask(Ask {
+                    call,
+                    ..ask.clone()
+                })
+                .await;
+            }
+            sleep(TRIAL_PAUSE).await;
+        }
         for ask in last_asks {
             let this = Rc::clone(&this);
             calls.spawn_local(async move {

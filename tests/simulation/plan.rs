@@ -13,6 +13,8 @@ use crate::mood::{self, Mood};
 const OPENING: Duration = Duration::from_millis(300);
 /// When every fault is over.
 pub(crate) const HEAL: Duration = Duration::from_millis(2200);
+/// Calls from here on are trials.
+const TRIALS_FROM: u32 = 10_000;
 /// How long callers go on with calls that may fail.
 const LAST_ASK: Duration = Duration::from_millis(2000);
 
@@ -25,7 +27,9 @@ pub(crate) struct Plan {
     pub(crate) latency_max: Duration,
     /// During the faults.
     pub(crate) asks: Vec<Ask>,
-    /// After them; counted from `Calm`. All must succeed.
+    /// After them, one for each instance, again and again until all are well.
+    pub(crate) trials: Vec<Ask>,
+    /// Then; counted from `Calm`. All must succeed.
     pub(crate) last_asks: Vec<Ask>,
     pub(crate) disturbances: Vec<Disturbance>,
 }
@@ -174,7 +178,19 @@ impl Plan {
         let last_asks = (0..dice.random_range(6..12))
             .map(|at| last_ask(calls + at, callers, &ids, dice))
             .collect();
+        let trials = ids.iter().map(|id| Ask {
+            call: TRIALS_FROM,
+            caller: 0,
+            targets: vec![id.clone()],
+            timeout: Duration::from_millis(150),
+            kind: Kind::Route {
+                selection: Selection::Ordered,
+                anywhere: false,
+            },
+            ..last_ask(0, 1, &ids, dice)
+        });
         Self {
+            trials: trials.collect(),
             seed,
             callers,
             latency_max,

@@ -10,9 +10,11 @@ use std::time::Duration;
 use orchestrator::app::{App, Outside, Stopped};
 use orchestrator::chance::Chance;
 use orchestrator::config::{Config, Planned, Shutdown};
+use orchestrator::domain::health::observed::{self, Standing};
 use orchestrator::domain::health::{State, Thresholds};
 use orchestrator::domain::id::InstanceId;
 use orchestrator::domain::limit::CONNECT_TIMEOUT;
+use orchestrator::fleet::view::Member;
 use orchestrator::fleet::{Fleet, ProbeSettings};
 use orchestrator::ingress::caller::Key;
 use orchestrator::ingress::listener::Limits;
@@ -48,6 +50,9 @@ pub(crate) const PROBE: ProbeSettings = ProbeSettings {
         successes_up: 2,
     },
 };
+
+/// How many of a hundred instances may be ejected; one always may.
+const EJECTED_PERCENT_MAX: usize = 30;
 
 /// What came of a run.
 pub(crate) struct Run {
@@ -156,7 +161,12 @@ impl<'a> World<'a> {
                 let own = asks.iter().filter(|ask| ask.caller == index);
                 own.cloned().collect()
             };
-            let running = caller.run(own(&plan.asks), own(&plan.last_asks), phase.subscribe());
+            let running = caller.run(
+                own(&plan.asks),
+                own(&plan.trials),
+                own(&plan.last_asks),
+                phase.subscribe(),
+            );
             sim.client(caller_host(index), running);
         }
         Self {
@@ -171,11 +181,12 @@ impl<'a> World<'a> {
 
     fn play(&mut self) {
         let faults_end = HEAL + CALLS_END;
+        self.until(HEAL, |_| false);
+        self.phase.send_replace(Phase::Recovery);
         let mut is_well = false;
         self.until(faults_end, |world| {
-            let (asked, open) = world.history.calls();
-            let all_tried = HEAL <= world.sim.elapsed() && 0 < asked;
-            is_well = all_tried && open == 0 && world.is_everybody_well();
+            let (_, open) = world.history.calls();
+            is_well = open == 0 && world.is_everybody_well();
             is_well
         });
         if !is_well {
@@ -188,7 +199,7 @@ impl<'a> World<'a> {
         let calm_ends = self.sim.elapsed() + CALM_ENDS;
         self.until(calm_ends, |world| {
             let (asked, open) = world.history.calls();
-            asked == asked_before + last && open == 0
+            asked_before + last <= asked && open == 0
         });
         self.phase.send_replace(Phase::Over);
         let stopped = self.sim.elapsed() + STOP_ENDS;
@@ -211,6 +222,7 @@ impl<'a> World<'a> {
                 self.complaints.push(format!("a host has ended: {error}"));
                 return;
             }
+            self.look_inside();
         }
     }
 
@@ -228,6 +240,23 @@ impl<'a> World<'a> {
             members.len() == self.plan.instances.len()
                 && members.all(|member| member.health.state == State::Healthy)
         })
+    }
+
+    /// 15: looks after every step at what cannot be told from outside.
+    fn look_inside(&mut self) {
+        let inside = self.inside.borrow();
+        let Some(inside) = inside.as_ref() else {
+            return;
+        };
+        let view = inside.fleet.view();
+        let is_ejected = |member: &&Arc<Member>| member.health.observed != Standing::Trusted;
+        let ejected = view.members().iter().filter(is_ejected).count();
+        let max = (view.members().len() * EJECTED_PERCENT_MAX / 100).max(1);
+        if max < ejected {
+            let at = self.sim.elapsed();
+            self.complaints
+                .push(format!("{ejected} are ejected at {at:?}, {max} may be"));
+        }
     }
 
     /// Does to the network and the instances what is due now.
@@ -330,6 +359,14 @@ fn config(addresses: &BTreeMap<String, IpAddr>) -> Config {
     let mut config = Config::empty();
     config.keys.keys = vec![Key::with_all_rights("simulation", KEY)];
     config.probe = PROBE;
+    config.health.ejected_percent_max = EJECTED_PERCENT_MAX as u32;
+    config.health.ejection = observed::Settings {
+        window: Duration::from_secs(1),
+        calls_min: 10,
+        time: Duration::from_millis(200),
+        time_max: Duration::from_millis(800),
+        ..observed::Settings::default()
+    };
     config.networks = vec!["192.168.0.0/16".parse().unwrap()];
     config.limits = Limits {
         keepalive_interval: Duration::from_millis(150),
