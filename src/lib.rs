@@ -19,6 +19,7 @@ pub mod instance;
 
 pub mod chance;
 pub mod late_flush;
+pub mod memory;
 pub mod payload_json;
 pub mod tasks;
 pub mod telemetry;

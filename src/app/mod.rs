@@ -10,15 +10,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chance::Chance;
 use crate::config::{Builtin, Config, Planned, Shutdown};
+use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, registration};
+use crate::ingress::caller::Keys;
 use crate::ingress::listener::{self, Listen};
 use crate::ingress::{front_door, grpc};
 use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::memory::Memory;
+use crate::orchestrate::admit::Gate;
+use crate::orchestrate::deduplicate::Deduplicate;
+use crate::orchestrate::run_task::Readiness;
 use crate::tasks::{Finish, Tasks};
 
 mod capacity;
@@ -34,6 +40,8 @@ pub struct App {
     draining: CancellationToken,
     cut: CancellationToken,
     shutdown: Shutdown,
+    gate: Arc<Gate>,
+    memory: Memory,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -96,13 +104,16 @@ impl App {
             chance,
         } = outside;
         let (tasks, connections) = (Tasks::new(), Tasks::new());
+        let (limits, admission) = capacity::within_means(config.limits, config.admission);
+        let memory = Memory::new(admission.buffered_bytes);
         let registration = registration::Settings {
             networks: config.networks,
             take_over: config.take_over,
             ourselves: vec![address],
+            calls_in_flight_max: admission.instance_calls_max,
         };
         let fleet = Fleet::new(
-            connect(dial, &tasks),
+            connect(dial, &tasks, &memory),
             config.probe,
             config.health,
             registration,
@@ -120,23 +131,33 @@ impl App {
             tasks.until_stop(Fleet::expire_leases(Arc::downgrade(&fleet))),
         );
 
+        let keys = Arc::new(config.keys);
+        let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
+        let expiry = Arc::clone(&keys);
+        let expiring = async move { expiry.expire().await };
+        tasks.spawn_vital("keys", tasks.until_stop(expiring));
+
         let draining = CancellationToken::new();
         let house = grpc::House {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
+            gate: Arc::clone(&gate),
             timeouts: config.timeouts,
             retries: Arc::default(),
+            hedges: Arc::default(),
+            readiness: Arc::new(Readiness::new(fleet.changes())),
+            deduplicate: Deduplicate::new(tasks.clone()),
             chance: chance.clone(),
             draining: draining.clone(),
         };
         let methods = grpc::Methods::new(&house)?;
-        let door = front_door(Arc::new(config.keys), methods, chance.clone());
+        let door = front_door(keys, limits.body, methods, chance.clone());
         let cut = CancellationToken::new();
-        let limits = capacity::within_means(config.limits);
         let serving = listener::serve(
             listener,
             door,
             limits,
+            memory.clone(),
             connections.clone(),
             cut.clone(),
             chance,
@@ -150,6 +171,8 @@ impl App {
             draining,
             cut,
             shutdown: config.shutdown,
+            gate,
+            memory,
         })
     }
 
@@ -163,6 +186,18 @@ impl App {
     #[must_use]
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
+    }
+
+    /// Who lets work in.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The account of all bytes that are held.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Tells, also after the end, whether a part has died without which nothing works.
@@ -209,13 +244,19 @@ impl App {
     }
 }
 
+/// The callers that have a quota of their own.
+fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
+    let keys = keys.keys.iter();
+    keys.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)))
+}
+
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
 
-fn connect(dial: Dial, tasks: &Tasks) -> Connect {
-    let tasks = tasks.clone();
+fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
+    let (tasks, memory) = (tasks.clone(), memory.clone());
     Arc::new(move |spec: &Spec| {
-        let made = GrpcInstance::new(spec, &dial, &tasks);
+        let made = GrpcInstance::new(spec, &dial, &tasks, &memory);
         made.map(|instance| Arc::new(instance) as Arc<dyn InstanceClient>)
             .map_err(|bad| Failure {
                 instance: Some(spec.id.clone()),
@@ -233,10 +274,15 @@ async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin
                 id,
                 labels,
                 weight,
+                calls_in_flight_max,
                 behaviour,
             }) => {
                 let address = builtin::start(behaviour, tasks).await?;
-                (builtin_spec(id, address, labels, weight), Origin::Builtin)
+                let spec = Spec {
+                    calls_in_flight_max,
+                    ..builtin_spec(id, address, labels, weight)
+                };
+                (spec, Origin::Builtin)
             }
         });
     }
@@ -260,6 +306,7 @@ fn builtin_spec(
         endpoint,
         labels,
         weight,
+        calls_in_flight_max: None,
         credential: None,
         tls: tls::Settings::default(),
     }

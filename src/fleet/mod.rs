@@ -155,7 +155,12 @@ impl Fleet {
             serial: roll.serial,
             origin,
             client,
-            load: Arc::new(Load::behind(gate, spec.weight)),
+            load: Arc::new(Load::behind(
+                gate,
+                spec.weight,
+                spec.calls_in_flight_max
+                    .unwrap_or(self.registration.calls_in_flight_max),
+            )),
             health: Health::unknown(admin),
             spec,
         });

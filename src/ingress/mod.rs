@@ -2,6 +2,7 @@
 //! of the domain; the failure that comes back is translated once, in `failure_table`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
@@ -9,17 +10,24 @@ use tower::ServiceBuilder;
 pub mod arrival;
 pub mod body;
 pub mod caller;
+pub mod exchange;
 pub mod failure_table;
 pub mod grpc;
 mod layer;
 pub mod listener;
+mod outgoing;
 
 use crate::chance::Chance;
 use caller::Keys;
 pub use layer::Door;
 
 /// The way of a request through the door, outermost first.
-pub fn front_door(keys: Arc<Keys>, methods: grpc::Methods, chance: Chance) -> impl Door<Incoming> {
+pub fn front_door(
+    keys: Arc<Keys>,
+    body_timeout: Duration,
+    methods: grpc::Methods,
+    chance: Chance,
+) -> impl Door<Incoming> {
     ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
         .layer_fn(move |inner| layer::Stamp {
@@ -33,6 +41,9 @@ pub fn front_door(keys: Arc<Keys>, methods: grpc::Methods, chance: Chance) -> im
         })
         // Who may call is known; until when comes next. It stands where bodies are read, since one that
         // trickles in may not hold a call past its deadline.
-        .layer_fn(|inner| layer::Hurry { inner })
+        .layer_fn(move |inner| layer::Hurry {
+            inner,
+            body_timeout,
+        })
         .service(methods)
 }

@@ -13,6 +13,7 @@
 mod raw;
 mod stage;
 
+mod admission;
 mod auth;
 mod cancel;
 mod cluster;
@@ -21,6 +22,8 @@ mod drain;
 mod ejection;
 mod fan_out;
 mod health;
+mod hedge;
+mod idempotency;
 mod instance_session;
 mod limits;
 mod operate;

@@ -184,6 +184,10 @@ pub(crate) struct Remains {
     /// Whether nothing had to be cut.
     pub(crate) clean: bool,
     pub(crate) tasks: usize,
+    /// Bytes of messages that are still accounted for.
+    pub(crate) bytes_held: usize,
+    /// Whether calls still have a place.
+    pub(crate) admitted: bool,
     /// Calls that are with instances, by its own account.
     pub(crate) outstanding: u32,
 }

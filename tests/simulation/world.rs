@@ -20,6 +20,7 @@ use orchestrator::ingress::caller::Key;
 use orchestrator::ingress::listener::Limits;
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Spec, tls};
+use orchestrator::memory::Memory;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_local;
 use turmoil::Sim;
@@ -64,6 +65,7 @@ pub(crate) struct Run {
 /// What can be seen of the orchestrator from outside the simulation.
 struct Inside {
     fleet: Arc<Fleet>,
+    memory: Memory,
 }
 
 type Slot = Rc<RefCell<Option<Inside>>>;
@@ -242,12 +244,18 @@ impl<'a> World<'a> {
         })
     }
 
-    /// 15: looks after every step at what cannot be told from outside.
+    /// 15 and 20: looks after every step at what cannot be told from outside.
     fn look_inside(&mut self) {
         let inside = self.inside.borrow();
         let Some(inside) = inside.as_ref() else {
             return;
         };
+        let (held, limit) = (inside.memory.held(), inside.memory.limit());
+        if limit < held {
+            let at = self.sim.elapsed();
+            self.complaints
+                .push(format!("{held} bytes are held at {at:?}, {limit} may be"));
+        }
         let view = inside.fleet.view();
         let is_ejected = |member: &&Arc<Member>| member.health.observed != Standing::Trusted;
         let ejected = view.members().iter().filter(is_ejected).count();
@@ -337,11 +345,13 @@ async fn orchestrate(
     };
     let app = App::start_in(outside, config).await?;
     let (fleet, tasks_left) = (Arc::clone(app.fleet()), app.tasks_left());
+    let (memory, gate) = (app.memory().clone(), Arc::clone(app.gate()));
     if lie == Some(Lie::LeaksACall) {
         std::mem::forget(fleet.view().members()[0].load.begin());
     }
     slot.replace(Some(Inside {
         fleet: Arc::clone(&fleet),
+        memory: memory.clone(),
     }));
     phase.wait_for(|phase| Phase::Over <= *phase).await?;
     let stopped = app.stop().await;
@@ -350,6 +360,8 @@ async fn orchestrate(
     history.note(What::Stopped(Remains {
         clean: stopped == Stopped::Clean,
         tasks: tasks_left(),
+        bytes_held: memory.held(),
+        admitted: gate.load() != (0, 0, 0),
         outstanding: outstanding.map(|member| member.load.outstanding()).sum(),
     }));
     std::future::pending().await
@@ -385,6 +397,7 @@ fn config(addresses: &BTreeMap<String, IpAddr>) -> Config {
             labels: BTreeMap::new(),
             weight: 1,
             credential: None,
+            calls_in_flight_max: None,
             tls: tls::Settings::default(),
         })
     };

@@ -19,6 +19,8 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
         "connection_window_bytes",
         "first_bytes_timeout",
         "http1_headers_timeout",
+        "body_timeout",
+        "stream_idle",
         "keepalive_interval",
         "keepalive_timeout",
         "connection_age",
@@ -61,6 +63,8 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
     for (name, setting, min) in [
         ("first_bytes_timeout", &mut limits.first_bytes, SHORTEST),
         ("http1_headers_timeout", &mut limits.http1_headers, SHORTEST),
+        ("body_timeout", &mut limits.body, SHORTEST),
+        ("stream_idle", &mut limits.stream_idle, SHORTEST),
         (
             "keepalive_interval",
             &mut limits.keepalive_interval,

@@ -34,6 +34,7 @@ use crate::domain::limit::{
 use crate::instance::endpoint::{Dial, Endpoint};
 use crate::instance::tls::Connector;
 use crate::late_flush::LateFlush;
+use crate::memory::Memory;
 use crate::tasks::Tasks;
 
 /// Connections that turn out to be gone, before a call gives up.
@@ -328,11 +329,12 @@ impl Sender {
         self,
         request: Request<()>,
         message: Frame,
+        memory: &Memory,
     ) -> Result<Bytes, Failure> {
         let id = self.id.clone();
         let begun = self.begin(request, message, End::AfterThis)?;
         // The other parts are held until the answer is there.
-        answer::read(&id, begun.response).await
+        answer::read(&id, begun.response, memory).await
     }
 
     /// Opens a stream with its first message.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Facts;
-use crate::history::{Begun, End, Stream, Verdict};
+use crate::history::{Begun, End, Remains, Stream, Verdict};
 
 /// How long a reset may take within the orchestrator.
 const RESET: Duration = Duration::from_millis(100);
@@ -129,12 +129,18 @@ pub(super) fn when_all_is_well_all_calls_succeed(facts: &Facts<'_>) -> Vec<Strin
     found
 }
 
-/// Nothing outlives the orchestrator, and its own account of the calls that are with instances is settled.
+const NOTHING: Remains = Remains {
+    clean: true,
+    tasks: 0,
+    bytes_held: 0,
+    admitted: false,
+    outstanding: 0,
+};
+
+/// 20: nothing outlives the orchestrator, and its own account of the calls that are with instances is settled.
 pub(super) fn nothing_is_left_behind(facts: &Facts<'_>) -> Vec<String> {
     match facts.remains {
-        Some(remains) if remains.clean && remains.tasks == 0 && remains.outstanding == 0 => {
-            Vec::new()
-        }
+        Some(remains) if remains == NOTHING => Vec::new(),
         Some(remains) => vec![format!("left behind: {remains:?}")],
         None => vec!["it never stopped".to_owned()],
     }

@@ -124,6 +124,8 @@ fn streamed(call: u32) -> Stream {
 const REMAINS: Remains = Remains {
     clean: true,
     tasks: 0,
+    bytes_held: 0,
+    admitted: false,
     outstanding: 0,
 };
 
@@ -423,6 +425,14 @@ fn what_is_left_behind_is_seen() {
         },
         Remains {
             tasks: 1,
+            ..REMAINS
+        },
+        Remains {
+            bytes_held: 1,
+            ..REMAINS
+        },
+        Remains {
+            admitted: true,
             ..REMAINS
         },
         Remains {
