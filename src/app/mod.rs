@@ -1,5 +1,6 @@
 //! Builds the house from a config, and takes it down again. It alone names concrete implementations.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -12,9 +13,10 @@ use crate::chance::Chance;
 use crate::config::{Builtin, Config, Planned, Shutdown};
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
 use crate::fleet::view::Origin;
-use crate::fleet::{Connect, Fleet, registration};
+use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
 use crate::ingress::caller::Keys;
 use crate::ingress::listener::{self, Listen};
 use crate::ingress::{front_door, grpc};
@@ -106,30 +108,20 @@ impl App {
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         let (limits, admission) = capacity::within_means(config.limits, config.admission);
         let memory = Memory::new(admission.buffered_bytes);
-        let registration = registration::Settings {
-            networks: config.networks,
-            take_over: config.take_over,
-            ourselves: vec![address],
-            calls_in_flight_max: admission.instance_calls_max,
+        let plan = FleetPlan {
+            instances: config.instances,
+            admin: config.admin,
+            probe: config.probe,
+            health: config.health,
+            registration: registration::Settings {
+                networks: config.networks,
+                take_over: config.take_over,
+                ourselves: vec![address],
+                calls_in_flight_max: admission.instance_calls_max,
+            },
         };
-        let fleet = Fleet::new(
-            connect(dial, &tasks, &memory),
-            config.probe,
-            config.health,
-            registration,
-            tasks.clone(),
-            chance.clone(),
-        );
-        fleet
-            .add(specs(config.instances, &tasks).await?)
-            .map_err(StartError::Instance)?;
-        for (id, admin) in &config.admin {
-            fleet.set_admin([id], *admin, "config");
-        }
-        tasks.spawn_vital(
-            "leases",
-            tasks.until_stop(Fleet::expire_leases(Arc::downgrade(&fleet))),
-        );
+        let connect = connect(dial, &tasks, &memory);
+        let fleet = gather(plan, connect, &tasks, &chance).await?;
 
         let keys = Arc::new(config.keys);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
@@ -253,6 +245,41 @@ fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
 
+/// What a fleet is at its start.
+struct FleetPlan {
+    instances: Vec<Planned>,
+    admin: BTreeMap<InstanceId, Admin>,
+    probe: ProbeSettings,
+    health: health::Settings,
+    registration: registration::Settings,
+}
+
+/// The fleet with the instances of the config, whose leases are watched from now on.
+async fn gather(
+    plan: FleetPlan,
+    connect: Connect,
+    tasks: &Tasks,
+    chance: &Chance,
+) -> Result<Arc<Fleet>, StartError> {
+    let fleet = Fleet::new(
+        connect,
+        plan.probe,
+        plan.health,
+        plan.registration,
+        tasks.clone(),
+        chance.clone(),
+    );
+    fleet
+        .add(specs(plan.instances, tasks).await?)
+        .map_err(StartError::Instance)?;
+    for (id, admin) in &plan.admin {
+        fleet.set_admin([id], *admin, "config");
+    }
+    let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
+    tasks.spawn_vital("leases", tasks.until_stop(leases));
+    Ok(fleet)
+}
+
 fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
     let (tasks, memory) = (tasks.clone(), memory.clone());
     Arc::new(move |spec: &Spec| {
@@ -292,7 +319,7 @@ async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin
 fn builtin_spec(
     id: InstanceId,
     address: SocketAddr,
-    labels: std::collections::BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     weight: u32,
 ) -> Spec {
     let endpoint = Endpoint {

@@ -165,6 +165,11 @@ fn full_settings(config: &Config) {
     assert_eq!(config.take_over, TakeOver::SameKey);
     let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
     assert_eq!(config.networks, networks);
+    full_limits(config);
+}
+
+fn full_limits(config: &Config) {
+    let seconds = Duration::from_secs;
     let limits = Limits {
         connections: 5000,
         connections_per_address: 50,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::place::Place;
+use super::place::{Fields, Place};
 use super::{LONGEST, SHORTEST};
 use crate::domain::limit::{
     CONNECTION_STREAMS_MAX, CONNECTIONS_MAX, NETWORKS_MAX, WINDOW_MAX, WINDOW_MIN,
@@ -60,6 +60,11 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
         ));
     }
 
+    times(&fields, &mut limits);
+    Some(limits)
+}
+
+fn times(fields: &Fields<'_>, limits: &mut Limits) {
     for (name, setting, min) in [
         ("first_bytes_timeout", &mut limits.first_bytes, SHORTEST),
         ("http1_headers_timeout", &mut limits.http1_headers, SHORTEST),
@@ -80,5 +85,4 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
     ] {
         fields.set(name, setting, |place| place.duration(&(min..=LONGEST)));
     }
-    Some(limits)
 }

@@ -153,7 +153,6 @@ impl OrchestratorService for Orchestrator {
         let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FLEET_MAX);
         let read = self.read_route(arrival, request.into_inner(), resolve);
         let (route, identity) = read.map_err(status)?;
-        let panic = route.panic;
         let admitted = self.house.gate.admit(&caller, 0, route.deadline).await;
         let _place = admitted.map_err(status)?;
         let (outcome, origin) = match identity {
@@ -161,7 +160,7 @@ impl OrchestratorService for Orchestrator {
             Some(identity) => self.house.deduplicate.run_task(identity, route).await,
         };
         match outcome {
-            Ok(answered) => Ok(Response::new(to_proto::route(answered, origin, panic))),
+            Ok(answered) => Ok(Response::new(to_proto::route(answered, origin))),
             Err(Unanswered {
                 failure,
                 attempts,

@@ -21,9 +21,9 @@ use crate::proto::orchestrator as proto;
 /// Characters of the message of each try in the status of a failed call.
 const FAILED_ATTEMPT_CHARS_MAX: usize = 100;
 
-pub(super) fn route(answered: Answered, origin: Origin, panic: Panic) -> proto::RouteResponse {
+pub(super) fn route(answered: Answered, origin: Origin) -> proto::RouteResponse {
     proto::RouteResponse {
-        panic_mode: panic == Panic::On,
+        panic_mode: answered.panic == Panic::On,
         instance: answered.instance.to_string(),
         payload: Some(answered.payload.into_encoded()),
         attempts: answered.attempts.into_iter().map(attempt).collect(),

@@ -84,6 +84,8 @@ pub struct Answered {
     pub payload: Payload,
     /// Every try, in the order in which they began; the answer is the one that did not fail.
     pub attempts: Vec<Attempt>,
+    /// Whether ejections were lifted for it.
+    pub panic: Panic,
 }
 
 /// Why there is no answer.
@@ -117,6 +119,7 @@ pub async fn run_task(mut route: Route, tries: &Tries) -> Result<Answered, Unans
                 instance,
                 payload,
                 attempts: tries.take(),
+                panic: route.panic,
             })
         }
         Err((mut failure, stop)) => {
@@ -154,8 +157,8 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
                     hedge_at = route.hedge_at();
                 }
                 Err(refused) if flying.is_empty() => return Err(turned_away(tries, refused)),
-                // Nobody else lets it in: what runs decides.
-                Err(_refused) => (hedge_at, closed) = (None, Some(Stop::Exhausted)),
+                // What runs decides again when it lands.
+                Err(_refused) => {}
             }
         }
         let wake = planned.as_ref().map(|next| next.at).or(hedge_at);
