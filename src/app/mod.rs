@@ -127,7 +127,7 @@ impl App {
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
         let expiry = Arc::clone(&keys);
         let expiring = async move { expiry.expire().await };
-        tasks.spawn_vital("keys", until_stop(&tasks, expiring));
+        tasks.spawn_vital("keys", tasks.until_stop(expiring));
 
         let draining = CancellationToken::new();
         let house = methods::House {
@@ -225,7 +225,9 @@ impl App {
             tracing::warn!(left, "stopping: the limit is reached, the rest is cut");
             self.cut.cancel();
         }
-        self.tasks.finish(LAST_GRACE).await;
+        if let Finish::Abandoned(left) = self.tasks.finish(LAST_GRACE).await {
+            tracing::warn!(left, "stopping: tasks do not end");
+        }
         match finished {
             Finish::Complete => Stopped::Clean,
             Finish::Abandoned(_) => Stopped::Cut,
@@ -241,21 +243,6 @@ fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
 
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
-
-/// Ends a task that would go on for ever once everything stops.
-fn until_stop<T>(tasks: &Tasks, task: T) -> impl Future<Output = ()> + Send + use<T>
-where
-    T: Future<Output = ()> + Send,
-{
-    let stop = tasks.stopping();
-    async move {
-        tokio::select! {
-            biased;
-            () = task => {}
-            () = stop.cancelled() => {}
-        }
-    }
-}
 
 /// What a fleet is at its start.
 struct FleetPlan {
@@ -288,7 +275,7 @@ async fn gather(
         fleet.set_admin([id], *admin, "config");
     }
     let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
-    tasks.spawn_vital("leases", until_stop(tasks, leases));
+    tasks.spawn_vital("leases", tasks.until_stop(leases));
     Ok(fleet)
 }
 

@@ -171,7 +171,7 @@ impl Fleet {
             Arc::clone(&self.probes),
             self.chance.clone(),
         );
-        let probe = self.tasks.spawn_owned(probe);
+        let probe = self.tasks.spawn_owned(self.tasks.until_stop(probe));
         // Whoever was there before is gone with what its calls said.
         roll.ejected.remove(member.id());
         roll.entries.insert(
