@@ -32,7 +32,7 @@ use crate::proto::health::{
     HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
 };
 use crate::proto::instance::instance_service_server::{InstanceService, InstanceServiceServer};
-use crate::proto::instance::{ExecuteRequest, ExecuteResponse};
+use crate::proto::instance::{ExecuteRequest, ExecuteResponse, SessionRequest, SessionResponse};
 use crate::tasks::Tasks;
 
 /// The key under which a payload asks for misbehaviour.
@@ -161,6 +161,15 @@ impl InstanceService for Echo {
             )),
             None => Ok(tonic::Response::new(ExecuteResponse { payload })),
         }
+    }
+
+    type SessionStream = tokio_stream::Empty<Result<SessionResponse, Status>>;
+
+    async fn session(
+        &self,
+        _: tonic::Request<tonic::Streaming<SessionRequest>>,
+    ) -> Result<tonic::Response<Self::SessionStream>, Status> {
+        Err(Status::unimplemented("no sessions yet"))
     }
 }
 

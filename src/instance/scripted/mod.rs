@@ -7,10 +7,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::session::{Open, Opened};
 use super::{Call, InstanceClient, Pending, Serving};
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
+
+mod session;
+
+#[allow(unused_imports, reason = "for the rooms that hold sessions")]
+pub(crate) use session::{Held, SessionAct, Sessions};
 
 /// What an instance does with one call.
 #[derive(Debug, Clone)]
@@ -34,6 +40,8 @@ pub(crate) struct Scripted {
     /// What it was sent: the number of the try, and when it must have answered.
     pub(crate) calls: Mutex<Vec<(u32, Instant)>>,
     running: Arc<AtomicUsize>,
+    /// The sessions that were opened with it.
+    pub(crate) sessions: Sessions,
 }
 
 impl Scripted {
@@ -43,6 +51,7 @@ impl Scripted {
             script: Mutex::new(script.into_iter().collect()),
             calls: Mutex::default(),
             running: Arc::default(),
+            sessions: Sessions::default(),
         })
     }
 
@@ -108,5 +117,12 @@ impl InstanceClient for Scripted {
 
     fn probe(&self) -> Pending<Result<Serving, Failure>> {
         Box::pin(std::future::ready(Ok(Serving::Yes)))
+    }
+
+    fn open_session(&self, open: Open) -> Pending<Result<Opened, Failure>> {
+        match self.sessions.open(&self.id, open) {
+            Some(opened) => Box::pin(std::future::ready(opened)),
+            None => Box::pin(std::future::pending()),
+        }
     }
 }
