@@ -16,6 +16,7 @@ pub mod orchestrate;
 pub mod fleet;
 
 pub mod instance;
+pub mod store;
 
 pub mod late_flush;
 pub mod payload_json;

@@ -99,6 +99,31 @@ pub const LINK_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Addresses that one host name may resolve to.
 pub const ADDRESSES_PER_NAME_MAX: usize = 16;
 
+/// Bytes of the id of a session.
+pub const SESSION_ID_BYTES_MAX: usize = 128;
+/// Sessions that the store remembers, closed ones included.
+pub const SESSIONS_MAX: usize = 200_000;
+/// Messages of one session and one direction that are not acknowledged.
+pub const UNACKNOWLEDGED_MAX: usize = 1000;
+/// Bytes of these messages; one message always fits.
+pub const UNACKNOWLEDGED_BYTES_MAX: usize = 1024 * 1024;
+/// Acknowledged messages of one direction that are kept so that a repeated one is recognised. Up to twice as many
+/// are there for a while, so that they are removed some at a time.
+pub const SETTLED_KEPT: usize = 32;
+/// Bytes of these messages, likewise.
+pub const SETTLED_KEPT_BYTES: usize = 16 * 1024;
+/// Acknowledged messages that are kept for the policy REPLAY, and replies to posts that wait for an older message
+/// to be acknowledged.
+pub const HELD_MAX: usize = 10_000;
+/// Bytes of these messages.
+pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Posts of one session whose keys are remembered, with their replies.
+pub const POSTS_REMEMBERED_MAX: usize = 1000;
+/// Bytes of these replies; the last one is always kept.
+pub const POST_BYTES_REMEMBERED_MAX: usize = 1024 * 1024;
+/// Messages of one call to the store.
+pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
+
 /// Keys of the config.
 pub const KEYS_MAX: usize = 1000;
 /// Bytes of the config file.

@@ -10,5 +10,6 @@ pub mod limit;
 pub mod payload;
 pub mod retry;
 pub mod selection;
+pub mod session;
 pub mod target;
 pub mod task;

@@ -6,7 +6,7 @@ use crate::source::{self, Source, check, inspect};
 const FLOORS: [&[&str]; 9] = [
     &["domain"],
     &["tasks", "telemetry", "payload_json", "late_flush"],
-    &["instance"],
+    &["instance", "store"],
     &["fleet"],
     &["orchestrate"],
     &["ingress"],
