@@ -80,16 +80,24 @@ pub const PROBES_AT_ONCE_MAX: usize = 256;
 /// Health watchers at once.
 pub const WATCHERS_MAX: usize = 1000;
 
-/// Connections to one instance.
+/// Connections to one instance for calls.
 pub const LINKS_PER_INSTANCE_MAX: usize = 4;
-/// Streams on one connection to an instance.
+/// Calls on one connection to an instance.
 pub const LINK_STREAMS_MAX: usize = 1000;
+/// Connections to one instance for sessions, beside those for calls.
+pub const SESSION_LINKS_PER_INSTANCE_MAX: usize = 16;
+/// Sessions on one connection to an instance.
+pub const SESSION_LINK_STREAMS_MAX: usize = 1000;
 /// Connecting to an instance, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flow-control window of one stream from an instance.
 pub const LINK_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of one connection from an instance.
 pub const LINK_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Flow-control window of the stream of one session from an instance.
+pub const SESSION_LINK_STREAM_WINDOW: u32 = 64 * 1024;
+/// Flow-control window of one connection that holds sessions, from an instance.
+pub const SESSION_LINK_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 /// Header list, at both doors.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// How often a connection to an instance is tested when nothing else does. Peers may punish more.
@@ -162,6 +170,11 @@ const _: () =
     assert!(AGGREGATE_BYTES_MAX + 2 * FANOUT_TARGETS_MAX * (ID_BYTES_MAX + 16) < MESSAGE_BYTES_MAX);
 // One stream may not fill the window that it shares.
 const _: () = assert!(LINK_STREAM_WINDOW < LINK_CONNECTION_WINDOW);
+// Sessions that are not read, all of them together, leave the others their window.
+const _: () = assert!(
+    SESSION_LINK_STREAMS_MAX as u64 * SESSION_LINK_STREAM_WINDOW as u64
+        <= SESSION_LINK_CONNECTION_WINDOW as u64
+);
 // Whatever an orchestrator sends can be read.
 const _: () = assert!(MESSAGE_BYTES_MAX <= ANSWER_BYTES_MAX);
 // Waves shorter than the queue, so that one wave of refusals never blocks its own dispatch.
