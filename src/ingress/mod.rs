@@ -14,11 +14,15 @@ pub mod grpc;
 mod layer;
 pub mod listener;
 
-use caller::Keys;
+use caller::{FindToken, Keys};
 pub use layer::Door;
 
 /// The way of a request through the door, outermost first.
-pub fn front_door(keys: Arc<Keys>, methods: grpc::Methods) -> impl Door<Incoming> {
+pub fn front_door(
+    keys: Arc<Keys>,
+    sessions: FindToken,
+    methods: grpc::Methods,
+) -> impl Door<Incoming> {
     ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
         .layer_fn(|inner| layer::Stamp { inner })
@@ -26,6 +30,7 @@ pub fn front_door(keys: Arc<Keys>, methods: grpc::Methods) -> impl Door<Incoming
         .layer_fn(move |inner| layer::Guard {
             inner,
             keys: Arc::clone(&keys),
+            sessions: Arc::clone(&sessions),
         })
         // Who may call is known; until when comes next. It stands where bodies are read, since one that
         // trickles in may not hold a call past its deadline.

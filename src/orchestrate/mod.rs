@@ -3,6 +3,7 @@
 
 pub mod attempt;
 pub mod fan_out;
+pub mod hold_session;
 pub mod run_task;
 
 #[cfg(test)]

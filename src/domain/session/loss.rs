@@ -146,7 +146,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_wait_always_lies_ahead_and_tries_never_come_faster_than_their_delay(
-            failures in 0_u32..40, after in 0_u64..60_000, policy in 0..3, same: bool, other: bool,
+            failures in 0_u32..40, after in 0_u64..60_000, policy in 0..3_usize, same: bool, other: bool,
         ) {
             let start = Instant::now();
             let mut absence = Absence::begin(Loss::Broken, start, GRACE);

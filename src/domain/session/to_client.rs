@@ -285,5 +285,3 @@ fn size(message: &Message) -> usize {
     message.payload.encoded().len()
 }
 
-#[cfg(test)]
-mod tests;

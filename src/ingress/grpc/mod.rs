@@ -20,6 +20,7 @@ use crate::domain::limit::{
     FANOUT_TIMEOUT_DEFAULT, MESSAGE_BYTES_MAX, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX,
 };
 use crate::fleet::Fleet;
+use crate::orchestrate::hold_session::Sessions;
 use crate::proto;
 use crate::proto::health::health_server::{self, HealthServer};
 use crate::proto::orchestrator::cluster_service_server::{self, ClusterServiceServer};
@@ -30,6 +31,9 @@ mod cluster;
 mod from_proto;
 mod orchestrator;
 mod serving;
+mod session_from_proto;
+mod session_to_proto;
+mod sessions;
 mod to_proto;
 mod watch;
 
@@ -42,6 +46,8 @@ pub struct House {
     pub tasks: Tasks,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// Conversations with instances.
+    pub sessions: Sessions,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
     /// Fires when the orchestrator is about to stop: not ready, and no stream without an end goes on.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{House, arrival, from_proto, to_proto, watch};
+use super::{House, arrival, from_proto, sessions, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
 use crate::domain::task::Task;
@@ -19,7 +19,10 @@ use crate::orchestrate::run_task::{Route, Unanswered, run_task};
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
     FanoutRequest, FanoutResponse, HealthRequest, HealthResponse, HealthWatchRequest,
-    HealthWatchResponse, RouteRequest, RouteResponse,
+    HealthWatchResponse, RouteRequest, RouteResponse, SessionCloseRequest, SessionCloseResponse,
+    SessionGetRequest, SessionGetResponse, SessionListRequest, SessionListResponse,
+    SessionPostRequest, SessionPostResponse, SessionSendRequest, SessionSpawnRequest,
+    SessionSpawnResponse,
 };
 
 #[derive(Clone)]
@@ -104,7 +107,7 @@ fn status(failure: Failure) -> Status {
     failure_table::status(&failure)
 }
 
-type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl OrchestratorService for Orchestrator {
@@ -143,6 +146,55 @@ impl OrchestratorService for Orchestrator {
             .map_err(|bad| status(from_proto::invalid("completion", bad)))?;
         let events = events.map(|event| event.map(to_proto::event).map_err(status));
         Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn session_spawn(
+        &self,
+        request: Request<SessionSpawnRequest>,
+    ) -> Result<Response<SessionSpawnResponse>, Status> {
+        let spawned = sessions::spawn(&self.house.sessions, request).await;
+        spawned.map(Response::new).map_err(status)
+    }
+
+    type SessionSendStream = sessions::Frames;
+
+    async fn session_send(
+        &self,
+        request: Request<Streaming<SessionSendRequest>>,
+    ) -> Result<Response<Self::SessionSendStream>, Status> {
+        sessions::send(&self.house, request).await.map_err(status)
+    }
+
+    async fn session_post(
+        &self,
+        request: Request<SessionPostRequest>,
+    ) -> Result<Response<SessionPostResponse>, Status> {
+        let posted = sessions::post(&self.house, request).await;
+        posted.map(Response::new).map_err(status)
+    }
+
+    async fn session_get(
+        &self,
+        request: Request<SessionGetRequest>,
+    ) -> Result<Response<SessionGetResponse>, Status> {
+        let got = sessions::get(&self.house.sessions, request).await;
+        got.map(Response::new).map_err(status)
+    }
+
+    async fn session_list(
+        &self,
+        request: Request<SessionListRequest>,
+    ) -> Result<Response<SessionListResponse>, Status> {
+        let listed = sessions::list(&self.house.sessions, request).await;
+        listed.map(Response::new).map_err(status)
+    }
+
+    async fn session_close(
+        &self,
+        request: Request<SessionCloseRequest>,
+    ) -> Result<Response<SessionCloseResponse>, Status> {
+        let closed = sessions::close(&self.house.sessions, request).await;
+        closed.map(Response::new).map_err(status)
     }
 
     async fn health(

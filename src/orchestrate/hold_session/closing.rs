@@ -1,7 +1,6 @@
 //! The end of a session: both sides learn why, and what was for the client can still be fetched.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -53,9 +52,6 @@ impl Life {
         }
     }
 }
-
-/// How long a client is asked to wait after a failed write; then it attaches again.
-pub(super) const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
 impl Owner {
     /// Ends the session.

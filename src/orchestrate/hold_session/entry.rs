@@ -9,11 +9,13 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::Labels;
 use super::frame::Incoming;
 use super::outbox::Outgoing;
 use crate::domain::failure::Failure;
 use crate::domain::limit::SESSION_COMMANDS_QUEUED_MAX;
 use crate::domain::payload::Payload;
+use crate::domain::session::lifetime::Lifetime;
 use crate::store::record::{PostKey, Terms};
 
 /// What a session is asked to do.
@@ -92,6 +94,8 @@ struct Inbox {
 /// A session as the whole house sees it.
 pub(super) struct Entry {
     pub(super) terms: Arc<Terms>,
+    pub(super) labels: Labels,
+    pub(super) lifetime: Lifetime,
     inbox: Mutex<Inbox>,
     signals: AtomicU8,
     waker: AtomicWaker,
@@ -119,13 +123,19 @@ pub(super) enum Sent {
 }
 
 impl Entry {
-    pub(super) fn new(terms: Arc<Terms>, expires: Option<Instant>) -> Arc<Self> {
+    pub(super) fn new(
+        terms: Arc<Terms>,
+        lifetime: Lifetime,
+        expires: Option<Instant>,
+    ) -> Arc<Self> {
         let inbox = Inbox {
             phase: Phase::Dormant,
             commands: VecDeque::new(),
         };
         Arc::new(Self {
+            labels: Arc::new(terms.labels.clone()),
             terms,
+            lifetime,
             inbox: Mutex::new(inbox),
             signals: AtomicU8::new(0),
             waker: AtomicWaker::new(),

@@ -168,7 +168,7 @@ impl Held {
     fn say(&mut self, frame: Frame) {
         self.said_at = Instant::now();
         // When it takes no more, the receiver says why.
-        drop(self.sender.send(frame));
+        let _ = self.sender.send(frame);
     }
 
     /// Says why it ends, and waits until the instance has ended it too.
@@ -211,7 +211,7 @@ impl Owner {
             super::instance_side::Link::Resting
             | super::instance_side::Link::Absent
             | super::instance_side::Link::Wants(_)
-            | super::instance_side::Link::Handing(_)
+            | super::instance_side::Link::Handing
             | super::instance_side::Link::Opening(_) => None,
         }
     }
@@ -222,7 +222,7 @@ impl Owner {
         match old {
             None => self.deliver_next(),
             Some(old) => {
-                let payload = Payload::stored(old.payload);
+                let payload = Payload::looked_over_before(old.payload);
                 held.deliver(old.position, old.in_reply_to, true, payload);
                 held.read_on();
             }

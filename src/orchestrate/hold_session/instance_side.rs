@@ -11,10 +11,9 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, timeout};
 
-use super::closing::Life;
 use super::frame::ServerFrame;
 use super::held::{Held, Said};
-use super::owner::{Leave, Owner};
+use super::owner::Owner;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::health::State;
 use crate::domain::id::InstanceId;
@@ -37,7 +36,7 @@ pub(super) enum Link {
     /// The session goes to this instance once what carries the old epoch is written.
     Wants(InstanceId),
     /// The hand-over is being written.
-    Handing(InstanceId),
+    Handing,
     /// The instance is asked.
     Opening(Pending<Result<Opened, Failure>>),
     /// The instance takes part.
@@ -57,7 +56,7 @@ impl Link {
 
     /// Whether nothing may be written that carries the epoch.
     pub(super) fn is_changing_hands(&self) -> bool {
-        matches!(self, Self::Wants(_) | Self::Handing(_))
+        matches!(self, Self::Wants(_) | Self::Handing)
     }
 
     pub(super) fn said_at(&self) -> Option<Instant> {
@@ -66,7 +65,7 @@ impl Link {
             Self::Resting
             | Self::Absent
             | Self::Wants(_)
-            | Self::Handing(_)
+            | Self::Handing
             | Self::Opening(_) => None,
         }
     }
@@ -77,7 +76,7 @@ impl Link {
             Self::Resting
             | Self::Absent
             | Self::Wants(_)
-            | Self::Handing(_)
+            | Self::Handing
             | Self::Opening(_) => None,
         }
     }
@@ -114,7 +113,7 @@ impl Owner {
                 }
             }
             Link::Wants(_) => self.hand_over(),
-            Link::Handing(_) | Link::Opening(_) | Link::Held(_) => {}
+            Link::Handing | Link::Opening(_) | Link::Held(_) => {}
         }
     }
 
@@ -175,7 +174,7 @@ impl Owner {
             &instance,
         );
         self.storing.take_over(answer);
-        self.link = Link::Handing(instance);
+        self.link = Link::Handing;
     }
 
     pub(super) fn on_taken_over(&mut self, answer: Result<Box<Session>, Error>) {
@@ -296,7 +295,7 @@ impl Owner {
 
     pub(super) fn poll_link(&mut self, context: &mut Context<'_>) -> Poll<FromLink> {
         match &mut self.link {
-            Link::Resting | Link::Absent | Link::Wants(_) | Link::Handing(_) => Poll::Pending,
+            Link::Resting | Link::Absent | Link::Wants(_) | Link::Handing => Poll::Pending,
             Link::Opening(opening) => opening.as_mut().poll(context).map(FromLink::Opened),
             Link::Held(held) => {
                 let takes = self.to_client.has_room(held.next_bytes());
@@ -372,14 +371,6 @@ impl Owner {
         }
     }
 
-    /// The log is not ours any more.
-    pub(super) fn leave(&mut self, leave: Leave) {
-        self.ends = Some(leave);
-        self.link = Link::Resting;
-        if let Life::Open = self.life {
-            self.fail_posts(&super::draining());
-        }
-    }
 }
 
 /// Whether an instance that answers so cannot hold the session at all.

@@ -98,7 +98,7 @@ impl Owner {
         to_client: ToClient,
         life: Life,
     ) -> Self {
-        let lifetime = entry.lifetime();
+        let lifetime = entry.lifetime;
         Self {
             sent_before: Before {
                 to_instance: to_instance.stored(),

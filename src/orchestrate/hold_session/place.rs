@@ -82,5 +82,5 @@ fn nobody(members: &[Arc<Member>]) -> Failure {
     if members.is_empty() {
         return Failure::new(Reason::NoInstance, "the fleet has no instances");
     }
-    super::super::run_task::nobody(members)
+    crate::orchestrate::run_task::nobody(members)
 }

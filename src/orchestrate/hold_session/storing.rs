@@ -2,7 +2,6 @@
 //! has come in the meantime; only when it has answered is anything acknowledged or delivered.
 
 use std::collections::VecDeque;
-use std::future::Future as _;
 use std::task::{Context, Poll};
 
 use super::client_side::Client;

@@ -75,7 +75,7 @@ fn pick(
     Some(Arc::clone(&members[chosen]))
 }
 
-pub(super) fn nobody(candidates: &[Arc<Member>]) -> Failure {
+pub(in crate::orchestrate) fn nobody(candidates: &[Arc<Member>]) -> Failure {
     if let [only] = candidates {
         return down(only);
     }

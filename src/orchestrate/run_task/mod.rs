@@ -21,8 +21,8 @@ use crate::fleet::view::{FleetNow, Member, Members};
 
 mod choose;
 
-pub(super) use choose::down;
-use choose::{choose, nobody};
+use choose::choose;
+pub(super) use choose::{down, nobody};
 
 /// One task for one of several instances.
 #[derive(Clone)]
