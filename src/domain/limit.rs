@@ -121,6 +121,12 @@ pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const POSTS_REMEMBERED_MAX: usize = 1000;
 /// Bytes of these replies; the last one is always kept.
 pub const POST_BYTES_REMEMBERED_MAX: usize = 1024 * 1024;
+/// Calls that wait for the store.
+pub const STORE_QUEUE_MAX: usize = 1024;
+/// Bytes of the messages of these calls; one call always fits.
+pub const STORE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of all sessions that the journal keeps.
+pub const STORE_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
 /// Messages of one call to the store.
 pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
 

@@ -13,13 +13,10 @@ use super::record::{
     Post, Query, Session, Slice, ToClient, ToInstance,
 };
 use super::shelf::Shelf;
+use super::world::World;
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
 use crate::domain::session::{Epoch, SessionId};
-
-mod world;
-
-use world::World;
 
 /// How the disk behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,9 +109,9 @@ impl MemoryStore {
     fn over(settings: Settings, durable: World, fault: Fault) -> Self {
         let mut durable = durable;
         durable.reopen();
+        durable.commit().for_each(drop);
         let mut now = World::new(settings.bytes_max);
         now.copy(&durable, durable.ids());
-        now.reopen();
         let disk = Disk {
             now,
             durable,
