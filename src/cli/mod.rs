@@ -2,12 +2,14 @@
 
 mod arguments;
 mod connection;
+mod data_directory;
 mod demo;
 mod exit;
 mod failure_text;
 mod fanout;
 mod health;
 mod instances;
+mod journal;
 mod json_output;
 mod output;
 mod payload_source;
@@ -49,6 +51,8 @@ enum Command {
     Health(health::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
+    /// Check or copy the file that sessions live in.
+    Journal(journal::Arguments),
 }
 
 /// Runs the command that the process was started with.
@@ -78,6 +82,7 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
+        Command::Journal(arguments) => journal::run(&arguments),
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Settings {
 pub enum Promise {
     /// It does.
     Kept,
-    /// It answers before, which is a lie.
+    /// It answers before: a batch is synced when the next one comes, which is a lie.
     AckBeforeSync,
 }
 
@@ -215,6 +215,9 @@ impl Shared {
     /// Carries out whatever has queued, in one batch.
     fn commit(&self) {
         let mut disk = self.lock();
+        if self.settings.promise == Promise::AckBeforeSync {
+            disk.sync();
+        }
         let mut answers = Vec::new();
         let mut strength = Strength::Relaxed;
         while let Some(job) = disk.queue.pop_front() {

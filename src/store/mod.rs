@@ -15,6 +15,8 @@ use crate::domain::id::InstanceId;
 use crate::domain::session::{Epoch, SessionId};
 
 mod book;
+#[cfg(test)]
+mod conformance;
 pub mod memory;
 pub mod record;
 mod shelf;

@@ -24,6 +24,8 @@ pub(super) struct Desk {
     synchronous: Sync,
     /// The sessions that this batch has made, as they were written down.
     created: BTreeMap<SessionId, Shelf>,
+    /// How many commits there were.
+    commits: u64,
 }
 
 /// Whether a commit waits until it is on the disk.
@@ -110,6 +112,7 @@ impl Desk {
             file,
             synchronous: Sync::Full,
             created: BTreeMap::new(),
+            commits: 0,
         })
     }
 
@@ -130,6 +133,7 @@ impl Desk {
         self.write_changes()?;
         if !self.file.is_autocommit() {
             self.file.prepare_cached("COMMIT")?.execute([])?;
+            self.commits += 1;
         }
         self.created.clear();
         Ok(())
@@ -169,6 +173,17 @@ impl Desk {
             return Err(rusqlite::Error::QueryReturnedNoRows.into());
         }
         Ok(())
+    }
+
+    /// How many commits there were since the file was opened.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    /// As a disk with room for so many pages.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) -> Result<(), Broken> {
+        Ok(self.file.pragma_update(None, "max_page_count", pages)?)
     }
 
     pub(super) fn create(&mut self, new: NewSession) -> Result<Created, Halt> {

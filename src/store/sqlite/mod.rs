@@ -27,6 +27,8 @@ mod lock;
 mod reader;
 mod rows;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use lock::Unavailable;

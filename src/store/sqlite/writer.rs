@@ -241,6 +241,8 @@ impl Writer {
             }
         }
         self.turn(Readiness::Stopped);
+        let commits = self.desk.as_ref().map(Desk::commits);
+        tracing::debug!(commits, "the journal is closed");
         drop(self.desk);
         drop(self.lock);
     }
