@@ -162,7 +162,7 @@ async fn nothing_that_was_answered_is_missing_after_kill_9() {
                 panic!("{line}");
             };
             let key = (direction.to_owned(), id.to_owned());
-            let number = number.parse().unwrap();
+            let number: u64 = number.parse().unwrap();
             let known = newest.entry(key).or_default();
             *known = number.max(*known);
         }

@@ -76,12 +76,6 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What came of a step, in words.
 async fn carry_out(store: &dyn Store, step: &Step) -> String {
-    let name = |session: &usize| id(SESSIONS[*session]);
-    let held = async |session: &usize| {
-        let session = store.get(&name(session)).await.ok()?;
-        let (epoch, owner) = (session.epoch, session.owner.clone());
-        Some((Fence { epoch, owner }, session))
-    };
     let (Step::Ask { session, .. }
     | Step::Post { session, .. }
     | Step::Say { session, .. }
@@ -102,9 +96,18 @@ async fn carry_out(store: &dyn Store, step: &Step) -> String {
             _ => format!("{:?}", store.recover(&Owner::new("again")).await),
         };
     };
-    let s = name(session);
-    let Some((fence, now)) = held(session).await else {
+    let Ok(now) = store.get(&id(SESSIONS[*session])).await else {
         return "gone".to_owned();
+    };
+    carry_out_on(store, step, now).await
+}
+
+/// The same, of a step on one session.
+async fn carry_out_on(store: &dyn Store, step: &Step, now: Session) -> String {
+    let s = now.id().clone();
+    let fence = Fence {
+        epoch: now.epoch,
+        owner: now.owner.clone(),
     };
     let burst = |first: u64, words: &Vec<u8>| -> Vec<(u64, String)> {
         let numbered = (first..).zip(words);

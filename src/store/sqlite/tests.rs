@@ -1,3 +1,5 @@
+//! What holds of this engine only: its file, its lock, its thread, its commits.
+
 use std::fs;
 
 use rusqlite::Connection;
