@@ -93,13 +93,19 @@ impl Tasks {
         self.fallen.clone()
     }
 
+    /// How many tasks have not ended.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.tracker.len()
+    }
+
     /// Tells all tasks to end and waits for them, for as long as `grace` at most.
     pub async fn finish(&self, grace: Duration) -> Finish {
         self.stop.cancel();
         self.tracker.close();
         match tokio::time::timeout(grace, self.tracker.wait()).await {
             Ok(()) => Finish::Complete,
-            Err(_elapsed) => Finish::Abandoned(self.tracker.len()),
+            Err(_elapsed) => Finish::Abandoned(self.left()),
         }
     }
 }

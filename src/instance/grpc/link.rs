@@ -26,7 +26,7 @@ use crate::domain::limit::{
     CONNECT_TIMEOUT, HEADER_LIST_BYTES_MAX, LINK_CONNECTION_WINDOW, LINK_KEEPALIVE_INTERVAL,
     LINK_KEEPALIVE_TIMEOUT, LINK_STREAM_WINDOW, LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX,
 };
-use crate::instance::endpoint::Endpoint;
+use crate::instance::endpoint::{Dial, Endpoint};
 use crate::instance::tls::Connector;
 use crate::late_flush::LateFlush;
 use crate::tasks::Tasks;
@@ -38,6 +38,7 @@ const STALE_MAX: usize = 3;
 pub(super) struct Link {
     id: InstanceId,
     endpoint: Endpoint,
+    dial: Dial,
     secure: Option<Connector>,
     tasks: Tasks,
     pool: Mutex<Pool>,
@@ -78,12 +79,14 @@ impl Link {
     pub(super) fn new(
         id: InstanceId,
         endpoint: Endpoint,
+        dial: Dial,
         secure: Option<Connector>,
         tasks: Tasks,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
             endpoint,
+            dial,
             secure,
             tasks,
             pool: Mutex::default(),
@@ -170,7 +173,7 @@ impl Link {
 
     async fn open(&self) -> Result<Opened, Failure> {
         let opened = async {
-            let stream = self.endpoint.connect().await?;
+            let stream = self.endpoint.connect(&self.dial).await?;
             match &self.secure {
                 None => handshake(stream).await,
                 Some(secure) => {
@@ -291,12 +294,14 @@ where
     let mut ping = connection.ping_pong();
     if let Some(ping) = &mut ping {
         tokio::select! {
+            biased;
             ended = &mut connection => return Err(closed_at_once(ended)),
             answered = ping.ping(Ping::opaque()) => answered.map_err(|_| io::Error::other("no HTTP/2 spoken there"))?,
         };
     }
     let drive = async move {
         tokio::select! {
+            biased;
             ended = &mut connection => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "connection to instance ended");
