@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod instance;
 pub mod store;
 
+pub mod chance;
 pub mod late_flush;
 pub mod payload_json;
 pub mod tasks;

@@ -64,6 +64,23 @@ impl Tasks {
         });
     }
 
+    /// Runs work that blocks in a thread of its own, until it ends by itself. When it panics, `fallen` fires. It must
+    /// end when whoever gives it work has gone or tells it to: `finish` waits for it as for every task.
+    pub fn spawn_thread(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        let (counted, fallen) = (self.tracker.token(), self.fallen.clone());
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || {
+            let _counted = counted;
+            let _guard = Panics { name, fallen };
+            work();
+        })?;
+        Ok(())
+    }
+
     /// Fires when tasks should end.
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
@@ -76,13 +93,19 @@ impl Tasks {
         self.fallen.clone()
     }
 
+    /// How many tasks have not ended.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.tracker.len()
+    }
+
     /// Tells all tasks to end and waits for them, for as long as `grace` at most.
     pub async fn finish(&self, grace: Duration) -> Finish {
         self.stop.cancel();
         self.tracker.close();
         match tokio::time::timeout(grace, self.tracker.wait()).await {
             Ok(()) => Finish::Complete,
-            Err(_elapsed) => Finish::Abandoned(self.tracker.len()),
+            Err(_elapsed) => Finish::Abandoned(self.left()),
         }
     }
 }
@@ -101,6 +124,20 @@ where
 {
     fn execute(&self, task: F) {
         self.tracker.spawn(task);
+    }
+}
+
+struct Panics {
+    name: &'static str,
+    fallen: CancellationToken,
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(thread = self.name, "a thread has panicked");
+            self.fallen.cancel();
+        }
     }
 }
 
@@ -149,6 +186,22 @@ mod tests {
             tasks.finish(Duration::from_secs(30)).await,
             Finish::Abandoned(1)
         );
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_stops_the_house_and_one_that_runs_is_waited_for() {
+        let tasks = Tasks::new();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let work = move || assert!(ended.recv().is_err());
+        tasks.spawn_thread("runs", work).unwrap();
+        assert_eq!(tasks.finish(Duration::ZERO).await, Finish::Abandoned(1));
+        drop(end);
+        assert_eq!(tasks.finish(Duration::MAX).await, Finish::Complete);
+        assert!(!tasks.fallen().is_cancelled());
+        tasks
+            .spawn_thread("panics", || panic!("on purpose"))
+            .unwrap();
+        tasks.fallen().cancelled().await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use crate::chance::Chance;
 use crate::config::{Builtin, Config, Journal, Planned, Shutdown};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, registration};
 use crate::ingress::caller::FindToken;
-use crate::ingress::{front_door, grpc, listener};
-use crate::instance::endpoint::{Endpoint, Transport};
+use crate::ingress::listener::{self, Listen};
+use crate::ingress::{front_door, grpc};
+use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
 use crate::orchestrate::hold_session::Sessions;
@@ -38,6 +40,18 @@ pub struct App {
     shutdown: Shutdown,
     sessions: Sessions,
     store: Arc<dyn Store>,
+}
+
+/// What an orchestrator has of the world outside, besides the clock of its runtime.
+pub struct Outside<L> {
+    /// Where its callers come in.
+    pub listener: L,
+    /// Where that is.
+    pub address: SocketAddr,
+    /// The way to its instances.
+    pub dial: Dial,
+    /// Its random numbers.
+    pub chance: Chance,
 }
 
 /// Why an orchestrator did not start.
@@ -72,14 +86,39 @@ pub enum Stopped {
 impl App {
     /// Starts everything; the orchestrator serves once this returns.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let (tasks, connections) = (Tasks::new(), Tasks::new());
         let listener = listener::bind(config.listen).await?;
-        let address = listener.local_addr()?;
+        let outside = Outside {
+            address: listener.local_addr()?,
+            listener,
+            dial: dial_tcp(),
+            chance: Chance::default(),
+        };
+        Self::start_in(outside, config).await
+    }
+
+    /// Starts everything in this world; where the config says to listen does not matter.
+    pub async fn start_in(
+        outside: Outside<impl Listen>,
+        config: Config,
+    ) -> Result<Self, StartError> {
+        let Outside {
+            listener,
+            address,
+            dial,
+            chance,
+        } = outside;
+        let (tasks, connections) = (Tasks::new(), Tasks::new());
         let registration = registration::Settings {
             networks: config.networks,
             ourselves: vec![address],
         };
-        let fleet = Fleet::new(connect(&tasks), config.probe, registration, tasks.clone());
+        let fleet = Fleet::new(
+            connect(dial, &tasks),
+            config.probe,
+            registration,
+            tasks.clone(),
+            chance.clone(),
+        );
         fleet
             .add(specs(config.instances, &tasks).await?)
             .map_err(StartError::Instance)?;
@@ -103,14 +142,23 @@ impl App {
             timeouts: config.timeouts,
             sessions: sessions.clone(),
             retries: Arc::default(),
+            chance: chance.clone(),
             draining: draining.clone(),
         };
+        let methods = grpc::Methods::new(&house)?;
         let tokens = sessions.clone();
         let tokens: FindToken = Arc::new(move |hash| tokens.find_by_token(hash));
-        let door = front_door(Arc::new(config.keys), tokens, grpc::Methods::new(&house)?);
+        let door = front_door(Arc::new(config.keys), tokens, methods, chance.clone());
         let cut = CancellationToken::new();
         let limits = capacity::within_means(config.limits);
-        let serving = listener::serve(listener, door, limits, connections.clone(), cut.clone());
+        let serving = listener::serve(
+            listener,
+            door,
+            limits,
+            connections.clone(),
+            cut.clone(),
+            chance,
+        );
         connections.spawn_vital("accept", serving);
         Ok(Self {
             address,
@@ -143,9 +191,16 @@ impl App {
         move || tasks.is_cancelled() || connections.is_cancelled()
     }
 
+    /// Tells, also after the end, how many tasks have not ended.
+    pub fn tasks_left(&self) -> impl Fn() -> usize + use<> {
+        let (tasks, connections) = (self.tasks.clone(), self.connections.clone());
+        move || tasks.left() + connections.left()
+    }
+
     /// Serves until `asked` is over, or a part without which nothing works has died; then stops.
     pub async fn run_until(self, asked: impl Future<Output = ()>) -> Stopped {
         tokio::select! {
+            biased;
             () = asked => {}
             () = self.tasks.fallen().cancelled_owned() => {}
             () = self.connections.fallen().cancelled_owned() => {}
@@ -188,6 +243,7 @@ where
     let stop = tasks.stopping();
     async move {
         tokio::select! {
+            biased;
             () = task => {}
             () = stop.cancelled() => {}
         }
@@ -202,10 +258,10 @@ async fn store(journal: &Journal, _tasks: &Tasks) -> Result<Arc<dyn Store>, Star
     }
 }
 
-fn connect(tasks: &Tasks) -> Connect {
+fn connect(dial: Dial, tasks: &Tasks) -> Connect {
     let tasks = tasks.clone();
     Arc::new(move |spec: &Spec| {
-        let made = GrpcInstance::new(spec, &tasks);
+        let made = GrpcInstance::new(spec, &dial, &tasks);
         made.map(|instance| Arc::new(instance) as Arc<dyn InstanceClient>)
             .map_err(|bad| Failure {
                 instance: Some(spec.id.clone()),

@@ -1,14 +1,18 @@
 //! The command line: one file per command. Data goes to standard output, everything else to standard error.
 
 mod arguments;
+mod completions;
 mod connection;
+mod data_directory;
 mod demo;
 mod exit;
 mod failure_text;
 mod fanout;
 mod health;
 mod instances;
+mod journal;
 mod json_output;
+mod man;
 mod output;
 mod payload_source;
 mod plain;
@@ -23,7 +27,7 @@ mod task_request;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::exit::{EXIT_CODES_HELP, Error, Exit};
 
@@ -49,6 +53,12 @@ enum Command {
     Health(health::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
+    /// Check or copy the file that sessions live in.
+    Journal(journal::Arguments),
+    /// Print what a shell needs to complete the command line.
+    Completions(completions::Arguments),
+    /// Print or write the manual pages.
+    Man(man::Arguments),
 }
 
 /// Runs the command that the process was started with.
@@ -78,6 +88,9 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
+        Command::Journal(arguments) => journal::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments, CommandLine::command()),
+        Command::Man(arguments) => man::run(&arguments, CommandLine::command()),
     }
 }
 

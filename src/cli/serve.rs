@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use sd_notify::NotifyState;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -140,6 +141,7 @@ async fn serve(config: Config, made_key: Option<String>) -> Result<Exit, Error> 
         Ok(()) | Err(Error::ReaderGone) => {}
         Err(error) => return Err(error),
     }
+    tell_supervisor(&[NotifyState::Ready]);
     let (stop, fallen) = (CancellationToken::new(), app.fallen());
     let asked_twice = async {
         for _ in 0..2 {
@@ -147,6 +149,7 @@ async fn serve(config: Config, made_key: Option<String>) -> Result<Exit, Error> 
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            tell_supervisor(&[NotifyState::Stopping]);
             stop.cancel();
         }
     };
@@ -160,6 +163,13 @@ async fn serve(config: Config, made_key: Option<String>) -> Result<Exit, Error> 
         ));
     }
     Ok(Exit::Done)
+}
+
+/// Tells systemd, or whoever else speaks its protocol; nobody where `$NOTIFY_SOCKET` is not set.
+fn tell_supervisor(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot tell the supervisor");
+    }
 }
 
 #[derive(Serialize)]

@@ -173,6 +173,12 @@ pub const SESSION_TTL_MIN: Duration = Duration::from_secs(1);
 pub const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes of an idempotency key.
 pub const SESSION_KEY_BYTES_MAX: usize = 128;
+/// Calls that wait for the store.
+pub const STORE_QUEUE_MAX: usize = 1024;
+/// Bytes of the messages of these calls; one call always fits.
+pub const STORE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of all sessions that the journal keeps.
+pub const STORE_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
 /// Messages of one call to the store.
 pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
 

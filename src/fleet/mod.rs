@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::health::State;
 use crate::domain::id::InstanceId;
@@ -42,6 +43,7 @@ pub struct Fleet {
     probes: Arc<Semaphore>,
     tasks: Tasks,
     registration: registration::Settings,
+    chance: Chance,
 }
 
 #[derive(Default)]
@@ -66,6 +68,7 @@ impl Fleet {
         probe: ProbeSettings,
         registration: registration::Settings,
         tasks: Tasks,
+        chance: Chance,
     ) -> Arc<Self> {
         Arc::new(Self {
             view: ArcSwap::from_pointee(View::default()),
@@ -76,6 +79,7 @@ impl Fleet {
             probes: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
             tasks,
             registration,
+            chance,
         })
     }
 
@@ -136,6 +140,7 @@ impl Fleet {
             Arc::clone(&member),
             self.probe,
             Arc::clone(&self.probes),
+            self.chance.clone(),
         );
         let probe = self.tasks.spawn_owned(probe);
         let id = member.spec.id.clone();

@@ -8,6 +8,7 @@ use tokio::time::{self, Instant};
 
 use super::Fleet;
 use super::view::Member;
+use crate::chance::Chance;
 use crate::domain::failure::Failure;
 use crate::domain::health::{Answer, Probed, State, Thresholds};
 use crate::instance::Serving;
@@ -42,6 +43,7 @@ pub(super) async fn run(
     member: Arc<Member>,
     settings: Settings,
     probes: Arc<Semaphore>,
+    chance: Chance,
 ) {
     let mut probed = Probed::default();
     loop {
@@ -56,7 +58,7 @@ pub(super) async fn run(
             report(&member, state, &reason);
             fleet.note_health(member.id(), member.serial, state, reason);
         }
-        time::sleep(jittered(settings.interval, rand::random())).await;
+        time::sleep(jittered(settings.interval, chance.draw())).await;
     }
 }
 

@@ -252,6 +252,7 @@ fn failure(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chance::Chance;
     use crate::fleet::ProbeSettings;
     use crate::instance::scripted::Scripted;
     use crate::tasks::Tasks;
@@ -266,6 +267,7 @@ mod tests {
             ProbeSettings::default(),
             settings,
             Tasks::new(),
+            Chance::default(),
         )
     }
 

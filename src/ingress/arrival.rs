@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 
 use super::caller::Caller;
+use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::REQUEST_ID_CHARS_MAX;
@@ -58,10 +59,10 @@ impl Arrival {
 }
 
 /// Notes names and time.
-pub fn note<B>(request: &mut Request<B>) {
+pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
     let arrival = Arrival {
         at: Instant::now(),
-        names: names(request.headers()),
+        names: names(request.headers(), chance),
         timeout: None,
         caller: Caller::default(),
         session: None,
@@ -90,34 +91,34 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
         .ok_or_else(|| Failure::new(Reason::TimeoutInvalid, detail))
 }
 
-fn names(headers: &HeaderMap) -> Names {
+fn names(headers: &HeaderMap, chance: &Chance) -> Names {
     let given = |name: HeaderName, is_good: fn(&[u8]) -> bool| {
         let value = headers.get(name)?.as_bytes();
         is_good(value).then(|| Bytes::copy_from_slice(value))
     };
     Names {
-        request_id: given(REQUEST_ID, is_request_id).unwrap_or_else(made_request_id),
-        traceparent: given(TRACEPARENT, is_traceparent).unwrap_or_else(made_traceparent),
+        request_id: given(REQUEST_ID, is_request_id).unwrap_or_else(|| made_request_id(chance)),
+        traceparent: given(TRACEPARENT, is_traceparent).unwrap_or_else(|| made_traceparent(chance)),
     }
 }
 
-fn made_request_id() -> Bytes {
+fn made_request_id(chance: &Chance) -> Bytes {
     let mut made = [0; 32];
-    put_random_hex::<16>(&mut made);
+    put_random_hex::<16>(chance, &mut made);
     Bytes::copy_from_slice(&made)
 }
 
 /// Not sampled: nobody has asked for a trace.
-fn made_traceparent() -> Bytes {
+fn made_traceparent(chance: &Chance) -> Bytes {
     let mut made = *b"00-................................-................-00";
-    put_random_hex::<16>(&mut made[3..35]);
-    put_random_hex::<8>(&mut made[36..52]);
+    put_random_hex::<16>(chance, &mut made[3..35]);
+    put_random_hex::<8>(chance, &mut made[36..52]);
     Bytes::copy_from_slice(&made)
 }
 
-fn put_random_hex<const BYTES: usize>(digits: &mut [u8]) {
+fn put_random_hex<const BYTES: usize>(chance: &Chance, digits: &mut [u8]) {
     // Fails only where there are not two digits for each byte.
-    let _ = hex::encode_to_slice(rand::random::<[u8; BYTES]>(), digits);
+    let _ = hex::encode_to_slice(chance.draw::<[u8; BYTES]>(), digits);
 }
 
 fn is_request_id(value: &[u8]) -> bool {
@@ -163,7 +164,7 @@ mod tests {
         for value in values {
             request.headers_mut().append(name, value.parse().unwrap());
         }
-        note(&mut request);
+        note(&mut request, &Chance::default());
         note_timeout(&mut request)?;
         Ok(request.extensions().get::<Arrival>().unwrap().clone())
     }

@@ -15,6 +15,7 @@ use super::arrival::{self, Arrival};
 use super::body::Timely;
 use super::caller::{FindToken, Keys, SESSION_SEND};
 use super::failure_table::{self, Protocol};
+use crate::chance::Chance;
 use crate::domain::failure::Failure;
 use crate::domain::limit::{BODY_TIMEOUT, TIMEOUT_MAX};
 
@@ -45,6 +46,7 @@ pub(super) type Answering =
 #[derive(Clone)]
 pub(super) struct Stamp<S> {
     pub(super) inner: S,
+    pub(super) chance: Chance,
 }
 
 impl<S, B> Service<Request<B>> for Stamp<S>
@@ -60,7 +62,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Answering {
-        arrival::note(&mut request);
+        arrival::note(&mut request, &self.chance);
         let id = request
             .extensions()
             .get::<Arrival>()

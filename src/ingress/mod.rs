@@ -14,6 +14,7 @@ pub mod grpc;
 mod layer;
 pub mod listener;
 
+use crate::chance::Chance;
 use caller::{FindToken, Keys};
 pub use layer::Door;
 
@@ -22,10 +23,14 @@ pub fn front_door(
     keys: Arc<Keys>,
     sessions: FindToken,
     methods: grpc::Methods,
+    chance: Chance,
 ) -> impl Door<Incoming> {
     ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
-        .layer_fn(|inner| layer::Stamp { inner })
+        .layer_fn(move |inner| layer::Stamp {
+            inner,
+            chance: chance.clone(),
+        })
         // Before anything of the body is read: whoever may not call costs next to nothing.
         .layer_fn(move |inner| layer::Guard {
             inner,

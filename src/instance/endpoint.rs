@@ -3,10 +3,33 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 
+use super::Pending;
 use crate::domain::limit::ADDRESSES_PER_NAME_MAX;
+
+/// Opens a connection to an address.
+pub type Dial = Arc<dyn Fn(SocketAddr) -> Pending<io::Result<Box<dyn Connected>>> + Send + Sync>;
+
+/// An open connection, whatever it runs over.
+pub trait Connected: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connected for S {}
+
+/// Connections as the system makes them.
+#[must_use]
+pub fn dial_tcp() -> Dial {
+    Arc::new(|address| {
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Connected>)
+        })
+    })
+}
 
 /// Where an instance listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +124,7 @@ impl Endpoint {
     }
 
     /// A connection to the first address that takes one.
-    pub async fn connect(&self) -> io::Result<TcpStream> {
+    pub async fn connect(&self, dial: &Dial) -> io::Result<Box<dyn Connected>> {
         let resolved;
         let addresses = if self.pinned.is_empty() {
             resolved = self.resolve().await?;
@@ -111,11 +134,8 @@ impl Endpoint {
         };
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
-                }
+            match dial(*address).await {
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
         }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::fan_out::FanOut;
 use super::run_task::Route;
+use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts};
 use crate::domain::gather::Completion;
 use crate::domain::health::State;
@@ -119,6 +120,7 @@ impl Stage {
             retry: retry::Policy::default(),
             fleet_now: self.fleet_now(),
             retries: Arc::default(),
+            chance: Chance::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),
         }
@@ -133,6 +135,7 @@ impl Stage {
             retry: retry::Policy::default(),
             fleet_now: self.fleet_now(),
             retries: Arc::default(),
+            chance: Chance::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),
         }

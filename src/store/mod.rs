@@ -15,9 +15,13 @@ use crate::domain::id::InstanceId;
 use crate::domain::session::{Epoch, SessionId};
 
 mod book;
+#[cfg(test)]
+mod conformance;
 pub mod memory;
 pub mod record;
 mod shelf;
+pub mod sqlite;
+mod world;
 
 use record::{
     Appended, Created, Direction, Fence, Hash, NewSession, NewToClient, NewToInstance, Old, Owner,
@@ -44,8 +48,8 @@ pub const REASON_RESTARTED: &str = "restarted";
 /// **Fencing.** A call that takes a `Fence` changes nothing unless its epoch and its owner are those of the session;
 /// the engine decides that in the transaction that writes.
 ///
-/// **Order.** Calls are carried out in the order in which their futures are first polled. Dropping a future does not
-/// tell whether its call is carried out.
+/// **Order.** A call is carried out after every call that has answered before its future was first polled. Who needs
+/// an order between two calls awaits the first. Dropping a future does not tell whether its call is carried out.
 ///
 /// All calls but `create` answer `NotFound` for a session that is not there, or has been forgotten.
 pub trait Store: Send + Sync {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::domain::id::InstanceId;
+use crate::domain::selection::Policy;
 use crate::domain::session::{Durability, Epoch, LossPolicy, SessionId};
 
 /// Names one run of one orchestrator. Cloning is cheap.
@@ -62,6 +63,10 @@ pub struct Terms {
     pub caller: String,
     /// The caller's idempotency key, if it gave one.
     pub spawn: Option<SpawnKey>,
+    /// The target expressions that it was placed with; empty means the whole fleet.
+    pub targets: Vec<String>,
+    /// How its instance is chosen out of them.
+    pub selection: Policy,
     /// What becomes of it when its instance is lost.
     pub loss_policy: LossPolicy,
     /// What its messages survive.
@@ -113,6 +118,8 @@ pub struct Session {
     pub owner: Owner,
     /// Whether it is over.
     pub state: State,
+    /// The epoch in which the newest message to the client came; none when there was none.
+    pub spoken: Option<Epoch>,
     /// The messages of the client.
     pub to_instance: Counters,
     /// The messages of the instance.

@@ -15,6 +15,8 @@ use super::record::{
 /// A session and its messages.
 #[derive(Debug, Clone)]
 pub(super) struct Shelf {
+    /// Its row, where an engine has rows. Such an engine keeps the messages of durable sessions there.
+    pub(super) row: i64,
     pub(super) book: Book,
     to_instance: VecDeque<ToInstance>,
     to_client: VecDeque<ToClient>,
@@ -25,6 +27,7 @@ pub(super) struct Shelf {
 impl Shelf {
     pub(super) fn new(book: Book) -> Self {
         Self {
+            row: 0,
             book,
             to_instance: VecDeque::new(),
             to_client: VecDeque::new(),

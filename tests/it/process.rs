@@ -403,3 +403,53 @@ fn a_config_file_names_the_fleet_and_its_mistakes_stop_the_start() {
         assert!(told.contains(part), "{part}: {told}");
     }
 }
+
+#[test]
+fn a_supervisor_is_told_when_it_is_ready_and_when_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let supervisor = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    supervisor
+        .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+        .unwrap();
+    let told = || {
+        let mut bytes = [0; 256];
+        let count = supervisor.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).trim().to_owned()
+    };
+    let mut child = orchestrator(&["serve", "--listen", "127.0.0.1:0"])
+        .env("NOTIFY_SOCKET", &path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(told(), "READY=1");
+    signal(&child, "TERM");
+    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn shells_and_man_get_what_they_need() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = orchestrator(&["completions", shell]).output().unwrap();
+        assert!(
+            output.status.success() && String::from_utf8_lossy(&output.stdout).contains("fanout")
+        );
+    }
+    let bash = orchestrator(&["completions", "bash"]).output().unwrap();
+    let mut check = Command::new("bash")
+        .arg("-n")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut check.stdin.take().unwrap(), &bash.stdout).unwrap();
+    assert!(check.wait().unwrap().success(), "bash can read it");
+
+    let page = orchestrator(&["man"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&page.stdout).contains(".TH orchestrator 1"));
+    let folder = tempfile::tempdir().unwrap();
+    let written = orchestrator(&["man", "--directory", folder.path().to_str().unwrap()]);
+    assert!({ written }.status().unwrap().success());
+    assert!(folder.path().join("orchestrator-route.1").exists());
+}

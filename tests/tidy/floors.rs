@@ -5,7 +5,7 @@ use crate::source::{self, Source, check, inspect};
 /// Bottom first. Within a floor's module everything may use everything.
 const FLOORS: [&[&str]; 9] = [
     &["domain"],
-    &["tasks", "telemetry", "payload_json", "late_flush"],
+    &["tasks", "telemetry", "chance", "payload_json", "late_flush"],
     &["instance", "store"],
     &["fleet"],
     &["orchestrate"],

@@ -73,8 +73,17 @@ fn read_all() -> Vec<Source> {
         .map(|path| Source::new(path, &read(path)))
         .collect();
     let test_files: BTreeSet<_> = sources.iter().flat_map(Source::test_files).collect();
-    let is_test =
-        |file: &&mut Source| !file.path.starts_with("src/") || test_files.contains(&file.path);
+    let is_test = |file: &&mut Source| {
+        let path = file.path.as_str();
+        // A module of tests may be a folder.
+        let within = |test: &String| {
+            let rest = test
+                .strip_suffix(".rs")
+                .and_then(|test| path.strip_prefix(test));
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        !path.starts_with("src/") || test_files.contains(path) || test_files.iter().any(within)
+    };
     for file in sources.iter_mut().filter(is_test) {
         file.tokens
             .iter_mut()

@@ -14,6 +14,7 @@ use tower::util::BoxCloneSyncService;
 use super::arrival::Arrival;
 use super::failure_table::{self, Protocol};
 use super::layer::Answering;
+use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{
@@ -50,6 +51,8 @@ pub struct House {
     pub sessions: Sessions,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
+    /// What decides where nothing else does.
+    pub chance: Chance,
     /// Fires when the orchestrator is about to stop: not ready, and no stream without an end goes on.
     pub draining: CancellationToken,
 }

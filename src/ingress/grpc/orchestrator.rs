@@ -57,6 +57,7 @@ impl Orchestrator {
             retry,
             fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
+            chance: self.house.chance.clone(),
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.route, limits.max),
             task: Arc::new(Task {
@@ -82,6 +83,7 @@ impl Orchestrator {
             retry,
             fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
+            chance: self.house.chance.clone(),
             aggregate: request.aggregate,
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.fanout, limits.max),

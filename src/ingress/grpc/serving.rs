@@ -98,6 +98,7 @@ impl Health for Serving {
         let watch = (serving, arrival, last);
         let rest = futures_util::stream::unfold(watch, |(serving, arrival, last)| async move {
             tokio::select! {
+                biased;
                 answer = serving.next(last) => {
                     let answer = answer?;
                     Some((Ok(answer), (serving, arrival, answer.status())))

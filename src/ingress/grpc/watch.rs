@@ -64,12 +64,13 @@ impl Watch {
                 return Ok(change);
             }
             tokio::select! {
-                changed = self.changes.changed() => {
-                    changed.map_err(|_| Failure::new(Reason::Draining, "the orchestrator is stopping"))?;
-                }
+                biased;
                 late = self.arrival.caller_stops_waiting() => return Err(late),
                 () = self.draining.cancelled() => {
                     return Err(Failure::new(Reason::Draining, "the orchestrator is stopping: watch again elsewhere"));
+                }
+                changed = self.changes.changed() => {
+                    changed.map_err(|_| Failure::new(Reason::Draining, "the orchestrator is stopping"))?;
                 }
             }
         }

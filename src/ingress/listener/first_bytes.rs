@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::late_flush::LateFlush;
@@ -16,14 +15,14 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Fails reads once the time for the preface is over. A peer that does not begin like the preface speaks
 /// HTTP/1, where the headers have a limit of their own; only HTTP/2 can do with flushes that come late.
-pub(super) struct FirstBytes {
-    stream: LateFlush<TcpStream>,
+pub(super) struct FirstBytes<S> {
+    stream: LateFlush<S>,
     /// How much of the preface has come, and until when the rest may; `None` once it is settled.
     waiting: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
-impl FirstBytes {
-    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
+impl<S> FirstBytes<S> {
+    pub(super) fn new(stream: S, limit: Duration) -> Self {
         Self {
             stream: LateFlush::at_once(stream),
             waiting: Some((0, Box::pin(sleep(limit)))),
@@ -47,7 +46,7 @@ impl FirstBytes {
     }
 }
 
-impl AsyncRead for FirstBytes {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FirstBytes<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -71,7 +70,7 @@ impl AsyncRead for FirstBytes {
     }
 }
 
-impl AsyncWrite for FirstBytes {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FirstBytes<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -13,12 +13,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Door;
+use crate::chance::Chance;
 use crate::domain::limit::HEADER_LIST_BYTES_MAX;
 use crate::tasks::Tasks;
 
@@ -109,21 +111,45 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Pause after a failed accept: out of descriptors, most likely, and trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// Where connections come from.
+pub trait Listen: Send + 'static {
+    /// One connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next connection; it comes with the address of its peer. Nothing is lost when the future
+    /// is dropped.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = Self::accept(self).await?;
+        // Only latency suffers without it.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, peer))
+    }
+}
+
 /// Accepts connections until `tasks` are told to stop; each connection is then asked to end (GOAWAY) and
 /// finishes its calls. `cut` ends those that do not.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Listen,
     door: impl Door<Incoming>,
     limits: Limits,
     tasks: Tasks,
     cut: CancellationToken,
+    chance: Chance,
 ) {
     let gate = Arc::new(Admission::new(&limits));
     let stop = tasks.stopping();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            // However many are waiting to come in, an end is an end.
+            biased;
             () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -132,13 +158,15 @@ pub async fn serve(
                     continue;
                 };
                 let limits = limits.for_peer(peer.ip());
-                let connection = connection(stream, door.clone(), limits, tasks.clone());
+                let connection =
+                    connection(stream, door.clone(), limits, tasks.clone(), chance.clone());
                 let cut = cut.clone();
                 tasks.spawn(async move {
                     let _place = place;
                     tokio::select! {
-                        () = connection => {}
+                        biased;
                         () = cut.cancelled() => {}
+                        () = connection => {}
                     }
                 });
             }
@@ -150,9 +178,13 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, door: impl Door<Incoming>, limits: Limits, tasks: Tasks) {
-    // Only latency suffers without it.
-    let _ = stream.set_nodelay(true);
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    door: impl Door<Incoming>,
+    limits: Limits,
+    tasks: Tasks,
+    chance: Chance,
+) {
     let stop = tasks.stopping();
     let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
     let stream = WriteLimit::new(
@@ -162,8 +194,9 @@ async fn connection(stream: TcpStream, door: impl Door<Incoming>, limits: Limits
     let stream = TokioIo::new(stream);
     let builder = builder(&limits, tasks);
     let mut serving = pin!(builder.serve_connection(stream, TowerToHyperService::new(door)));
-    let age = limits.age.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+    let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());
     let ended = tokio::select! {
+        biased;
         ended = &mut serving => Some(ended),
         // A shutdown in the meantime changes nothing here: it has its own limit, kept by `cut`.
         () = time::sleep(age) => {

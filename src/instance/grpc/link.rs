@@ -31,7 +31,7 @@ use crate::domain::limit::{
     SESSION_LINK_CONNECTION_WINDOW, SESSION_LINK_STREAM_WINDOW, SESSION_LINK_STREAMS_MAX,
     SESSION_LINKS_PER_INSTANCE_MAX,
 };
-use crate::instance::endpoint::Endpoint;
+use crate::instance::endpoint::{Dial, Endpoint};
 use crate::instance::tls::Connector;
 use crate::late_flush::LateFlush;
 use crate::tasks::Tasks;
@@ -80,6 +80,7 @@ pub(super) struct Link {
     id: InstanceId,
     sharing: Sharing,
     endpoint: Endpoint,
+    dial: Dial,
     secure: Option<Connector>,
     tasks: Tasks,
     pool: Mutex<Pool>,
@@ -136,6 +137,7 @@ impl Link {
         id: InstanceId,
         sharing: Sharing,
         endpoint: Endpoint,
+        dial: Dial,
         secure: Option<Connector>,
         tasks: Tasks,
     ) -> Arc<Self> {
@@ -143,6 +145,7 @@ impl Link {
             id,
             sharing,
             endpoint,
+            dial,
             secure,
             tasks,
             pool: Mutex::default(),
@@ -242,7 +245,7 @@ impl Link {
 
     async fn open(&self) -> Result<Opened, Failure> {
         let opened = async {
-            let stream = self.endpoint.connect().await?;
+            let stream = self.endpoint.connect(&self.dial).await?;
             match &self.secure {
                 None => handshake(stream, self.sharing).await,
                 Some(secure) => {
@@ -383,12 +386,14 @@ where
     let mut ping = connection.ping_pong();
     if let Some(ping) = &mut ping {
         tokio::select! {
+            biased;
             ended = &mut connection => return Err(closed_at_once(ended)),
             answered = ping.ping(Ping::opaque()) => answered.map_err(|_| io::Error::other("no HTTP/2 spoken there"))?,
         };
     }
     let drive = async move {
         tokio::select! {
+            biased;
             ended = &mut connection => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "connection to instance ended");

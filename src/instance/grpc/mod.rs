@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, Uri, Version};
 use prost::Message as _;
 use tokio::time::Instant;
 
+use super::endpoint::{Dial, Transport};
 use super::session::{Open, Opened};
 use super::tls::{self, BadTls};
 use super::{Call, InstanceClient, Pending, Serving, Spec};
@@ -53,12 +54,10 @@ pub struct GrpcInstance {
 
 impl GrpcInstance {
     /// Prepares an instance; nothing is connected yet.
-    pub fn new(spec: &Spec, tasks: &Tasks) -> Result<Self, BadTls> {
+    pub fn new(spec: &Spec, dial: &Dial, tasks: &Tasks) -> Result<Self, BadTls> {
         let secure = match spec.endpoint.transport {
-            super::endpoint::Transport::Plain => None,
-            super::endpoint::Transport::Tls => {
-                Some(tls::connector(&spec.tls, &spec.endpoint.host)?)
-            }
+            Transport::Plain => None,
+            Transport::Tls => Some(tls::connector(&spec.tls, &spec.endpoint.host)?),
         };
         let scheme = if secure.is_some() { "https" } else { "http" };
         let uri = |path: &str| {
@@ -74,6 +73,7 @@ impl GrpcInstance {
                 spec.id.clone(),
                 sharing,
                 spec.endpoint.clone(),
+                Arc::clone(dial),
                 secure.clone(),
                 tasks.clone(),
             )

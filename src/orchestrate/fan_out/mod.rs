@@ -16,6 +16,7 @@ use tokio::time::{self, Instant};
 
 use super::attempt::report;
 use super::run_task::{Answered, Route, Unanswered, down, run_task, was_too_late};
+use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
@@ -53,6 +54,8 @@ pub struct FanOut {
     pub fleet_now: FleetNow,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
+    /// What decides where nothing else does.
+    pub chance: Chance,
     /// When the call arrived.
     pub arrived: Instant,
     /// When it ends.
@@ -211,6 +214,7 @@ impl Driver {
             retry: self.fan_out.retry,
             fleet_now: Arc::clone(&self.fan_out.fleet_now),
             retries: Arc::clone(&self.fan_out.retries),
+            chance: self.fan_out.chance.clone(),
             arrived: self.fan_out.arrived,
             deadline: self.fan_out.deadline,
         }

@@ -70,7 +70,7 @@ fn pick(
         |at| members[at].id().as_str(),
         |at| fitness(&members[at]),
         |at| members[at].load.compared(),
-        rand::random,
+        || route.chance.draw(),
     )?;
     Some(Arc::clone(&members[chosen]))
 }

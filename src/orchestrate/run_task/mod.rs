@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 
 use super::attempt::{attempt, report};
+use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
@@ -39,6 +40,8 @@ pub struct Route {
     pub fleet_now: FleetNow,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
+    /// What decides where nothing else does.
+    pub chance: Chance,
     /// When the call arrived.
     pub arrived: Instant,
     /// When it ends.
@@ -171,7 +174,7 @@ fn follow_up(
             Means::Spent
         },
         left: route.deadline.budget(now).unwrap_or_default(),
-        random: rand::random(),
+        random: route.chance.draw(),
     };
     match decide(&route.retry, facts) {
         Verdict::Stop(stop) => Err(stop),

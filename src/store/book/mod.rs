@@ -9,7 +9,7 @@ use super::record::{
     Appended, Counters, Created, Direction, Fence, Hash, NewSession, NewToClient, NewToInstance,
     Origin, Owner, PostKey, ReplyTo, Session, State, Taken,
 };
-use super::{Bound, Error, REASON_RESTARTED};
+use super::{Bound, Error};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
     APPEND_MAX, HELD_BYTES_MAX, HELD_MAX, SETTLED_KEPT, SETTLED_KEPT_BYTES,
@@ -99,6 +99,7 @@ impl Book {
             epoch: Epoch::FIRST,
             owner: new.owner,
             state: State::Open,
+            spoken: None,
             to_instance: Counters::default(),
             to_client: Counters::default(),
         };
@@ -132,6 +133,11 @@ impl Book {
     /// The newest post that is not remembered any more.
     pub(super) fn posts_forgotten(&self) -> u64 {
         self.posts.forgotten()
+    }
+
+    /// What its messages survive.
+    pub(super) fn durability(&self) -> Durability {
+        self.session.terms.durability
     }
 
     /// The bytes that are kept of it.
@@ -217,18 +223,15 @@ impl Book {
 
     /// As it is written down where its messages are not.
     pub(super) fn without_messages(&self) -> Self {
-        let none = (Log::default(), Log::default(), Posts::default());
-        Self::restore(self.session.clone(), none.0, none.1, none.2)
+        let (session, empty) = (self.session.clone(), Log::default());
+        Self::restore(session, empty.clone(), empty, Posts::default())
     }
 
-    /// As a new process finds it: what survives nothing is over.
-    pub(super) fn reopen(&mut self) {
-        match (self.session.terms.durability, &self.session.state) {
-            (Durability::None, State::Open) => {
-                let since = self.session.terms.created_ms;
-                self.end(REASON_RESTARTED, since);
-            }
-            (Durability::Durable, _) | (_, State::Closed { .. }) => {}
+    /// Whether it ends with its process.
+    pub(super) fn ends_with_its_process(&self) -> bool {
+        match self.session.terms.durability {
+            Durability::None => self.session.state == State::Open,
+            Durability::Durable => false,
         }
     }
 
@@ -341,7 +344,7 @@ impl Book {
                     if let Some((key, at_ms)) = post {
                         self.posts.push(PostEntry {
                             position,
-                            key,
+                            key: key.map(Arc::new),
                             at_ms,
                             reply: None,
                         });
@@ -393,10 +396,14 @@ impl Book {
         let mark = self.to_client.mark();
         let mut replied = Vec::new();
         let decided = self.place_to_client(messages, free, written, &mut replied);
-        if decided.is_err() {
-            self.to_client.return_to(&mark);
-            for position in replied {
-                self.posts.unreply(position);
+        match &decided {
+            Ok(decided) if decided.kept.is_empty() => {}
+            Ok(_) => self.session.spoken = Some(fence.epoch),
+            Err(_) => {
+                self.to_client.return_to(&mark);
+                for position in replied {
+                    self.posts.unreply(position);
+                }
             }
         }
         self.posts.trim();

@@ -1,6 +1,7 @@
 //! The posts of one session that are remembered, so that a repeated one is recognised and gets the same reply.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::domain::limit::{POST_BYTES_REMEMBERED_MAX, POSTS_REMEMBERED_MAX};
 use crate::store::record::{Hash, PostKey, ReplyTo};
@@ -14,7 +15,7 @@ pub(in crate::store) struct PostEntry {
     /// Its position.
     pub(in crate::store) position: u64,
     /// Its key, and what was posted under it.
-    pub(in crate::store) key: Option<PostKey>,
+    pub(in crate::store) key: Option<Arc<PostKey>>,
     /// When it was posted.
     pub(in crate::store) at_ms: u64,
     /// The reply that named it.

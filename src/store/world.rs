@@ -1,4 +1,4 @@
-//! All sessions of the engine in memory, and what a batch has changed of them.
+//! All sessions of an engine, and what a batch has changed of them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::domain::session::{Durability, SessionId};
 use crate::store::book::Book;
 use crate::store::record::{Created, NewSession, Old, Owner, Query, Session};
 use crate::store::shelf::Shelf;
-use crate::store::{Bound, Error};
+use crate::store::{Bound, Error, REASON_RESTARTED};
 
 /// What is kept.
 #[derive(Default)]
@@ -29,6 +29,7 @@ impl World {
         }
     }
 
+    /// Their names.
     pub(super) fn ids(&self) -> Vec<SessionId> {
         self.shelves.keys().cloned().collect()
     }
@@ -38,19 +39,21 @@ impl World {
     }
 
     /// Changes one session. `free` is what there is room for.
-    pub(super) fn change<T>(
+    pub(super) fn change<T, E: From<Error>>(
         &mut self,
         id: &SessionId,
-        change: impl FnOnce(&mut Shelf, usize) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        change: impl FnOnce(&mut Shelf, usize) -> Result<T, E>,
+    ) -> Result<T, E> {
         let shelf = self.shelves.get_mut(id).ok_or(Error::NotFound)?;
-        let before = shelf.clone();
+        if !self.before.contains_key(id) {
+            self.before.insert(id.clone(), Some(shelf.clone()));
+        }
+        let bytes = shelf.book.bytes();
         let free = self.bytes_max.saturating_sub(self.bytes);
-        let done = change(shelf, free)?;
+        let done = change(shelf, free);
         shelf.drop_removed();
-        self.bytes = self.bytes + shelf.book.bytes() - before.book.bytes();
-        self.before.entry(id.clone()).or_insert(Some(before));
-        Ok(done)
+        self.bytes = self.bytes + shelf.book.bytes() - bytes;
+        done
     }
 
     pub(super) fn create(&mut self, new: NewSession) -> Result<Created, Error> {
@@ -88,7 +91,8 @@ impl World {
 
     pub(super) fn recover(&mut self, owner: &Owner) -> Vec<Session> {
         let ids = self.ids();
-        let mut recover = |id| self.change(id, |shelf, _| Ok(shelf.book.recover(owner)));
+        let mut recover =
+            |id| self.change(id, |shelf, _| Ok::<_, Error>(shelf.book.recover(owner)));
         ids.iter().filter_map(|id| recover(id).ok()?).collect()
     }
 
@@ -122,11 +126,32 @@ impl World {
                 // It is there: it was looked up just now.
                 let _ = self.change(id, |shelf, _| {
                     shelf.book.forget_posts(old.posted_before_ms);
-                    Ok(())
+                    Ok::<_, Error>(())
                 });
             }
         }
         forgotten
+    }
+
+    /// The sessions that have changed since the last commit, each as it was before.
+    pub(super) fn changed(&self) -> impl Iterator<Item = (&SessionId, Option<&Shelf>)> {
+        self.before.iter().map(|(id, shelf)| (id, shelf.as_ref()))
+    }
+
+    /// Puts a session there that was written down.
+    pub(super) fn restore(&mut self, shelf: Shelf) {
+        let terms = shelf.book.session().terms;
+        if let Some(spawn) = &terms.spawn {
+            let spawn = (terms.caller.clone(), spawn.key.clone());
+            self.spawns.insert(spawn, terms.id.clone());
+        }
+        self.bytes += shelf.book.bytes();
+        self.shelves.insert(terms.id.clone(), shelf);
+    }
+
+    /// All sessions.
+    pub(super) fn shelves(&self) -> impl Iterator<Item = &Shelf> {
+        self.shelves.values()
     }
 
     /// Takes back what has changed since the last commit.
@@ -158,14 +183,25 @@ impl World {
             };
             self.shelves.insert(id, durable);
         }
+        self.count();
     }
 
     /// What a new process finds: sessions that survive nothing are over.
     pub(super) fn reopen(&mut self) {
-        for shelf in self.shelves.values_mut() {
-            shelf.book.reopen();
+        let ends = |(id, shelf): (&SessionId, &Shelf)| {
+            let book = &shelf.book;
+            let created_ms = book.session().terms.created_ms;
+            book.ends_with_its_process()
+                .then(|| (id.clone(), created_ms))
+        };
+        let ended: Vec<_> = self.shelves.iter().filter_map(ends).collect();
+        for (id, created_ms) in ended {
+            // It is there: it was looked up just now.
+            let _ = self.change(&id, |shelf, _| {
+                shelf.book.end(REASON_RESTARTED, created_ms);
+                Ok::<_, Error>(())
+            });
         }
-        self.count();
     }
 
     fn count(&mut self) {

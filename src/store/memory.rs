@@ -13,13 +13,10 @@ use super::record::{
     Post, Query, Session, Slice, ToClient, ToInstance,
 };
 use super::shelf::Shelf;
+use super::world::World;
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
 use crate::domain::session::{Epoch, SessionId};
-
-mod world;
-
-use world::World;
 
 /// How the disk behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +34,7 @@ pub struct Settings {
 pub enum Promise {
     /// It does.
     Kept,
-    /// It answers before, which is a lie.
+    /// It answers before: a batch is synced when the next one comes, which is a lie.
     AckBeforeSync,
 }
 
@@ -112,9 +109,9 @@ impl MemoryStore {
     fn over(settings: Settings, durable: World, fault: Fault) -> Self {
         let mut durable = durable;
         durable.reopen();
+        durable.commit().for_each(drop);
         let mut now = World::new(settings.bytes_max);
         now.copy(&durable, durable.ids());
-        now.reopen();
         let disk = Disk {
             now,
             durable,
@@ -218,6 +215,9 @@ impl Shared {
     /// Carries out whatever has queued, in one batch.
     fn commit(&self) {
         let mut disk = self.lock();
+        if self.settings.promise == Promise::AckBeforeSync {
+            disk.sync();
+        }
         let mut answers = Vec::new();
         let mut strength = Strength::Relaxed;
         while let Some(job) = disk.queue.pop_front() {

@@ -1,0 +1,69 @@
+//! What callers see when real processes die, stall, lose their network or their clock, under load.
+//!
+//! Each test accounts for every call: none lost, none late, none executed twice that may not be. An instance is this
+//! binary, started again (`instance`). What needs root or packages of the system runs where FAULTS_OF_THE_MACHINE is set,
+//! as `.ci/run` sets it, and fails there when it cannot run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test may fail, and tells what it counted"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test's own tasks and threads end with the test"
+)]
+
+use libtest_mimic::{Arguments, Trial};
+use tokio::runtime::Runtime;
+
+mod clock;
+mod cut;
+mod instance;
+mod kill;
+mod load;
+mod network;
+mod processes;
+mod storm;
+
+macro_rules! trials {
+    ($($file:ident :: $test:ident),+ $(,)?) => {
+        vec![$(trial(stringify!($test), $file::$test)),+]
+    };
+}
+
+fn main() {
+    if let Ok(listen) = std::env::var(instance::LISTEN) {
+        return instance::serve(&listen);
+    }
+    // They load the same two cores: one after the other.
+    let arguments = Arguments {
+        test_threads: Some(1),
+        ..Arguments::from_args()
+    };
+    let mut trials = trials![
+        kill::a_killed_instance_costs_no_call_that_may_be_repeated,
+        kill::a_killed_instance_makes_nobody_execute_a_task_twice,
+        kill::a_stopped_instance_costs_no_call_that_may_be_repeated,
+        cut::an_answer_cut_at_any_byte_is_one_outcome_and_never_a_second_execution,
+        storm::a_storm_of_failures_is_not_made_worse_and_is_over_with_its_cause,
+    ];
+    if std::env::var_os("FAULTS_OF_THE_MACHINE").is_some() {
+        trials.extend(trials![
+            network::an_instance_behind_a_black_hole_costs_no_call_that_may_be_repeated,
+            network::a_connection_reset_by_the_network_makes_nobody_execute_a_task_twice,
+            clock::a_jump_of_the_wall_clock_changes_no_deadline_and_no_lease,
+        ]);
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial<F>(name: &str, test: fn() -> F) -> Trial
+where
+    F: Future<Output = ()> + 'static,
+{
+    Trial::test(name, move || {
+        Runtime::new().unwrap().block_on(test());
+        Ok(())
+    })
+}

@@ -1,0 +1,183 @@
+//! Instances on hosts of their own, network namespaces, whose network fails. Needs root, iproute2 and nftables.
+
+use std::process::Command;
+
+use orchestrator::proto::orchestrator::{CallPolicy, HealthState};
+
+use crate::kill::check_once;
+use crate::load::{Load, settled};
+use crate::processes::{Instance, Orchestrator};
+
+const CALLS: usize = 900;
+
+/// A host of its own, reached over a pair of virtual cables; gone when it is dropped.
+struct Host {
+    name: String,
+    address: String,
+}
+
+impl Host {
+    /// `number` is 1 to 250, and tells the hosts of this process apart.
+    fn start(number: u8) -> Self {
+        let name = format!("faults-{}-{number}", std::process::id());
+        let cable = format!("ft{}x{number}", std::process::id() % 100_000);
+        let (ours, address) = (format!("10.199.{number}.1"), format!("10.199.{number}.2"));
+        let host = Self { name, address };
+        let name = &host.name;
+        run(&format!("ip netns add {name}"));
+        run(&format!(
+            "ip link add {cable} type veth peer name e0 netns {name}"
+        ));
+        run(&format!("ip addr add {ours}/24 dev {cable}"));
+        run(&format!("ip link set {cable} up"));
+        host.run(&format!("ip addr add {}/24 dev e0", host.address));
+        host.run("ip link set e0 up");
+        host.run("ip link set lo up");
+        host.run("nft add table inet faults");
+        host.run("nft add chain inet faults in { type filter hook input priority 0; }");
+        host.run("nft add chain inet faults out { type filter hook output priority 0; }");
+        host
+    }
+
+    fn run(&self, command: &str) {
+        run(&format!("ip netns exec {} {command}", self.name));
+    }
+
+    /// Everything that comes to it and goes from it is lost without a word.
+    fn cut(&self) {
+        self.run("nft add rule inet faults in iifname e0 drop");
+        self.run("nft add rule inet faults out oifname e0 drop");
+    }
+
+    fn mend(&self) {
+        self.run("nft flush chain inet faults in");
+        self.run("nft flush chain inet faults out");
+    }
+
+    /// What comes to it is answered with a reset.
+    fn reset(&self) {
+        self.run("nft add rule inet faults in iifname e0 meta l4proto tcp reject with tcp reset");
+    }
+
+    fn instance(&self, id: &str) -> Instance {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.name])
+            .arg(std::env::current_exe().unwrap());
+        Instance::start_by(command, id, &format!("{}:50051", self.address))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Its cables go with it.
+        run(&format!("ip netns del {}", self.name));
+    }
+}
+
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+pub(crate) async fn an_instance_behind_a_black_hole_costs_no_call_that_may_be_repeated() {
+    let hosts = [1, 2, 3].map(Host::start);
+    let instances: Vec<_> = hosts
+        .iter()
+        .zip(["A", "B", "C"])
+        .map(|(host, id)| host.instance(id))
+        .collect();
+    let addresses: Vec<_> = instances
+        .iter()
+        .map(|one| (one.id.as_str(), one.address))
+        .collect();
+    let orchestrator = Orchestrator::start(&addresses);
+    settled(orchestrator.address, |_, state| {
+        state == HealthState::Healthy
+    })
+    .await;
+    let policy = CallPolicy {
+        idempotent: true,
+        per_try_timeout: Some(prost_types::Duration {
+            seconds: 0,
+            nanos: 500_000_000,
+        }),
+        ..Default::default()
+    };
+    let load = Load {
+        address: orchestrator.address,
+        name: "hole",
+        callers: 8,
+        calls: CALLS,
+        policy,
+    }
+    .start();
+    load.begun(CALLS / 3).await;
+    hosts[1].cut();
+    let account = load.account().await;
+    account.check();
+    assert_eq!(account.answered, CALLS, "{account}");
+    settled(orchestrator.address, |id, state| {
+        (state == HealthState::Healthy) == (id != "B")
+    })
+    .await;
+    hosts[1].mend();
+    settled(orchestrator.address, |_, state| {
+        state == HealthState::Healthy
+    })
+    .await;
+}
+
+pub(crate) async fn a_connection_reset_by_the_network_makes_nobody_execute_a_task_twice() {
+    let hosts = [4, 5].map(Host::start);
+    let instances: Vec<_> = hosts
+        .iter()
+        .zip(["A", "B"])
+        .map(|(host, id)| host.instance(id))
+        .collect();
+    let addresses: Vec<_> = instances
+        .iter()
+        .map(|one| (one.id.as_str(), one.address))
+        .collect();
+    let orchestrator = Orchestrator::start(&addresses);
+    settled(orchestrator.address, |_, state| {
+        state == HealthState::Healthy
+    })
+    .await;
+    let policy = CallPolicy::default();
+    let load = Load {
+        address: orchestrator.address,
+        name: "reset",
+        callers: 8,
+        calls: CALLS,
+        policy,
+    }
+    .start();
+    load.begun(CALLS / 3).await;
+    hosts[0].reset();
+    load.begun(CALLS / 2).await;
+    hosts[0].mend();
+    let account = load.account().await;
+    account.check();
+    let known = ["Unavailable INSTANCE_LOST", "Unavailable INSTANCE_DOWN"];
+    assert!(
+        account
+            .failed
+            .keys()
+            .all(|kind| known.contains(&kind.as_str())),
+        "{account}"
+    );
+    check_once(&instances);
+    settled(orchestrator.address, |_, state| {
+        state == HealthState::Healthy
+    })
+    .await;
+}

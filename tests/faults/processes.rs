@@ -1,0 +1,204 @@
+//! The processes of a test: a real orchestrator and real instances, each of which can be killed or stopped.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::instance;
+
+/// The key of every orchestrator here.
+pub(crate) const KEY: &str = "faults-key-51c3";
+/// How often the orchestrators here probe their instances.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(200);
+/// Longer than anything here may take, so that a hang is a failure and not a hang.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An instance in a process of its own.
+pub(crate) struct Instance {
+    pub(crate) id: String,
+    pub(crate) address: SocketAddr,
+    child: Child,
+    said: Arc<Mutex<Vec<String>>>,
+    lines: Receiver<String>,
+}
+
+impl Instance {
+    /// Starts one on a free port of loopback.
+    pub(crate) fn start(id: &str) -> Self {
+        Self::start_by(
+            Command::new(std::env::current_exe().unwrap()),
+            id,
+            "127.0.0.1:0",
+        )
+    }
+
+    /// Starts one by a command that ends with this test binary, listening there.
+    pub(crate) fn start_by(mut command: Command, id: &str, listen: &str) -> Self {
+        let mut child = command
+            .env(instance::LISTEN, listen)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (tx, lines) = channel();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if line.starts_with("began ") || line.starts_with("answered ") {
+                    heard.lock().unwrap().push(line);
+                } else if tx.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut instance = Self {
+            id: id.to_owned(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            child,
+            said,
+            lines,
+        };
+        let listening = instance.next_line();
+        instance.address = listening
+            .strip_prefix("listening ")
+            .unwrap()
+            .parse()
+            .unwrap();
+        instance
+    }
+
+    fn next_line(&self) -> String {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => panic!("{} says nothing", self.id),
+            Err(RecvTimeoutError::Disconnected) => panic!("{} has died", self.id),
+        }
+    }
+
+    /// Tells it what to do from now on, and waits until it does.
+    pub(crate) fn tell(&mut self, act: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{act}").unwrap();
+        assert_eq!(self.next_line(), format!("now {act}"));
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
+    /// How often each task was begun here.
+    pub(crate) fn begun(&self) -> BTreeMap<String, usize> {
+        let mut begun = BTreeMap::new();
+        for line in self.said.lock().unwrap().iter() {
+            if let Some(task) = line.strip_prefix("began ") {
+                *begun.entry(task.to_owned()).or_default() += 1;
+            }
+        }
+        begun
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // Killed already in some tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How often each task was begun anywhere.
+pub(crate) fn begun<'a>(
+    instances: impl IntoIterator<Item = &'a Instance>,
+) -> BTreeMap<String, usize> {
+    let mut sum = BTreeMap::new();
+    for instance in instances {
+        for (task, count) in instance.begun() {
+            *sum.entry(task).or_default() += count;
+        }
+    }
+    sum
+}
+
+/// A real orchestrator.
+pub(crate) struct Orchestrator {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Orchestrator {
+    /// Starts one in front of instances.
+    pub(crate) fn start(instances: &[(&str, SocketAddr)]) -> Self {
+        Self::start_by(Command::new(binary()), "127.0.0.1:0", instances)
+    }
+
+    /// Starts one by a command that ends with the program.
+    pub(crate) fn start_by(
+        mut command: Command,
+        listen: &str,
+        instances: &[(&str, SocketAddr)],
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let instances: Vec<_> = instances
+            .iter()
+            .map(|(id, address)| json!({"id": id, "address": address.to_string()}))
+            .collect();
+        let probe = format!("{}ms", PROBE_INTERVAL.as_millis());
+        let config = json!({
+            "instances": instances,
+            "health": {"interval": probe, "timeout": "1s", "failures_down": 2, "successes_up": 1},
+        });
+        let file = folder.path().join("orchestrator.json");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let mut child = command
+            .args(["serve", "--log", "off", "--listen", listen, "--config"])
+            .arg(&file)
+            .env("ORCHESTRATOR_API_KEY", KEY)
+            .env_remove("ORCHESTRATOR_LOG")
+            .env("XDG_DATA_HOME", folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let started: Value = serde_json::from_str(&line).expect("one line of JSON when redirected");
+        Self {
+            child,
+            address: started["listening"].as_str().unwrap().parse().unwrap(),
+            _folder: folder,
+        }
+    }
+}
+
+impl Drop for Orchestrator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program.
+pub(crate) fn binary() -> PathBuf {
+    env!("CARGO_BIN_EXE_orchestrator").into()
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
