@@ -88,6 +88,8 @@ pub const LINK_STREAMS_MAX: usize = 1000;
 pub const SESSION_LINKS_PER_INSTANCE_MAX: usize = 16;
 /// Sessions on one connection to an instance.
 pub const SESSION_LINK_STREAMS_MAX: usize = 1000;
+/// Sessions that a built-in instance remembers: as many as can be held with it at once.
+pub const BUILTIN_SESSIONS_MAX: usize = SESSION_LINKS_PER_INSTANCE_MAX * SESSION_LINK_STREAMS_MAX;
 /// Connecting to an instance, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flow-control window of one stream from an instance.

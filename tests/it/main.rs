@@ -19,6 +19,7 @@ mod cluster;
 mod deadline;
 mod fan_out;
 mod health;
+mod instance_session;
 mod journal;
 mod limits;
 mod process;

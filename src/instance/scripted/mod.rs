@@ -14,9 +14,10 @@ use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 
 mod session;
+#[cfg(test)]
+mod tests;
 
-#[allow(unused_imports, reason = "for the rooms that hold sessions")]
-pub(crate) use session::{Held, SessionAct, Sessions};
+pub(crate) use session::{SessionAct, Sessions};
 
 /// What an instance does with one call.
 #[derive(Debug, Clone)]

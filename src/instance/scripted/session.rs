@@ -37,9 +37,18 @@ pub(crate) enum SessionAct {
 #[derive(Default)]
 pub(crate) struct Sessions {
     script: Mutex<VecDeque<SessionAct>>,
-    /// How far each session was applied.
-    memory: Arc<Mutex<BTreeMap<Arc<str>, u64>>>,
+    memory: Memory,
     opened: Mutex<Vec<Arc<Held>>>,
+}
+
+/// What an instance knows of each session.
+type Memory = Arc<Mutex<BTreeMap<Arc<str>, Known>>>;
+
+#[derive(Default, Clone, Copy)]
+struct Known {
+    spawned_ms: u64,
+    epoch: u64,
+    applied_through: u64,
 }
 
 /// One session that was opened with a scripted instance, as the test sees it.
@@ -48,7 +57,7 @@ pub(crate) struct Held {
     pub(crate) open: Open,
     id: InstanceId,
     act: SessionAct,
-    memory: Arc<Mutex<BTreeMap<Arc<str>, u64>>>,
+    memory: Memory,
     state: Mutex<State>,
 }
 
@@ -96,13 +105,14 @@ impl Sessions {
     /// `None` when the open is never answered.
     pub(super) fn open(&self, id: &InstanceId, open: Open) -> Option<Result<Opened, Failure>> {
         let act = self.next();
-        let received_through = self
-            .memory
-            .lock()
-            .unwrap()
-            .get(&open.session)
-            .copied()
-            .unwrap_or(0);
+        let known = self.memory.lock().unwrap().get(&open.session).copied();
+        let known = known.unwrap_or_default();
+        let is_stale = (open.spawned_ms, open.epoch) <= (known.spawned_ms, known.epoch);
+        let received_through = if known.spawned_ms < open.spawned_ms {
+            0
+        } else {
+            known.applied_through
+        };
         let held = Arc::new(Held {
             state: Mutex::new(State {
                 sent: open.received.through,
@@ -119,7 +129,6 @@ impl Sessions {
         let failed =
             |reason, progress, detail| Some(Err(Failure::at(id, reason, progress, detail)));
         match act {
-            SessionAct::NeverOpen => None,
             SessionAct::Refuse => failed(
                 Reason::InstanceDown,
                 Progress::NeverSent,
@@ -130,16 +139,55 @@ impl Sessions {
                 Progress::MayHaveBegun,
                 status.name(),
             ),
+            SessionAct::NeverOpen
+            | SessionAct::Echo
+            | SessionAct::Take
+            | SessionAct::Silent
+            | SessionAct::CloseAfter(..)
+            | SessionAct::LoseAfter(_)
+            | SessionAct::FullAfter(_)
+                if is_stale =>
+            {
+                let status = Status::FailedPrecondition;
+                failed(
+                    Reason::InstanceFailed(status),
+                    Progress::MayHaveBegun,
+                    "the epoch is stale",
+                )
+            }
+            SessionAct::NeverOpen => {
+                self.begin(&held, received_through);
+                None
+            }
             SessionAct::Echo
             | SessionAct::Take
             | SessionAct::Silent
             | SessionAct::CloseAfter(..)
             | SessionAct::LoseAfter(_)
-            | SessionAct::FullAfter(_) => Some(Ok(Opened {
-                received_through,
-                sender: Sender::new(Half(Arc::clone(&held))),
-                receiver: Receiver::new(Half(held)),
-            })),
+            | SessionAct::FullAfter(_) => {
+                self.begin(&held, received_through);
+                Some(Ok(Opened {
+                    received_through,
+                    sender: Sender::new(Half(Arc::clone(&held))),
+                    receiver: Receiver::new(Half(held)),
+                }))
+            }
+        }
+    }
+
+    /// A new epoch: what takes part in the session under an older one is over.
+    fn begin(&self, held: &Arc<Held>, applied_through: u64) {
+        let known = Known {
+            spawned_ms: held.open.spawned_ms,
+            epoch: held.open.epoch,
+            applied_through,
+        };
+        let session = Arc::clone(&held.open.session);
+        self.memory.lock().unwrap().insert(session, known);
+        for older in self.opened.lock().unwrap().iter() {
+            if older.open.session == held.open.session && !Arc::ptr_eq(older, held) {
+                older.end_with(Reason::InstanceFailed(Status::Aborted));
+            }
         }
     }
 }
@@ -178,14 +226,13 @@ impl Held {
 
     /// The stream breaks.
     pub(crate) fn lose(&self) {
-        let lost = Failure::at(
-            &self.id,
-            Reason::InstanceLost,
-            Progress::MayHaveBegun,
-            "broken",
-        );
+        self.end_with(Reason::InstanceLost);
+    }
+
+    fn end_with(&self, reason: Reason) {
+        let failure = Failure::at(&self.id, reason, Progress::MayHaveBegun, "broken");
         let mut state = self.state.lock().unwrap();
-        state.push(Err(lost));
+        state.push(Err(failure));
         state.end();
     }
 
@@ -219,8 +266,9 @@ impl Held {
 
     fn apply(&self, mut state: MutexGuard<'_, State>, data: Data) {
         let mut memory = self.memory.lock().unwrap();
-        let applied = memory.entry(Arc::clone(&self.open.session)).or_default();
-        *applied = data.seq.max(*applied);
+        if let Some(known) = memory.get_mut(&self.open.session) {
+            known.applied_through = data.seq.max(known.applied_through);
+        }
         drop(memory);
         let limit = match self.act {
             SessionAct::Take => return state.push(Ok(Frame::Ack { through: data.seq })),

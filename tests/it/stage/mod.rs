@@ -25,6 +25,7 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
 pub(crate) mod instance;
+pub(crate) mod peer;
 
 /// The one key of the stage.
 pub(crate) const KEY: &str = "stage-key-7f1e";
