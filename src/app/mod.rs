@@ -12,6 +12,7 @@ use crate::chance::Chance;
 use crate::config::{Builtin, Config, Journal, Planned, Shutdown};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
+use crate::domain::limit::STORE_BYTES_MAX;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, registration};
 use crate::ingress::caller::FindToken;
@@ -23,6 +24,7 @@ use crate::instance::{InstanceClient, Spec, builtin, tls};
 use crate::orchestrate::hold_session::Sessions;
 use crate::store::Store;
 use crate::store::memory::{self, MemoryStore};
+use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tasks::{Finish, Tasks};
 
 mod capacity;
@@ -64,8 +66,8 @@ pub enum StartError {
     #[error("instance {0}")]
     Instance(Failure),
     /// The journal cannot be used.
-    #[error("the journal of sessions: {0}")]
-    Journal(String),
+    #[error("{0}")]
+    Journal(#[from] OpenError),
     /// The sessions that are in the journal cannot be taken over.
     #[error("the sessions of the journal: {0}")]
     Recovery(Failure),
@@ -127,9 +129,10 @@ impl App {
             until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),
         );
 
-        let store = store(&config.journal, &tasks).await?;
+        let store = store(&config.journal, &tasks)?;
         // Before anybody can call: what a client was told before the restart stands.
-        let sessions = Sessions::recover(Arc::clone(&store), fleet.now(), tasks.clone())
+        let (fleet_now, drawing) = (fleet.now(), chance.clone());
+        let sessions = Sessions::recover(Arc::clone(&store), fleet_now, tasks.clone(), drawing)
             .await
             .map_err(StartError::Recovery)?;
         let keeping = sessions.clone().keep(fleet.changes());
@@ -250,11 +253,20 @@ where
     }
 }
 
-/// Opens what keeps sessions, and finds it whole.
-async fn store(journal: &Journal, _tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
+/// Opens what keeps sessions. It blocks for a moment, before anybody is served.
+fn store(journal: &Journal, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
     match journal {
-        Journal::Memory => Ok(Arc::new(MemoryStore::new(memory::Settings::default()))),
-        Journal::Folder(_folder) => Ok(Arc::new(MemoryStore::new(memory::Settings::default()))),
+        Journal::Memory => {
+            let settings = memory::Settings {
+                bytes_max: STORE_BYTES_MAX / 4,
+                ..memory::Settings::default()
+            };
+            Ok(Arc::new(MemoryStore::new(settings)))
+        }
+        Journal::Folder(folder) => {
+            let store = SqliteStore::open(folder, sqlite::Settings::default(), tasks)?;
+            Ok(Arc::new(store))
+        }
     }
 }
 

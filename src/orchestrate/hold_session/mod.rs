@@ -41,6 +41,7 @@ pub use answer::{Post, Posted, Shown, Wait};
 pub use outbox::Outgoing;
 pub use spawn::{Deduplicated, Spawn, Spawned};
 
+use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{SESSION_REATTACH_GRACE, SESSION_RECOVERY_GRACE};
@@ -63,6 +64,7 @@ pub(super) struct House {
     store: Arc<dyn Store>,
     fleet_now: FleetNow,
     tasks: Tasks,
+    chance: Chance,
     /// This run of this orchestrator.
     owner: StoreOwner,
     registry: RwLock<Registry>,
@@ -78,13 +80,15 @@ impl Sessions {
         store: Arc<dyn Store>,
         fleet_now: FleetNow,
         tasks: Tasks,
+        chance: Chance,
     ) -> Result<Self, Failure> {
-        let run = crate::domain::session::token::of(rand::random());
+        let run: u128 = chance.draw();
         let house = Arc::new(House {
-            owner: StoreOwner::new(&run[..20]),
+            owner: StoreOwner::new(&format!("run-{run:032x}")),
             store,
             fleet_now,
             tasks,
+            chance,
             registry: RwLock::default(),
             counts: Counts::default(),
             draining: AtomicBool::new(false),
@@ -155,7 +159,7 @@ impl House {
         selection: &Policy,
         except: Option<&InstanceId>,
     ) -> Result<Arc<Member>, Failure> {
-        place::place(fleet, targets, selection, except, &self.counts)
+        place::place(fleet, targets, selection, except, &self.counts, &self.chance)
     }
 
     /// A session went from one instance to another.

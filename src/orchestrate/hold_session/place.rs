@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::FLEET_MAX;
@@ -44,6 +45,7 @@ pub(super) fn place(
     selection: &Policy,
     except: Option<&InstanceId>,
     counts: &Counts,
+    chance: &Chance,
 ) -> Result<Arc<Member>, Failure> {
     let members = if targets.is_empty() {
         Arc::clone(fleet.members())
@@ -71,7 +73,8 @@ pub(super) fn place(
         latency_ns: 0.0,
     };
     let name = |at: usize| members[at].id().as_str();
-    let chosen = selection::choose(selection, members.len(), name, fitness, load, rand::random);
+    let draw = || chance.draw();
+    let chosen = selection::choose(selection, members.len(), name, fitness, load, draw);
     match chosen {
         Some(at) => Ok(Arc::clone(&members[at])),
         None => Err(nobody(&members)),

@@ -70,9 +70,9 @@ impl Sessions {
         let instance = instance.id().clone();
         let id = match asked.id {
             Some(id) => id,
-            None => made_id()?,
+            None => made_id(house.chance.draw())?,
         };
-        let token = token::of(rand::random());
+        let token = token::of(house.chance.draw());
         let new = NewSession {
             terms: Terms {
                 id: id.clone(),
@@ -132,7 +132,7 @@ impl Sessions {
     }
 }
 
-fn made_id() -> Result<SessionId, Failure> {
-    let id = format!("s-{:032x}", rand::random::<u128>());
+fn made_id(number: u128) -> Result<SessionId, Failure> {
+    let id = format!("s-{number:032x}");
     SessionId::parse(&id).map_err(|bad| Failure::new(Reason::Internal, bad.to_string()))
 }

@@ -243,7 +243,7 @@ async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers(
         std::sync::Arc::new(move || std::sync::Arc::clone(&view))
     };
     let store = std::sync::Arc::new(house.store.clone());
-    let other = super::Sessions::recover(store, fleet, house.tasks.clone()).await;
+    let other = super::Sessions::recover(store, fleet, house.tasks.clone(), Default::default()).await;
     let other = other.unwrap();
     client.send(2, "stale").await;
     assert_eq!(

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::frame::{ClientFrame, Ready, ServerFrame};
 use super::outbox::Outgoing;
 use super::{Post, Posted, Sessions, Spawn, Spawned, Wait};
+use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::payload::Payload;
 use crate::domain::selection::Policy;
@@ -132,7 +133,7 @@ pub(super) async fn start(
     let view = Arc::clone(view);
     let fleet_now: FleetNow = Arc::new(move || Arc::clone(&view.lock().unwrap()));
     let store: Arc<dyn Store> = Arc::new(store.clone());
-    let sessions = Sessions::recover(store, fleet_now, tasks.clone()).await;
+    let sessions = Sessions::recover(store, fleet_now, tasks.clone(), Chance::default()).await;
     let sessions = sessions.unwrap();
     tasks.spawn(sessions.clone().keep(changes.subscribe()));
     sessions
