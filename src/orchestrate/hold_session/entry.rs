@@ -188,6 +188,11 @@ impl Entry {
         self.inbox().commands.pop_front()
     }
 
+    /// Whether there is a command or a signal for the task that holds the session.
+    pub(super) fn is_called(&self) -> bool {
+        !self.inbox().commands.is_empty() || self.signals.load(Ordering::Acquire) != 0
+    }
+
     /// The task ends, unless there is a command after all.
     pub(super) fn rest(&self) -> bool {
         let mut inbox = self.inbox();

@@ -157,7 +157,7 @@ impl Owner {
             Life::Ending { .. } => false,
             Life::Over { .. } => true,
         };
-        nobody && nothing && self.link.is_resting()
+        nobody && nothing && self.link.is_resting() && !self.entry.is_called()
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
