@@ -22,6 +22,11 @@ mod route;
 #[cfg(test)]
 mod samples;
 mod serve;
+mod session_attach;
+mod session_output;
+mod sessions;
+mod sessions_send;
+mod sessions_spawn;
 mod table;
 mod task_request;
 
@@ -49,6 +54,14 @@ enum Command {
     Route(route::Arguments),
     /// Give one task to every target and collect what comes back.
     Fanout(fanout::Arguments),
+    /// Begin a session: an ordered, durable conversation with one instance.
+    #[command(name = "sessions_spawn")]
+    SessionsSpawn(sessions_spawn::Arguments),
+    /// Send one message to a session and bring its reply.
+    #[command(name = "sessions_send")]
+    SessionsSend(sessions_send::Arguments),
+    /// List, show, close or attach to sessions.
+    Sessions(sessions::Arguments),
     /// Tell who is well, and why not.
     Health(health::Arguments),
     /// List the fleet.
@@ -86,6 +99,9 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
         Command::Fanout(arguments) => fanout::run(&arguments),
+        Command::SessionsSpawn(arguments) => sessions_spawn::run(&arguments),
+        Command::SessionsSend(arguments) => sessions_send::run(&arguments),
+        Command::Sessions(arguments) => sessions::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
         Command::Journal(arguments) => journal::run(&arguments),
