@@ -110,6 +110,8 @@ impl App {
             chance,
         } = outside;
         let (tasks, connections) = (Tasks::new(), Tasks::new());
+        // First of all: one that is in use, or damaged, stops the start.
+        let store = store(&config.journal, &tasks)?;
         let registration = registration::Settings {
             networks: config.networks,
             ourselves: vec![address],
@@ -129,7 +131,6 @@ impl App {
             until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),
         );
 
-        let store = store(&config.journal, &tasks)?;
         // Before anybody can call: what a client was told before the restart stands.
         let (fleet_now, drawing) = (fleet.now(), chance.clone());
         let sessions = Sessions::recover(Arc::clone(&store), fleet_now, tasks.clone(), drawing)

@@ -8,13 +8,13 @@ use super::exit::Error;
 
 /// Where sessions are kept, as typed.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Arguments {
+pub(super) struct DataArguments {
     /// Where sessions are kept [default: $XDG_DATA_HOME/orchestrator or ~/.local/share/orchestrator]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
-impl Arguments {
+impl DataArguments {
     /// The directory; it need not be there.
     pub(super) fn directory(&self) -> Result<PathBuf, Error> {
         let given = self.data_dir.clone();

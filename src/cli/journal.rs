@@ -42,7 +42,7 @@ enum Action {
 #[derive(Debug, Args)]
 struct Check {
     #[command(flatten)]
-    data: data_directory::Arguments,
+    data: data_directory::DataArguments,
     /// How it is shown: table or json.
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -51,7 +51,7 @@ struct Check {
 #[derive(Debug, Args)]
 struct Backup {
     #[command(flatten)]
-    data: data_directory::Arguments,
+    data: data_directory::DataArguments,
     /// The file to write; it may not be there yet.
     to: PathBuf,
 }

@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     #[command(flatten)]
-    data: data_directory::Arguments,
+    data: data_directory::DataArguments,
     /// What is logged to standard error: a level, or target=level pairs.
     #[arg(
         long,

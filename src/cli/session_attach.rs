@@ -73,7 +73,9 @@ pub(super) async fn converse(id: &str, server: &str) -> Result<Exit, Error> {
             Err(error) if was_attached && may_pass(&error) => failure_text::lines(&error),
             Err(error) => return Err(error),
         };
-        failure_text::warn(&format!("{}; attaching again", lost.trim_end()));
+        let why = lost.lines().next().unwrap_or_default();
+        let why = why.trim_start_matches("error: ");
+        failure_text::warn(&format!("{why}; attaching again"));
         tokio::time::sleep(RETRY_DELAY).await;
     }
 }

@@ -92,7 +92,7 @@ async fn every_method_of_the_contract_has_a_scope_and_a_key_without_it_is_denied
     config.keys.keys.push(Key {
         name: "narrow".into(),
         hash: hash(b"narrow-key"),
-        scopes: vec![Scope::Session],
+        scopes: Vec::new(),
         expires: None,
     });
     let app = start(config).await;
