@@ -14,10 +14,11 @@ use crate::proto::orchestrator as proto;
 fn state(session: &proto::Session) -> String {
     let word = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_lowercase();
     let state = word(session.state().as_str_name(), "SESSION_STATE_");
-    match session.close_reason() {
-        proto::CloseReason::Unspecified => state,
-        reason => format!("{state} {}", word(reason.as_str_name(), "CLOSE_REASON_")),
+    let reason = session.close_reason();
+    if reason == proto::CloseReason::Unspecified {
+        return state;
     }
+    format!("{state} {}", word(reason.as_str_name(), "CLOSE_REASON_"))
 }
 
 /// One session, as JSON.

@@ -13,7 +13,11 @@ pub(crate) enum Event {
     /// The client learned that its messages up to here are safe.
     Acked(u64),
     /// The client was attached in this epoch, and told how far its messages have come.
-    Ready { epoch: u64, last_received: u64, first: u64 },
+    Ready {
+        epoch: u64,
+        last_received: u64,
+        first: u64,
+    },
     /// The client got a message: its number, what it replies to, what it says.
     Received(u64, Option<u64>, String),
     /// The instance applied a message, in this epoch.
@@ -41,7 +45,9 @@ pub(crate) fn judge(history: &[Event]) -> Vec<String> {
             }
             Event::Acked(seq) => {
                 if *seq < acked {
-                    wrong.push(format!("the acknowledgement went back from {acked} to {seq}"));
+                    wrong.push(format!(
+                        "the acknowledgement went back from {acked} to {seq}"
+                    ));
                 }
                 if sent.keys().last().is_none_or(|last| last < seq) {
                     wrong.push(format!("{seq} was acknowledged and never sent"));
@@ -87,7 +93,9 @@ pub(crate) fn judge(history: &[Event]) -> Vec<String> {
                 position,
             } => {
                 if *now < applied_epoch {
-                    wrong.push(format!("a frame of epoch {now} was taken after {applied_epoch}"));
+                    wrong.push(format!(
+                        "a frame of epoch {now} was taken after {applied_epoch}"
+                    ));
                 }
                 applied_epoch = applied_epoch.max(*now);
                 if *position != applied + 1 {
@@ -98,7 +106,10 @@ pub(crate) fn judge(history: &[Event]) -> Vec<String> {
             Event::Lost(first, last) => lost.push((*first, *last)),
         }
     }
-    let told = |seq: &u64| lost.iter().any(|(first, last)| (first..=last).contains(&seq));
+    let told = |seq: &u64| {
+        lost.iter()
+            .any(|(first, last)| (first..=last).contains(&seq))
+    };
     for seq in (1..=acked).filter(|seq| !replies.contains_key(seq) && !told(seq)) {
         wrong.push(format!("{seq} was acknowledged and never answered"));
     }
@@ -142,9 +153,22 @@ mod tests {
     fn good_histories_pass() {
         let check = |history: &[Event]| assert_eq!(judge(history), [""; 0], "{history:?}");
         check(&[]);
-        check(&[ready(1, 0, 1), sent(1), Event::Acked(1), applied(1, 1), got(1, 1)]);
+        check(&[
+            ready(1, 0, 1),
+            sent(1),
+            Event::Acked(1),
+            applied(1, 1),
+            got(1, 1),
+        ]);
         // Cut, sent again, delivered again.
-        check(&[ready(1, 0, 1), sent(1), ready(2, 1, 1), sent(1), got(1, 1), got(1, 1)]);
+        check(&[
+            ready(1, 0, 1),
+            sent(1),
+            ready(2, 1, 1),
+            sent(1),
+            got(1, 1),
+            got(1, 1),
+        ]);
         // Never acknowledged: it may be gone.
         check(&[ready(1, 0, 1), sent(1), ready(2, 0, 1)]);
         // Said to be lost.

@@ -12,7 +12,8 @@ use orchestrator::proto::orchestrator::session_server_data::Reply;
 use orchestrator::proto::orchestrator::{
     RouteRequest, SessionAck, SessionClientData, SessionCloseRequest, SessionGetRequest,
     SessionHello, SessionListRequest, SessionPostRequest, SessionReady, SessionSendRequest,
-    SessionSendResponse, SessionServerData, SessionSpawnRequest, SessionSpawnResponse, SessionState,
+    SessionSendResponse, SessionServerData, SessionSpawnRequest, SessionSpawnResponse,
+    SessionState,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -199,8 +200,18 @@ async fn a_token_is_good_for_its_own_session_and_for_nothing_else() {
     denied(client.session_close(close(id("other"))).await.unwrap_err());
     let foreign = Attached::try_new(&mut client, "other", None).await;
     denied(foreign.err().unwrap());
-    denied(client.session_list(SessionListRequest::default()).await.unwrap_err());
-    denied(client.session_spawn(SessionSpawnRequest::default()).await.unwrap_err());
+    denied(
+        client
+            .session_list(SessionListRequest::default())
+            .await
+            .unwrap_err(),
+    );
+    denied(
+        client
+            .session_spawn(SessionSpawnRequest::default())
+            .await
+            .unwrap_err(),
+    );
     denied(client.route(RouteRequest::default()).await.unwrap_err());
     let mut wrong = with_token(&app, "ost_0000").await;
     let refused = wrong.session_get(get(id("mine"))).await.unwrap_err();
@@ -208,7 +219,9 @@ async fn a_token_is_good_for_its_own_session_and_for_nothing_else() {
     // One that names the session before it says anything is refused before it says anything.
     let mut request = Request::new(tokio_stream::pending::<SessionSendRequest>());
     let named = "other".parse().unwrap();
-    request.metadata_mut().insert("x-orchestrator-session", named);
+    request
+        .metadata_mut()
+        .insert("x-orchestrator-session", named);
     denied(client.session_send(request).await.err().unwrap());
     client.session_close(close(id("mine"))).await.unwrap();
 }

@@ -75,7 +75,13 @@ impl Absence {
 
     /// What to do now.
     #[must_use]
-    pub fn step(&self, policy: LossPolicy, now: Instant, same: Candidate, other: Candidate) -> Step {
+    pub fn step(
+        &self,
+        policy: LossPolicy,
+        now: Instant,
+        same: Candidate,
+        other: Candidate,
+    ) -> Step {
         let may_come_back = self.loss == Loss::Broken && now < self.grace_ends;
         let soon = now + SESSION_WAIT_FOR_INSTANCE;
         if may_come_back {
@@ -140,7 +146,10 @@ mod tests {
         let start = Instant::now();
         let absence = Absence::begin(Loss::Hopeless, start, GRACE);
         assert_eq!(absence.step(LossPolicy::Fail, start, Fit, Fit), Step::End);
-        assert_eq!(absence.step(LossPolicy::Reassign, start, Fit, Fit), Step::Move);
+        assert_eq!(
+            absence.step(LossPolicy::Reassign, start, Fit, Fit),
+            Step::Move
+        );
     }
 
     proptest! {

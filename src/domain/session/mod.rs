@@ -7,6 +7,8 @@ use super::limit::SESSION_ID_BYTES_MAX;
 
 pub mod lifetime;
 pub mod loss;
+#[cfg(test)]
+mod test_lines;
 pub mod to_client;
 pub mod to_instance;
 pub mod token;

@@ -284,4 +284,3 @@ impl ToClient {
 fn size(message: &Message) -> usize {
     message.payload.encoded().len()
 }
-

@@ -186,12 +186,7 @@ impl ToInstance {
         self.push(Source::Posted, 0, payload)
     }
 
-    fn push(
-        &mut self,
-        source: Source,
-        in_reply_to: u64,
-        payload: Payload,
-    ) -> Result<u64, Refused> {
+    fn push(&mut self, source: Source, in_reply_to: u64, payload: Payload) -> Result<u64, Refused> {
         if !self.has_room(payload.encoded().len()) {
             return Err(Refused::Full);
         }
@@ -270,11 +265,7 @@ impl ToInstance {
         if position <= self.acked {
             return Ok(false);
         }
-        while let Some(first) = self
-            .kept
-            .front()
-            .filter(|first| first.position <= position)
-        {
+        while let Some(first) = self.kept.front().filter(|first| first.position <= position) {
             self.bytes -= size(first);
             let seq = match first.source {
                 Source::Streamed { seq } => seq,
@@ -361,4 +352,3 @@ fn fingerprint(payload: &Payload) -> u64 {
 fn size(message: &Message) -> usize {
     message.payload.encoded().len()
 }
-

@@ -142,7 +142,10 @@ fn gone(status: &Status) -> Failure {
         | tonic::Code::DataLoss
         | tonic::Code::Unauthenticated => Reason::CallerGone,
     };
-    Failure::new(reason, format!("the stream was cut off: {}", status.message()))
+    Failure::new(
+        reason,
+        format!("the stream was cut off: {}", status.message()),
+    )
 }
 
 pub(super) async fn post(

@@ -79,7 +79,11 @@ impl Sessions {
     /// The session that a token is good for, and the name of the key that has spawned it.
     #[must_use]
     pub fn find_by_token(&self, hash: &token::Hash) -> Option<(SessionId, String)> {
-        let registry = self.0.registry.read().unwrap_or_else(PoisonError::into_inner);
+        let registry = self
+            .0
+            .registry
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let entry = registry.find_by_token(hash)?;
         Some((entry.terms.id.clone(), entry.terms.caller.clone()))
     }
@@ -148,7 +152,9 @@ impl Sessions {
                 replied,
             },
         )?;
-        let position = is_stored.await.unwrap_or_else(|_| Err(self.no_answer(id)))?;
+        let position = is_stored
+            .await
+            .unwrap_or_else(|_| Err(self.no_answer(id)))?;
         let reply = match reply {
             None => None,
             Some(reply) => Some(reply.await.unwrap_or_else(|_| Err(self.no_answer(id)))?),
@@ -166,9 +172,12 @@ impl Sessions {
         key: &PostKey,
     ) -> Result<Option<record::Post>, Failure> {
         let found = self.0.store.find_post(id, &key.key).await;
-        let found = found.map_err(|error| match error {
-            crate::store::Error::NotFound => unknown(id),
-            other => storing::failure(&other),
+        let found = found.map_err(|error| {
+            if error == crate::store::Error::NotFound {
+                unknown(id)
+            } else {
+                storing::failure(&error)
+            }
         })?;
         match found {
             Some(post) if post.body != key.body => Err(key_used_otherwise()),
@@ -273,7 +282,10 @@ impl Sessions {
         }
         match self.0.find(id) {
             Err(unknown) => unknown,
-            Ok(_) => Failure::new(Reason::SessionStale, "the session has changed hands: try again"),
+            Ok(_) => Failure::new(
+                Reason::SessionStale,
+                "the session has changed hands: try again",
+            ),
         }
     }
 }

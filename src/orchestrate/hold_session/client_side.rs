@@ -180,7 +180,10 @@ impl Owner {
                 }
             }
             Err(bad @ (Refused::Gap { .. } | Refused::Zero | Refused::Changed(_))) => {
-                self.detach_with(Failure::new(Reason::ArgumentInvalid, format!("data: {bad}")));
+                self.detach_with(Failure::new(
+                    Reason::ArgumentInvalid,
+                    format!("data: {bad}"),
+                ));
             }
         }
     }

@@ -218,7 +218,10 @@ impl Owner {
 
     fn send_next(&mut self) {
         let Some(held) = self.held() else { return };
-        let old = held.replay.as_mut().and_then(|replay| replay.read.pop_front());
+        let old = held
+            .replay
+            .as_mut()
+            .and_then(|replay| replay.read.pop_front());
         match old {
             None => self.deliver_next(),
             Some(old) => {

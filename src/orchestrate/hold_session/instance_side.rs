@@ -62,22 +62,18 @@ impl Link {
     pub(super) fn said_at(&self) -> Option<Instant> {
         match self {
             Self::Held(held) => Some(held.said_at),
-            Self::Resting
-            | Self::Absent
-            | Self::Wants(_)
-            | Self::Handing
-            | Self::Opening(_) => None,
+            Self::Resting | Self::Absent | Self::Wants(_) | Self::Handing | Self::Opening(_) => {
+                None
+            }
         }
     }
 
     fn held(&mut self) -> Option<&mut Held> {
         match self {
             Self::Held(held) => Some(held),
-            Self::Resting
-            | Self::Absent
-            | Self::Wants(_)
-            | Self::Handing
-            | Self::Opening(_) => None,
+            Self::Resting | Self::Absent | Self::Wants(_) | Self::Handing | Self::Opening(_) => {
+                None
+            }
         }
     }
 
@@ -130,9 +126,12 @@ impl Owner {
             Some(_) | None => Candidate::Unfit,
         };
         let terms = &self.entry.terms;
-        let elsewhere = self
-            .house
-            .place(&fleet, &terms.targets, &terms.selection, Some(&self.session.instance));
+        let elsewhere = self.house.place(
+            &fleet,
+            &terms.targets,
+            &terms.selection,
+            Some(&self.session.instance),
+        );
         let other = match elsewhere {
             Ok(_) => Candidate::Fit,
             Err(_) => Candidate::Unfit,
@@ -266,11 +265,10 @@ impl Owner {
 
     /// The stream to the instance is over, and the session is not.
     pub(super) fn lose_link(&mut self, why: &Failure) {
-        let loss = match why.reason {
-            // It would happen again, and again.
-            Reason::AnswerTooLarge | Reason::AnswerMalformed => Loss::Hopeless,
-            _ if is_hopeless(why) => Loss::Hopeless,
-            _ => Loss::Broken,
+        let loss = if is_hopeless(why.reason) {
+            Loss::Hopeless
+        } else {
+            Loss::Broken
         };
         let code = why.reason.name();
         let (session, instance) = (&self.entry.terms.id, &self.session.instance);
@@ -370,19 +368,19 @@ impl Owner {
             self.house.tasks.spawn(held.farewell(reason));
         }
     }
-
 }
 
-/// Whether an instance that answers so cannot hold the session at all.
-fn is_hopeless(failure: &Failure) -> bool {
-    match failure.reason {
-        Reason::InstanceFailed(status) => matches!(
-            status,
-            Status::Unimplemented
-                | Status::PermissionDenied
-                | Status::Unauthenticated
-                | Status::InvalidArgument
-        ),
-        _ => false,
-    }
+/// Whether it would happen again, and again.
+fn is_hopeless(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::AnswerTooLarge
+            | Reason::AnswerMalformed
+            | Reason::InstanceFailed(
+                Status::Unimplemented
+                    | Status::PermissionDenied
+                    | Status::Unauthenticated
+                    | Status::InvalidArgument
+            )
+    )
 }

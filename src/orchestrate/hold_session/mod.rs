@@ -159,7 +159,14 @@ impl House {
         selection: &Policy,
         except: Option<&InstanceId>,
     ) -> Result<Arc<Member>, Failure> {
-        place::place(fleet, targets, selection, except, &self.counts, &self.chance)
+        place::place(
+            fleet,
+            targets,
+            selection,
+            except,
+            &self.counts,
+            &self.chance,
+        )
     }
 
     /// A session went from one instance to another.
@@ -210,7 +217,9 @@ fn key_used_otherwise() -> Failure {
 /// Milliseconds since 1970 by the wall clock.
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// Labels as the link wants them.

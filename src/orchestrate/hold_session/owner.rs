@@ -259,7 +259,10 @@ impl Owner {
     fn next_tick(&self) -> Option<Instant> {
         let client = self.client.as_ref().map(|client| client.said_at);
         let said = [client, self.link.said_at()];
-        let silence = said.into_iter().flatten().map(|at| at + SESSION_SILENCE_MAX);
+        let silence = said
+            .into_iter()
+            .flatten()
+            .map(|at| at + SESSION_SILENCE_MAX);
         let closing = self.life.waits_until();
         silence.chain(self.look_at).chain(closing).min()
     }

@@ -71,7 +71,10 @@ impl Owner {
             return Err(Failure::new(Reason::TooMany, detail));
         }
         if let Some(key) = &key
-            && let Some(known) = self.known_posts.iter().find(|known| known.key.key == key.key)
+            && let Some(known) = self
+                .known_posts
+                .iter()
+                .find(|known| known.key.key == key.key)
         {
             return if known.key.body == key.body {
                 Ok(known.position)

@@ -68,14 +68,13 @@ impl House {
             State::Open => lifetime.expires(now.into_std(), Presence::Away),
             State::Closed { .. } => Some((now + terms.idle_ttl).into_std()),
         };
-        let entry = Entry::new(
-            Arc::clone(terms),
-            lifetime,
-            expires.map(Instant::from_std),
-        );
+        let entry = Entry::new(Arc::clone(terms), lifetime, expires.map(Instant::from_std));
         let is_closed = matches!(session.state, State::Closed { .. });
         entry.closed.store(is_closed, Ordering::Relaxed);
-        let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self
+            .registry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         registry.insert(&entry, session.token.0);
         entry
     }
@@ -118,7 +117,10 @@ impl House {
     }
 
     pub(super) fn forget(&self, id: &SessionId) {
-        let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self
+            .registry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         registry.remove(id);
     }
 

@@ -95,13 +95,8 @@ impl Sessions {
             owner: house.owner.clone(),
         };
         let hash = new.token.0;
-        let created = house.store.create(new).await.map_err(|error| match error {
-            Error::AlreadyExists => {
-                Failure::new(Reason::SessionExists, format!("session `{id}` is there already"))
-            }
-            Error::Conflict => key_used_otherwise(),
-            other => storing::failure(&other),
-        })?;
+        let created = house.store.create(new).await;
+        let created = created.map_err(|error| refused(&error, &id))?;
         let (session, deduplicated) = match created {
             Created::New(session) => {
                 let entry = house.enter(&session);
@@ -129,6 +124,17 @@ impl Sessions {
             token,
             deduplicated,
         })
+    }
+}
+
+fn refused(error: &Error, id: &SessionId) -> Failure {
+    if *error == Error::AlreadyExists {
+        let detail = format!("session `{id}` is there already");
+        Failure::new(Reason::SessionExists, detail)
+    } else if *error == Error::Conflict {
+        key_used_otherwise()
+    } else {
+        storing::failure(error)
     }
 }
 

@@ -11,9 +11,7 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{APPEND_MAX, UNACKNOWLEDGED_BYTES_MAX};
 use crate::domain::session::to_client::{Reply, ToClient};
 use crate::domain::session::to_instance::{Source, ToInstance};
-use crate::store::record::{
-    Appended, Direction, NewToClient, NewToInstance, Origin, Session,
-};
+use crate::store::record::{Appended, Direction, NewToClient, NewToInstance, Origin, Session};
 use crate::store::{Error, Pending};
 
 /// Calls to the store that are under way.
@@ -228,8 +226,7 @@ impl Owner {
         let storing = &mut self.storing;
         if storing.noted.to_instance < by_instance && self.life.is_open() {
             storing.noted.to_instance = by_instance;
-            storing.note =
-                Some(store.acknowledge(id, &fence, Direction::ToInstance, by_instance));
+            storing.note = Some(store.acknowledge(id, &fence, Direction::ToInstance, by_instance));
         } else if storing.noted.to_client < by_client {
             storing.noted.to_client = by_client;
             storing.note = Some(store.acknowledge(id, &fence, Direction::ToClient, by_client));
@@ -311,7 +308,8 @@ impl Owner {
 
     fn hand_reply(&mut self, seq: u64, position: u64) {
         let message = self.to_client.after(seq - 1).next();
-        let Some(message) = message.filter(|message| message.reply == Some(Reply::Posted(position)))
+        let Some(message) =
+            message.filter(|message| message.reply == Some(Reply::Posted(position)))
         else {
             return;
         };

@@ -49,7 +49,11 @@ async fn a_stream_that_breaks_is_opened_again_at_the_same_instance_in_a_new_epoc
     let epochs: Vec<_> = opened.iter().map(|held| held.open.epoch).collect();
     assert_eq!(epochs, [1, 2]);
     assert_eq!(opened[1].open.received.through, 1);
-    assert_eq!(opened[1].seqs(), [2], "what the instance has is not sent again");
+    assert_eq!(
+        opened[1].seqs(),
+        [2],
+        "what the instance has is not sent again"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,9 +108,9 @@ async fn an_instance_without_memory_gets_the_whole_conversation_again_where_that
     assert_eq!(opened[0].open.answered_through, 40);
     assert_eq!(opened[0].seqs(), (1..=41).collect::<Vec<_>>());
     let seen = opened[0].seen();
-    let redelivered = seen.iter().filter(|frame| {
-        matches!(frame, crate::instance::session::Frame::Data(data) if data.redelivered)
-    });
+    let redelivered = seen.iter().filter(
+        |frame| matches!(frame, crate::instance::session::Frame::Data(data) if data.redelivered),
+    );
     assert_eq!(redelivered.count(), 40);
 }
 
@@ -122,7 +126,10 @@ async fn a_session_that_must_not_move_ends_with_its_instance_and_says_what_is_lo
     house.set_down("A");
     let begun = tokio::time::Instant::now();
     let rest = client.rest().await;
-    assert!(Duration::from_secs(10) <= begun.elapsed(), "it had its grace");
+    assert!(
+        Duration::from_secs(10) <= begun.elapsed(),
+        "it had its grace"
+    );
     let lost = ServerFrame::Lost {
         direction: Direction::ToInstance,
         first: 1,
@@ -243,7 +250,8 @@ async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers(
         std::sync::Arc::new(move || std::sync::Arc::clone(&view))
     };
     let store = std::sync::Arc::new(house.store.clone());
-    let other = super::Sessions::recover(store, fleet, house.tasks.clone(), Default::default()).await;
+    let other =
+        super::Sessions::recover(store, fleet, house.tasks.clone(), Default::default()).await;
     let other = other.unwrap();
     client.send(2, "stale").await;
     assert_eq!(

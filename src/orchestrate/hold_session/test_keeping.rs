@@ -81,10 +81,11 @@ async fn silence_ends_a_session_and_then_it_is_forgotten() {
         Reason::SessionClosed
     );
     let held = house.instance("A").sessions.opened().remove(0);
-    let expired = |frame: &Frame| {
-        matches!(frame, Frame::Close { reason, .. } if *reason == session::CloseReason::Expired)
-    };
-    assert!(expired(held.seen().last().unwrap()), "the instance was told");
+    let expired = |frame: &Frame| matches!(frame, Frame::Close { reason, .. } if *reason == session::CloseReason::Expired);
+    assert!(
+        expired(held.seen().last().unwrap()),
+        "the instance was told"
+    );
     tokio::time::sleep(Duration::from_secs(310)).await;
     assert_eq!(
         reason(house.sessions.get(&name("s")).await),
@@ -130,9 +131,7 @@ async fn a_stop_sends_clients_away_and_keeps_what_was_acknowledged() {
     assert_eq!(reason(house.try_attach("s", None).await), Reason::Draining);
     settle().await;
     let seen = house.instance("A").sessions.opened()[0].seen();
-    let suspended = |frame: &Frame| {
-        matches!(frame, Frame::Close { reason, .. } if *reason == session::CloseReason::Suspended)
-    };
+    let suspended = |frame: &Frame| matches!(frame, Frame::Close { reason, .. } if *reason == session::CloseReason::Suspended);
     assert!(suspended(seen.last().unwrap()), "the instance keeps it");
     house.crash().await;
     let (_, ready) = house.ready("s", Some(0)).await;
@@ -158,7 +157,10 @@ async fn a_full_disk_refuses_what_is_new_and_it_goes_on_by_itself_when_there_is_
     );
     house.store.set_fault(Fault::None);
     let (mut client, ready) = house.ready("s", Some(1)).await;
-    assert_eq!(ready.last_received_seq, 1, "what was refused was never taken");
+    assert_eq!(
+        ready.last_received_seq, 1,
+        "what was refused was never taken"
+    );
     client.send(2, "two").await;
     assert_eq!(client.message().await, (2, "two".to_owned()));
 }

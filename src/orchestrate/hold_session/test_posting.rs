@@ -96,7 +96,11 @@ async fn posts_to_a_session_that_is_full_are_refused_and_nothing_is_lost() {
     house.spawn("s", LossPolicy::Fail).await;
     let mut kept = 0_u64;
     loop {
-        match house.sessions.post(posted("s", None, "x", Wait::Stored)).await {
+        match house
+            .sessions
+            .post(posted("s", None, "x", Wait::Stored))
+            .await
+        {
             Ok(_) => kept += 1,
             Err(failure) => {
                 assert_eq!(failure.reason, Reason::SessionFull);

@@ -101,26 +101,36 @@ impl House {
         let incoming = Box::pin(ReceiverStream::new(rx).map(Ok));
         let outgoing = self.sessions.attach(&name(id), has, incoming).await?;
         let mut client = Client { tx, outgoing };
-        match client.next().await {
-            ServerFrame::Ready(_) => Ok(client),
-            other => panic!("ready comes first: {other:?}"),
-        }
+        let first = client.next().await;
+        assert!(matches!(first, ServerFrame::Ready(_)), "{first:?}");
+        Ok(client)
     }
 
     /// Attaches and tells what was said first.
     pub(super) async fn ready(&self, id: &str, has: Option<u64>) -> (Client, Ready) {
         let (tx, rx) = mpsc::channel(4096);
         let incoming = Box::pin(ReceiverStream::new(rx).map(Ok));
-        let outgoing = self.sessions.attach(&name(id), has, incoming).await.unwrap();
+        let outgoing = self
+            .sessions
+            .attach(&name(id), has, incoming)
+            .await
+            .unwrap();
         let mut client = Client { tx, outgoing };
-        match client.next().await {
-            ServerFrame::Ready(ready) => (client, ready),
-            other => panic!("ready comes first: {other:?}"),
-        }
+        let ServerFrame::Ready(ready) = client.next().await else {
+            panic!("ready comes first");
+        };
+        (client, ready)
     }
 
-    pub(super) async fn post(&self, id: &str, key: Option<&str>, text: &str) -> Result<Posted, Failure> {
-        self.sessions.post(posted(id, key, text, Wait::Replied)).await
+    pub(super) async fn post(
+        &self,
+        id: &str,
+        key: Option<&str>,
+        text: &str,
+    ) -> Result<Posted, Failure> {
+        self.sessions
+            .post(posted(id, key, text, Wait::Replied))
+            .await
     }
 }
 
@@ -211,7 +221,8 @@ impl Client {
 
     pub(super) async fn try_next(&mut self) -> Result<ServerFrame, Failure> {
         let next = timeout(LONG, self.outgoing.next()).await;
-        next.expect("something is said").expect("the stream goes on")
+        next.expect("something is said")
+            .expect("the stream goes on")
     }
 
     /// The next message, acknowledgements passed over: its seq and its text.
@@ -220,7 +231,10 @@ impl Client {
             match self.next().await {
                 ServerFrame::Data { seq, payload, .. } => return (seq, text(&payload)),
                 ServerFrame::Ack { .. } | ServerFrame::Moved { .. } => {}
-                other => panic!("{other:?}"),
+                ServerFrame::Ready(_)
+                | ServerFrame::Lost { .. }
+                | ServerFrame::GoAway { .. }
+                | ServerFrame::Closed { .. } => panic!("not what was expected"),
             }
         }
     }
@@ -231,7 +245,10 @@ impl Client {
             match self.next().await {
                 ServerFrame::Ack { seq: acked } if seq <= acked => return,
                 ServerFrame::Ack { .. } | ServerFrame::Data { .. } | ServerFrame::Moved { .. } => {}
-                other => panic!("{other:?}"),
+                ServerFrame::Ready(_)
+                | ServerFrame::Lost { .. }
+                | ServerFrame::GoAway { .. }
+                | ServerFrame::Closed { .. } => panic!("not what was expected"),
             }
         }
     }
