@@ -130,7 +130,7 @@ impl Log {
     }
 
     fn room_for(&self, bytes: usize) -> Result<(), Error> {
-        if 0 < self.pending && UNACKNOWLEDGED_MAX <= self.pending {
+        if UNACKNOWLEDGED_MAX <= self.pending {
             return Err(Error::Full(Bound::Messages));
         }
         if 0 < self.pending && UNACKNOWLEDGED_BYTES_MAX < self.pending_bytes + bytes {
