@@ -98,11 +98,13 @@ impl App {
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         let registration = registration::Settings {
             networks: config.networks,
+            take_over: config.take_over,
             ourselves: vec![address],
         };
         let fleet = Fleet::new(
             connect(dial, &tasks),
             config.probe,
+            config.health,
             registration,
             tasks.clone(),
             chance.clone(),
@@ -110,6 +112,9 @@ impl App {
         fleet
             .add(specs(config.instances, &tasks).await?)
             .map_err(StartError::Instance)?;
+        for (id, admin) in &config.admin {
+            fleet.set_admin([id], *admin, "config");
+        }
         tasks.spawn_vital(
             "leases",
             until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),

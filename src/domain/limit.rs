@@ -75,21 +75,34 @@ pub const PAGE_MAX: usize = 1000;
 pub const PAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 /// Characters of the reason of a state of health.
 pub const HEALTH_REASON_CHARS_MAX: usize = 200;
-/// Probes under way at once.
+/// Probes that begin at once.
 pub const PROBES_AT_ONCE_MAX: usize = 256;
+/// How long a probe counts as beginning. Those that wait for silent instances do not hold up the others; a shorter
+/// time would let too many connect at once.
+pub const PROBE_PERMIT_HELD_MAX: Duration = Duration::from_millis(500);
 /// Health watchers at once.
 pub const WATCHERS_MAX: usize = 1000;
 
-/// Connections to one instance.
+/// Connections to one instance for calls.
 pub const LINKS_PER_INSTANCE_MAX: usize = 4;
-/// Streams on one connection to an instance.
+/// Calls on one connection to an instance.
 pub const LINK_STREAMS_MAX: usize = 1000;
+/// Connections to one instance for sessions, beside those for calls.
+pub const SESSION_LINKS_PER_INSTANCE_MAX: usize = 16;
+/// Sessions on one connection to an instance.
+pub const SESSION_LINK_STREAMS_MAX: usize = 1000;
+/// Sessions that a built-in instance remembers: as many as can be held with it at once.
+pub const BUILTIN_SESSIONS_MAX: usize = SESSION_LINKS_PER_INSTANCE_MAX * SESSION_LINK_STREAMS_MAX;
 /// Connecting to an instance, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flow-control window of one stream from an instance.
 pub const LINK_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of one connection from an instance.
 pub const LINK_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Flow-control window of the stream of one session from an instance.
+pub const SESSION_LINK_STREAM_WINDOW: u32 = 64 * 1024;
+/// Flow-control window of one connection that holds sessions, from an instance.
+pub const SESSION_LINK_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 /// Header list, at both doors.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// How often a connection to an instance is tested when nothing else does. Peers may punish more.
@@ -168,6 +181,11 @@ const _: () =
     assert!(AGGREGATE_BYTES_MAX + 2 * FANOUT_TARGETS_MAX * (ID_BYTES_MAX + 16) < MESSAGE_BYTES_MAX);
 // One stream may not fill the window that it shares.
 const _: () = assert!(LINK_STREAM_WINDOW < LINK_CONNECTION_WINDOW);
+// Sessions that are not read, all of them together, leave the others their window.
+const _: () = assert!(
+    SESSION_LINK_STREAMS_MAX as u64 * SESSION_LINK_STREAM_WINDOW as u64
+        <= SESSION_LINK_CONNECTION_WINDOW as u64
+);
 // Whatever an orchestrator sends can be read.
 const _: () = assert!(MESSAGE_BYTES_MAX <= ANSWER_BYTES_MAX);
 // Waves shorter than the queue, so that one wave of refusals never blocks its own dispatch.

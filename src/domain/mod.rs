@@ -1,6 +1,7 @@
 //! Decides. No IO, no async, no clock, no logging, no serde, no proto: time and randomness come in as values.
 
 pub mod budget;
+pub mod conversation;
 pub mod deadline;
 pub mod failure;
 pub mod gather;

@@ -12,6 +12,7 @@ use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::REQUEST_ID_CHARS_MAX;
 use crate::domain::task::Names;
+use crate::fleet::registration::{Asker, Rank};
 
 /// The header by which a call is found again.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -29,9 +30,20 @@ pub struct Arrival {
     pub timeout: Option<Duration>,
     /// Who has called, once its key was checked.
     pub caller: Caller,
+    /// What its key may do beyond its scopes' own calls.
+    pub rank: Rank,
 }
 
 impl Arrival {
+    /// Who asks for a change of the fleet.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        Asker {
+            key: self.caller.name().into(),
+            rank: self.rank,
+        }
+    }
+
     /// When the call ends, given what the request itself asks for.
     #[must_use]
     pub fn deadline(&self, field: Option<Duration>, default: Duration, max: Duration) -> Deadline {
@@ -62,6 +74,7 @@ pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
         names: names(request.headers(), chance),
         timeout: None,
         caller: Caller::default(),
+        rank: Rank::default(),
     };
     request.extensions_mut().insert(arrival);
 }

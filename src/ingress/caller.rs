@@ -12,6 +12,7 @@ use subtle::{Choice, ConstantTimeEq as _};
 
 use super::arrival::Arrival;
 use crate::domain::failure::{Failure, Reason};
+use crate::fleet::registration::Rank;
 
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,14 @@ pub enum Reflection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller(pub Option<Arc<str>>);
 
+impl Caller {
+    /// The name, for logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.as_deref().unwrap_or("nobody")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Public,
@@ -122,7 +131,7 @@ enum Access {
 }
 
 /// The methods of the contract and what each needs.
-pub const METHODS: [(&str, Scope); 7] = [
+pub const METHODS: [(&str, Scope); 10] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Route",
         Scope::Route,
@@ -130,6 +139,10 @@ pub const METHODS: [(&str, Scope); 7] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Fanout",
         Scope::Fanout,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/Explain",
+        Scope::Health,
     ),
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Health",
@@ -150,6 +163,14 @@ pub const METHODS: [(&str, Scope); 7] = [
     (
         "/openclaw.orchestrator.v1.ClusterService/ListInstances",
         Scope::Health,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Drain",
+        Scope::Admin,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Undrain",
+        Scope::Admin,
     ),
 ];
 
@@ -180,6 +201,9 @@ impl Keys {
         }
         if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
             arrival.caller = Caller(Some(Arc::clone(&key.name)));
+            if key.allows(Scope::Admin) {
+                arrival.rank = Rank::Operator;
+            }
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::domain::failure::Failure;
+use crate::domain::failure::{Failure, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
@@ -20,6 +20,7 @@ pub mod endpoint;
 pub mod grpc;
 #[cfg(test)]
 pub mod scripted;
+pub mod session;
 pub mod tls;
 
 use endpoint::Endpoint;
@@ -64,7 +65,31 @@ pub trait InstanceClient: Send + Sync {
 
     /// Asks whether the instance serves. The caller sets the time limit.
     fn probe(&self) -> Pending<Result<Serving, Failure>>;
+
+    /// Hands over a session: the instance has agreed to take part once this is there. Dropping what it brings
+    /// resets the stream and leaves the session as it is. The caller sets the time limit. An instance without
+    /// sessions fails with its status UNIMPLEMENTED, one that knows a newer epoch with FAILED_PRECONDITION.
+    fn open_session(&self, open: session::Open) -> Pending<Result<session::Opened, Failure>> {
+        drop(open);
+        let detail = "this way to an instance has no sessions";
+        let failure = Failure::new(Reason::InstanceFailed(Status::Unimplemented), detail);
+        Box::pin(std::future::ready(Err(failure)))
+    }
+
+    /// Follows what the instance says of itself: `told` hears how it is, then each change. Ends with the failure
+    /// that ended the stream, UNIMPLEMENTED where there is no such stream.
+    fn watch(&self, told: Told) -> Pending<Failure> {
+        drop(told);
+        let reason = Reason::InstanceFailed(Status::Unimplemented);
+        Box::pin(std::future::ready(Failure::new(
+            reason,
+            "cannot be watched",
+        )))
+    }
 }
+
+/// Hears what an instance says of itself.
+pub type Told = Box<dyn FnMut(Serving) + Send>;
 
 /// What an instance says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

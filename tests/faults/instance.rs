@@ -16,7 +16,9 @@ use orchestrator::proto::health::{
 use orchestrator::proto::instance::instance_service_server::{
     InstanceService, InstanceServiceServer,
 };
-use orchestrator::proto::instance::{ExecuteRequest, ExecuteResponse};
+use orchestrator::proto::instance::{
+    ExecuteRequest, ExecuteResponse, SessionRequest, SessionResponse,
+};
 use prost::Message as _;
 use prost_types::Value;
 use prost_types::value::Kind;
@@ -107,6 +109,15 @@ impl InstanceService for Service {
         Ok(Response::new(ExecuteResponse {
             payload: Some(payload),
         }))
+    }
+
+    type SessionStream = tokio_stream::Empty<Result<SessionResponse, Status>>;
+
+    async fn session(
+        &self,
+        _: Request<tonic::Streaming<SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        Err(Status::unimplemented("this instance only executes"))
     }
 }
 

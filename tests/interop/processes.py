@@ -122,7 +122,7 @@ class PythonInstance(Process):
             ],
             folder / f"{id}-{incarnation}.log",
             ORCHESTRATOR_API_KEY=KEY,
-            PYTHONPATH=str(generated),
+            PYTHONPATH=os.pathsep.join([str(generated), str(REPOSITORY / "examples")]),
         )
         self.id = id
 

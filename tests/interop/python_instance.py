@@ -1,7 +1,7 @@
 """An instance that shares no code with the orchestrator: grpcio, the stubs of the contract, grpc.health.v1.
 
-It registers itself and renews its lease, echoes tasks, and says on standard output, one JSON object a line,
-what happens to it. A payload {"task": NAME} gives a task a name in what is said; with "hold": true it is kept
+It registers itself and renews its lease, echoes tasks and the messages of sessions, and says on standard output,
+one JSON object a line, what happens to it: `applied` for each message of a session that it applies. A payload {"task": NAME} gives a task a name in what is said; with "hold": true it is kept
 until the order `release NAME` or until the call ends.
 Orders come on standard input: `release NAME`, `serving yes|no`, `stop GRACE_SECONDS`.
 """
@@ -19,6 +19,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from openclaw.instance.v1 import instance_pb2, instance_pb2_grpc
 from openclaw.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 
+from conversation import Conversation, Gap, Stale
+
 SAYING = threading.Lock()
 
 
@@ -31,6 +33,8 @@ class Instance(instance_pb2_grpc.InstanceServiceServicer):
     def __init__(self):
         self.released = set()
         self.changed = threading.Condition()
+        self.conversations = {}
+        self.conversing = threading.Lock()
 
     def release(self, name):
         with self.changed:
@@ -47,6 +51,52 @@ class Instance(instance_pb2_grpc.InstanceServiceServicer):
             return instance_pb2.ExecuteResponse()
         say("answered", task=name)
         return instance_pb2.ExecuteResponse(payload=request.payload)
+
+    def Session(self, requests, context):
+        first = next(requests).open
+        with self.conversing:
+            conversation = self.conversations.setdefault(first.session, Conversation())
+        say("opened", session=first.session, epoch=first.epoch)
+        try:
+            with self.conversing:
+                responses = conversation.open(first)
+            yield from responses
+            for request in requests:
+                with self.conversing:
+                    conversation.check(first.epoch)
+                    responses = self.heard(first, conversation, request)
+                yield from responses
+                if request.WhichOneof("frame") == "close":
+                    return
+        except Stale as stale:
+            say("stale", session=first.session, epoch=first.epoch)
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(stale))
+        except Gap as gap:
+            context.abort(grpc.StatusCode.DATA_LOSS, str(gap))
+
+    def heard(self, first, conversation, request):
+        """What there is to say to one frame; the lock is held."""
+        responses = []
+        match request.WhichOneof("frame"):
+            case "data" if conversation.is_next(request.data):
+                data = request.data
+                say(
+                    "applied",
+                    session=first.session,
+                    epoch=first.epoch,
+                    seq=data.seq,
+                    redelivered=data.redelivered,
+                    payload=json_format.MessageToDict(data.payload),
+                )
+                responses += conversation.say(data.payload, in_reply_to=data.seq)
+            case "ack":
+                conversation.taken(request.ack.through)
+            case "close":
+                say("closed", session=first.session, reason=request.close.reason)
+                if request.close.reason != instance_pb2.SESSION_CLOSE_REASON_SUSPENDED:
+                    self.conversations.pop(first.session, None)
+                return responses
+        return responses + conversation.due()
 
     def held_to_the_end(self, name, context):
         """False when the call ended first: nobody waits for an answer any more."""
@@ -118,7 +168,7 @@ def main():
     parser.add_argument("--lease", type=int, required=True, help="seconds")
     arguments = parser.parse_args()
 
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=32))
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=128))
     instance, health_service = Instance(), health.HealthServicer()
     instance_pb2_grpc.add_InstanceServiceServicer_to_server(instance, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)

@@ -11,6 +11,7 @@ use crate::source::{self, Source, walk};
 
 const ARCHITECTURE: &str = "ARCHITECTURE.md";
 const README: &str = "README.md";
+const INSTANCE_SESSIONS: &str = "docs/instance_sessions.md";
 const EXAMPLE: &str = "examples/orchestrator.json";
 
 /// What stands in backticks, outside blocks of code.
@@ -174,15 +175,15 @@ fn the_example_of_a_config_is_accepted() {
 }
 
 #[test]
-fn the_readme_shows_the_examples_as_they_are() {
-    let text = source::read(README);
+fn the_docs_show_the_examples_as_they_are() {
+    let text = source::read(README) + &source::read(INSTANCE_SESSIONS);
     let mut examples = Vec::new();
     walk("examples", &mut examples);
     assert!(examples.iter().any(|path| path == EXAMPLE));
     for path in examples {
         assert!(
             shows(&text, &source::read(&path)),
-            "{README} does not show {path} as it is"
+            "neither {README} nor {INSTANCE_SESSIONS} shows {path} as it is"
         );
     }
     assert!(!shows("```json\n{}\n```", "{ }\n"));

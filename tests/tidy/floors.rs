@@ -34,7 +34,7 @@ const PRIVATE: [(&[&str], &[&[&str]]); 3] = [
 const SEES_TONIC: [&str; 4] = [
     "src/ingress/",
     "src/cli/",
-    "src/instance/builtin.rs",
+    "src/instance/builtin/",
     "src/proto.rs",
 ];
 

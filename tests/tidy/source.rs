@@ -73,17 +73,8 @@ fn read_all() -> Vec<Source> {
         .map(|path| Source::new(path, &read(path)))
         .collect();
     let test_files: BTreeSet<_> = sources.iter().flat_map(Source::test_files).collect();
-    let is_test = |file: &&mut Source| {
-        let path = file.path.as_str();
-        // A module of tests may be a folder.
-        let within = |test: &String| {
-            let rest = test
-                .strip_suffix(".rs")
-                .and_then(|test| path.strip_prefix(test));
-            rest.is_some_and(|rest| rest.starts_with('/'))
-        };
-        !path.starts_with("src/") || test_files.contains(path) || test_files.iter().any(within)
-    };
+    let is_of_tests = |path: &str| test_files.iter().any(|test| path.starts_with(test));
+    let is_test = |file: &&mut Source| !file.path.starts_with("src/") || is_of_tests(&file.path);
     for file in sources.iter_mut().filter(is_test) {
         file.tokens
             .iter_mut()
@@ -313,7 +304,7 @@ impl Source {
         }
     }
 
-    /// The files of `#[cfg(test)] mod name;`.
+    /// The files of `#[cfg(test)] mod name;`, and the folders.
     fn test_files(&self) -> Vec<String> {
         let folder: String = self
             .module()
@@ -325,7 +316,7 @@ impl Source {
             .filter(|&at| self.stands(at + 2, &[";"]));
         let name = |at: usize| &self.tokens[at + 1].text;
         declared
-            .map(|at| format!("src/{folder}{}.rs", name(at)))
+            .flat_map(|at| [".rs", "/"].map(|end| format!("src/{folder}{}{end}", name(at))))
             .collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Reads the answer to one call, and tells what a broken one means.
+//! Reads the answer to one call, and tells what a broken one means; how an answer begins and ends is the same for
+//! the stream of a session.
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
@@ -12,15 +13,42 @@ use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
 use crate::domain::retry::Pushback;
 
 /// Compression flag and length.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 
 /// What can be passed on, and its envelope: more is not worth buffering.
-const MESSAGE_BYTES_MAX: usize = ANSWER_PASSED_ON_BYTES_MAX + 1024;
+pub(super) const MESSAGE_BYTES_MAX: usize = ANSWER_PASSED_ON_BYTES_MAX + 1024;
 
 /// Waits for the one message of a unary answer.
 pub(super) async fn read(id: &InstanceId, response: ResponseFuture) -> Result<Bytes, Failure> {
+    let mut body = begin(id, response).await?;
+    let message = read_body(id, &mut body).await?;
+    let trailers = body
+        .trailers()
+        .await
+        .map_err(|error| within_answer(id, &error))?
+        .unwrap_or_default();
+    if let Err(failure) = end(id, &trailers) {
+        // Once a message has come the answer had begun, whatever the end of it says.
+        let progress = if message.is_some() {
+            Progress::Answered
+        } else {
+            failure.progress
+        };
+        return Err(Failure {
+            progress,
+            ..failure
+        });
+    }
+    message.ok_or_else(|| malformed(id, "the answer has no message"))
+}
+
+/// Waits for the headers of an answer; what follows them are messages.
+pub(super) async fn begin(
+    id: &InstanceId,
+    response: ResponseFuture,
+) -> Result<RecvStream, Failure> {
     let response = response.await.map_err(|error| before_answer(id, &error))?;
-    let (head, mut body) = response.into_parts();
+    let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
         return Err(not_grpc(id, head.status));
     }
@@ -34,29 +62,16 @@ pub(super) async fn read(id: &InstanceId, response: ResponseFuture) -> Result<By
             "the answer is not gRPC: content-type is not application/grpc",
         ));
     }
-    let message = read_body(id, &mut body).await?;
-    let trailers = body
-        .trailers()
-        .await
-        .map_err(|error| within_answer(id, &error))?
-        .unwrap_or_default();
-    let Some(number) = trailers.get("grpc-status") else {
-        return Err(malformed(id, "the answer ended without a grpc-status"));
-    };
-    if number.as_bytes() != b"0" {
-        let failure = failed(id, number, &trailers);
-        // Once a message has come the answer had begun, whatever the end of it says.
-        let progress = if message.is_some() {
-            Progress::Answered
-        } else {
-            failure.progress
-        };
-        return Err(Failure {
-            progress,
-            ..failure
-        });
+    Ok(body)
+}
+
+/// What the trailers of an answer say: OK, or how it failed.
+pub(super) fn end(id: &InstanceId, trailers: &HeaderMap) -> Result<(), Failure> {
+    match trailers.get("grpc-status") {
+        None => Err(malformed(id, "the answer ended without a grpc-status")),
+        Some(number) if number.as_bytes() == b"0" => Ok(()),
+        Some(number) => Err(failed(id, number, trailers)),
     }
-    message.ok_or_else(|| malformed(id, "the answer has no message"))
 }
 
 async fn read_body(id: &InstanceId, body: &mut RecvStream) -> Result<Option<Bytes>, Failure> {
@@ -106,7 +121,7 @@ async fn read_body(id: &InstanceId, body: &mut RecvStream) -> Result<Option<Byte
 }
 
 /// The length that a message says it has, once that much of it has come.
-fn announced(bytes: &[u8]) -> Option<usize> {
+pub(super) fn announced(bytes: &[u8]) -> Option<usize> {
     let length: [u8; 4] = bytes.get(1..PREFIX_BYTES)?.try_into().ok()?;
     Some(u32::from_be_bytes(length) as usize)
 }
@@ -135,14 +150,14 @@ fn one_message(id: &InstanceId, mut whole: Bytes) -> Result<Option<Bytes>, Failu
     Ok(Some(message))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .map(|value| value.as_bytes());
     content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
-fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> Failure {
+pub(super) fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> Failure {
     let number = number
         .to_str()
         .ok()
@@ -172,7 +187,7 @@ fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> F
 }
 
 /// gRPC, "HTTP to gRPC Status Code Mapping": what a proxy in between has to say.
-fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
+pub(super) fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
     let status = match http.as_u16() {
         400 => Status::Internal,
         401 => Status::Unauthenticated,
@@ -191,7 +206,7 @@ fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
 }
 
 /// The call broke before an answer began.
-pub(super) fn before_answer(id: &InstanceId, error: &h2::Error) -> Failure {
+fn before_answer(id: &InstanceId, error: &h2::Error) -> Failure {
     let refused =
         error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     // h2 hands a remote GOAWAY only to streams above the last one that the peer will process.
@@ -208,7 +223,7 @@ pub(super) fn before_answer(id: &InstanceId, error: &h2::Error) -> Failure {
 }
 
 /// The call broke after its answer had begun.
-fn within_answer(id: &InstanceId, error: &h2::Error) -> Failure {
+pub(super) fn within_answer(id: &InstanceId, error: &h2::Error) -> Failure {
     Failure {
         progress: Progress::Answered,
         ..lost(id, error)
@@ -226,6 +241,6 @@ fn lost(id: &InstanceId, error: &h2::Error) -> Failure {
     Failure::at(id, Reason::InstanceLost, Progress::MayHaveBegun, detail)
 }
 
-fn malformed(id: &InstanceId, what: &'static str) -> Failure {
+pub(super) fn malformed(id: &InstanceId, what: &'static str) -> Failure {
     Failure::at(id, Reason::AnswerMalformed, Progress::Answered, what)
 }

@@ -7,12 +7,34 @@ use std::io::IoSlice;
 use bytes::{Buf, Bytes};
 
 use crate::domain::payload::Payload;
+use crate::instance::session;
 
-/// Compression flag, message length, field key and field length at their longest.
-const PREFIX_MAX: usize = 16;
+/// Compression flag and message length, then all that stands before the payload of a session's message: two keys
+/// with a length, two keys with a number, a key with a flag.
+const PREFIX_MAX: usize = 48;
 
-/// `ExecuteRequest.payload`: field 1, length-delimited.
-const PAYLOAD_KEY: u8 = 1 << 3 | 2;
+/// Compression flag and message length.
+const START: usize = 5;
+
+const VARINT: u8 = 0;
+const LENGTH_DELIMITED: u8 = 2;
+
+/// The key of a field: its number and its form.
+const fn key(number: u8, form: u8) -> u8 {
+    number << 3 | form
+}
+
+/// `ExecuteRequest.payload`.
+const EXECUTE_PAYLOAD: u8 = key(1, LENGTH_DELIMITED);
+/// `SessionRequest.data` and the fields of `SessionData`.
+const DATA: u8 = key(2, LENGTH_DELIMITED);
+const DATA_SEQ: u8 = key(1, VARINT);
+const DATA_IN_REPLY_TO: u8 = key(2, VARINT);
+const DATA_REDELIVERED: u8 = key(3, VARINT);
+const DATA_PAYLOAD: u8 = key(4, LENGTH_DELIMITED);
+/// `SessionRequest.ack` and `SessionAck.through`.
+const ACK: u8 = key(3, LENGTH_DELIMITED);
+const ACK_THROUGH: u8 = key(1, VARINT);
 
 /// A length-prefixed gRPC message (gRPC over HTTP/2, "Length-Prefixed-Message").
 #[derive(Debug, Clone)]
@@ -26,36 +48,90 @@ pub(super) struct Frame {
 impl Frame {
     /// A message without fields.
     pub(super) fn empty() -> Self {
-        Self {
-            prefix: [0; PREFIX_MAX],
-            at: 0,
-            end: 5,
-            payload: Bytes::new(),
-        }
+        Self::encoded(Bytes::new())
+    }
+
+    /// A message that is encoded already.
+    pub(super) fn encoded(message: Bytes) -> Self {
+        Self::begin(message).finish()
     }
 
     /// An `ExecuteRequest`.
     pub(super) fn execute(payload: &Payload) -> Self {
-        let payload = payload.encoded().clone();
-        let mut prefix = [0; PREFIX_MAX];
-        prefix[5] = PAYLOAD_KEY;
-        let mut end = 6;
-        let mut rest = payload.len();
-        while 0x80 <= rest {
-            prefix[end] = (rest & 0x7f) as u8 | 0x80;
-            rest >>= 7;
-            end += 1;
-        }
-        prefix[end] = rest as u8;
-        end += 1;
-        let length = end - 5 + payload.len();
-        prefix[1..5].copy_from_slice(&(length as u32).to_be_bytes());
+        let mut frame = Self::begin(payload.encoded().clone());
+        frame.put(EXECUTE_PAYLOAD);
+        frame.varint(payload.encoded().len() as u64);
+        frame.finish()
+    }
+
+    /// A `SessionRequest` with a message.
+    pub(super) fn data(data: session::Data) -> Self {
+        let mut inner = Self::begin(data.payload.into_encoded());
+        let payload = inner.payload.len() as u64;
+        inner.field(DATA_SEQ, data.seq);
+        inner.field(DATA_IN_REPLY_TO, data.in_reply_to.unwrap_or(0));
+        inner.field(DATA_REDELIVERED, u64::from(data.redelivered));
+        inner.put(DATA_PAYLOAD);
+        inner.varint(payload);
+        inner.wrapped(DATA)
+    }
+
+    /// A `SessionRequest` that takes messages.
+    pub(super) fn ack(through: u64) -> Self {
+        let mut inner = Self::begin(Bytes::new());
+        inner.field(ACK_THROUGH, through);
+        inner.wrapped(ACK)
+    }
+
+    fn begin(payload: Bytes) -> Self {
         Self {
-            prefix,
+            prefix: [0; PREFIX_MAX],
             at: 0,
-            end: end as u8,
+            end: START as u8,
             payload,
         }
+    }
+
+    fn put(&mut self, byte: u8) {
+        self.prefix[usize::from(self.end)] = byte;
+        self.end += 1;
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while 0x80 <= value {
+            self.put((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.put(value as u8);
+    }
+
+    /// A field with a number; one that is 0 is left out, as encoders do.
+    fn field(&mut self, key: u8, value: u64) {
+        if value != 0 {
+            self.put(key);
+            self.varint(value);
+        }
+    }
+
+    /// The message so far as the one field of another.
+    fn wrapped(self, key: u8) -> Self {
+        let fields = self.prefix;
+        let fields = &fields[START..usize::from(self.end)];
+        let length = fields.len() + self.payload.len();
+        let mut outer = Self::begin(self.payload);
+        outer.put(key);
+        outer.varint(length as u64);
+        for byte in fields {
+            outer.put(*byte);
+        }
+        outer.finish()
+    }
+
+    /// Writes the length, once the rest is there.
+    fn finish(mut self) -> Self {
+        let length = usize::from(self.end) - START + self.payload.len();
+        self.prefix[1..START].copy_from_slice(&(length as u32).to_be_bytes());
+        self
     }
 
     fn head(&self) -> &[u8] {
@@ -100,7 +176,8 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::proto::instance::ExecuteRequest;
+    use crate::proto::instance::session_request::Frame as Kind;
+    use crate::proto::instance::{ExecuteRequest, SessionAck, SessionData, SessionRequest};
 
     fn text(length: usize) -> Payload {
         let value = prost_types::Value {
@@ -128,7 +205,35 @@ mod tests {
         }
     }
 
+    fn sent(mut frame: Frame) -> Vec<u8> {
+        frame.copy_to_bytes(frame.remaining()).to_vec()
+    }
+
+    fn encoded(frame: Kind) -> Vec<u8> {
+        let message = SessionRequest { frame: Some(frame) }.encode_to_vec();
+        [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat()
+    }
+
     proptest! {
+        #[test]
+        fn a_frame_of_a_session_is_what_a_generated_encoder_writes(
+            seq in prop_oneof![Just(0), 1_u64..300, Just(u64::MAX)],
+            in_reply_to in prop_oneof![Just(None), (1_u64..70_000).prop_map(Some), Just(Some(u64::MAX))],
+            redelivered: bool,
+            length in prop_oneof![0_usize..400, Just(4 * 1024 * 1024)],
+        ) {
+            let payload = text(length);
+            let data = session::Data { seq, in_reply_to, redelivered, payload: payload.clone() };
+            let expected = encoded(Kind::Data(SessionData {
+                seq,
+                in_reply_to: in_reply_to.unwrap_or(0),
+                redelivered,
+                payload: Some(payload.into_encoded()),
+            }));
+            prop_assert_eq!(sent(Frame::data(data)), expected);
+            prop_assert_eq!(sent(Frame::ack(seq)), encoded(Kind::Ack(SessionAck { through: seq })));
+        }
+
         #[test]
         fn a_frame_reads_the_same_in_whatever_pieces(length in 0_usize..400, steps in proptest::collection::vec(1_usize..50, 0..30)) {
             let mut frame = Frame::execute(&text(length));

@@ -1,4 +1,7 @@
-//! The connections to one instance: made when needed, shared by all calls, replaced when they break.
+//! The connections to one instance: made when needed, shared by all streams of a kind, replaced when they break.
+//!
+//! Sessions have connections of their own: streams that last for hours would leave calls no room, and one that is
+//! not read would take the window of the others.
 //!
 //! ```text
 //! none ──call──▶ connecting ──▶ open ──GOAWAY, error, keep-alive missed──▶ gone
@@ -11,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{self, SendRequest};
-use h2::{Ping, PingPong};
+use h2::client::{self, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, SendStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -25,6 +28,8 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::{
     CONNECT_TIMEOUT, HEADER_LIST_BYTES_MAX, LINK_CONNECTION_WINDOW, LINK_KEEPALIVE_INTERVAL,
     LINK_KEEPALIVE_TIMEOUT, LINK_STREAM_WINDOW, LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX,
+    SESSION_LINK_CONNECTION_WINDOW, SESSION_LINK_STREAM_WINDOW, SESSION_LINK_STREAMS_MAX,
+    SESSION_LINKS_PER_INSTANCE_MAX,
 };
 use crate::instance::endpoint::{Dial, Endpoint};
 use crate::instance::tls::Connector;
@@ -34,9 +39,46 @@ use crate::tasks::Tasks;
 /// Connections that turn out to be gone, before a call gives up.
 const STALE_MAX: usize = 3;
 
-/// All connections to one instance.
+/// How streams of one kind share connections.
+#[derive(Clone, Copy)]
+pub(super) struct Sharing {
+    links_max: usize,
+    streams_max: usize,
+    stream_window: u32,
+    connection_window: u32,
+    when_full: WhenFull,
+}
+
+/// What becomes of a stream for which no connection has room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WhenFull {
+    /// It waits: the others will soon be over.
+    Wait,
+    /// It is refused: the others may last for hours.
+    Refuse,
+}
+
+impl Sharing {
+    pub(super) const CALLS: Self = Self {
+        links_max: LINKS_PER_INSTANCE_MAX,
+        streams_max: LINK_STREAMS_MAX,
+        stream_window: LINK_STREAM_WINDOW,
+        connection_window: LINK_CONNECTION_WINDOW,
+        when_full: WhenFull::Wait,
+    };
+    pub(super) const SESSIONS: Self = Self {
+        links_max: SESSION_LINKS_PER_INSTANCE_MAX,
+        streams_max: SESSION_LINK_STREAMS_MAX,
+        stream_window: SESSION_LINK_STREAM_WINDOW,
+        connection_window: SESSION_LINK_CONNECTION_WINDOW,
+        when_full: WhenFull::Refuse,
+    };
+}
+
+/// All connections to one instance for streams of one kind.
 pub(super) struct Link {
     id: InstanceId,
+    sharing: Sharing,
     endpoint: Endpoint,
     dial: Dial,
     secure: Option<Connector>,
@@ -60,14 +102,29 @@ struct Connection {
     gone: Arc<AtomicBool>,
 }
 
-/// Leave to send one call.
+/// Leave to open one stream.
 pub(super) struct Sender {
     id: InstanceId,
     connection: Connection,
-    _stream: StreamCount,
+    count: StreamCount,
 }
 
-struct StreamCount(Arc<AtomicUsize>);
+/// A stream that has begun: its answer, and the way to send more.
+pub(super) struct Begun {
+    pub(super) response: ResponseFuture,
+    pub(super) stream: SendStream<Frame>,
+    pub(super) count: StreamCount,
+}
+
+/// The place of one stream among those of its connection.
+pub(super) struct StreamCount(Arc<AtomicUsize>);
+
+impl StreamCount {
+    fn new(connection: &Connection) -> Self {
+        connection.streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&connection.streams))
+    }
+}
 
 impl Drop for StreamCount {
     fn drop(&mut self) {
@@ -78,6 +135,7 @@ impl Drop for StreamCount {
 impl Link {
     pub(super) fn new(
         id: InstanceId,
+        sharing: Sharing,
         endpoint: Endpoint,
         dial: Dial,
         secure: Option<Connector>,
@@ -85,6 +143,7 @@ impl Link {
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
+            sharing,
             endpoint,
             dial,
             secure,
@@ -93,7 +152,7 @@ impl Link {
         })
     }
 
-    /// Waits for a connection that takes a call, and makes one when there is none. `before_send` is told when
+    /// Waits for a connection that takes a stream, and makes one when there is none. `before_send` is told when
     /// the wait is over.
     pub(super) async fn ready(
         self: &Arc<Self>,
@@ -101,14 +160,23 @@ impl Link {
     ) -> Result<Sender, Failure> {
         for _ in 0..STALE_MAX {
             let mut waiter = match self.find() {
-                Found::Open(connection) => {
-                    if let Some(sender) = self.sender(connection).await {
+                Found::Open(connection, count) => {
+                    if let Some(sender) = self.sender(connection, count).await {
                         before_send(Instant::now());
                         return Ok(sender);
                     }
                     continue;
                 }
                 Found::Connecting(waiter) => waiter,
+                Found::Full => {
+                    let what = "the connections to the instance hold as many sessions as they may";
+                    return Err(Failure::at(
+                        &self.id,
+                        Reason::TooMany,
+                        Progress::NeverSent,
+                        what,
+                    ));
+                }
             };
             let ended = waiter
                 .wait_for(Option::is_some)
@@ -129,9 +197,7 @@ impl Link {
         Err(self.down("the instance closes its connections at once"))
     }
 
-    async fn sender(&self, connection: Connection) -> Option<Sender> {
-        connection.streams.fetch_add(1, Ordering::Relaxed);
-        let stream = StreamCount(Arc::clone(&connection.streams));
+    async fn sender(&self, connection: Connection, count: StreamCount) -> Option<Sender> {
         match connection.sender.clone().ready().await {
             Ok(sender) => Some(Sender {
                 id: self.id.clone(),
@@ -139,7 +205,7 @@ impl Link {
                     sender,
                     ..connection
                 },
-                _stream: stream,
+                count,
             }),
             Err(_gone) => {
                 connection.gone.store(true, Ordering::Release);
@@ -156,10 +222,16 @@ impl Link {
             .open
             .iter()
             .min_by_key(|connection| connection.streams.load(Ordering::Relaxed));
-        if let Some(least) = least
-            && (least.has_room() || pool.open.len() == LINKS_PER_INSTANCE_MAX)
-        {
-            return Found::Open(least.clone());
+        if let Some(least) = least {
+            let all_made = self.sharing.links_max <= pool.open.len();
+            let may_wait = all_made && self.sharing.when_full == WhenFull::Wait;
+            if least.has_room(self.sharing.streams_max) || may_wait {
+                // Counted before anybody else looks: a connection takes no more than it has room for.
+                return Found::Open(least.clone(), StreamCount::new(least));
+            }
+            if all_made {
+                return Found::Full;
+            }
         }
         if let Some(connecting) = &pool.connecting {
             return Found::Connecting(connecting.clone());
@@ -175,7 +247,7 @@ impl Link {
         let opened = async {
             let stream = self.endpoint.connect(&self.dial).await?;
             match &self.secure {
-                None => handshake(stream).await,
+                None => handshake(stream, self.sharing).await,
                 Some(secure) => {
                     let stream = secure
                         .connector
@@ -186,7 +258,7 @@ impl Link {
                             "the instance does not speak HTTP/2 over TLS",
                         ));
                     }
-                    handshake(stream).await
+                    handshake(stream, self.sharing).await
                 }
             }
         };
@@ -207,14 +279,15 @@ impl Link {
 }
 
 enum Found {
-    Open(Connection),
+    Open(Connection, StreamCount),
     Connecting(watch::Receiver<Connecting>),
+    Full,
 }
 
 impl Connection {
-    fn has_room(&self) -> bool {
+    fn has_room(&self, streams_max: usize) -> bool {
         let streams = self.streams.load(Ordering::Relaxed);
-        streams < LINK_STREAMS_MAX.min(self.sender.current_max_send_streams())
+        streams < streams_max.min(self.sender.current_max_send_streams())
     }
 }
 
@@ -245,40 +318,59 @@ impl Sender {
 
     /// Sends one message and waits for the one that answers. Dropping the future resets the stream.
     pub(super) async fn unary(
-        mut self,
+        self,
         request: Request<()>,
         message: Frame,
     ) -> Result<Bytes, Failure> {
-        let unsent = |error: &h2::Error| {
+        let id = self.id.clone();
+        let begun = self.begin(request, message, End::AfterThis)?;
+        // The other parts are held until the answer is there.
+        answer::read(&id, begun.response).await
+    }
+
+    /// Opens a stream with its first message.
+    pub(super) fn begin(
+        mut self,
+        request: Request<()>,
+        first: Frame,
+        end: End,
+    ) -> Result<Begun, Failure> {
+        let sent = self.connection.sender.send_request(request, false);
+        let (response, mut stream) = sent.map_err(|error| {
+            self.connection.gone.store(true, Ordering::Release);
             let detail = format!("the connection is gone: {error}");
             Failure::at(&self.id, Reason::InstanceDown, Progress::NeverSent, detail)
-        };
-        let (response, mut stream) = match self.connection.sender.send_request(request, false) {
-            Ok(sent) => sent,
-            Err(error) => {
-                self.connection.gone.store(true, Ordering::Release);
-                return Err(unsent(&error));
-            }
-        };
-        if let Err(error) = stream.send_data(message, true) {
+        })?;
+        if let Err(error) = stream.send_data(first, end == End::AfterThis) {
             // The stream was reset under our hands: what the peer said stands in the response.
             tracing::trace!(%error, "request cut short");
         }
-        answer::read(&self.id, response).await
+        Ok(Begun {
+            response,
+            stream,
+            count: self.count,
+        })
     }
+}
+
+/// Whether more follows on a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    AfterThis,
+    Later,
 }
 
 type Opened = (SendRequest<Frame>, Drive);
 type Drive = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-async fn handshake<T>(stream: T) -> io::Result<Opened>
+async fn handshake<T>(stream: T, sharing: Sharing) -> io::Result<Opened>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, mut connection) = client::Builder::new()
         .enable_push(false)
-        .initial_window_size(LINK_STREAM_WINDOW)
-        .initial_connection_window_size(LINK_CONNECTION_WINDOW)
+        .initial_window_size(sharing.stream_window)
+        .initial_connection_window_size(sharing.connection_window)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_pending_accept_reset_streams(200)
         .max_local_error_reset_streams(Some(1024))

@@ -12,8 +12,9 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use super::endpoint::{Dial, Transport};
+use super::session::{Open, Opened};
 use super::tls::{self, BadTls};
-use super::{Call, InstanceClient, Pending, Serving, Spec};
+use super::{Call, InstanceClient, Pending, Serving, Spec, Told};
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
@@ -24,13 +25,18 @@ use crate::tasks::Tasks;
 mod answer;
 mod frame;
 mod link;
+mod session;
+mod watch;
 
 use frame::Frame;
-use link::Link;
+use link::{Link, Sharing};
 
 const EXECUTE: &str = "/openclaw.instance.v1.InstanceService/Execute";
+const SESSION: &str = "/openclaw.instance.v1.InstanceService/Session";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const ATTEMPT: HeaderName = HeaderName::from_static("x-orchestrator-attempt");
+const SESSION_ID: HeaderName = HeaderName::from_static("x-orchestrator-session");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -40,9 +46,12 @@ const AGENT: HeaderValue =
 /// A gRPC instance. Connections are made when they are needed and shared by all calls.
 pub struct GrpcInstance {
     id: InstanceId,
-    link: Arc<Link>,
+    calls: Arc<Link>,
+    sessions: Arc<Link>,
     execute: Uri,
+    session: Uri,
     check: Uri,
+    watch: Uri,
     credential: Option<HeaderValue>,
 }
 
@@ -62,18 +71,25 @@ impl GrpcInstance {
                 .build()
                 .map_err(|_| BadTls::Name(spec.endpoint.authority()))
         };
-        Ok(Self {
-            id: spec.id.clone(),
-            execute: uri(EXECUTE)?,
-            check: uri(CHECK)?,
-            credential: spec.credential.as_ref().map(super::Credential::header),
-            link: Link::new(
+        let link = |sharing| {
+            Link::new(
                 spec.id.clone(),
+                sharing,
                 spec.endpoint.clone(),
                 Arc::clone(dial),
-                secure,
+                secure.clone(),
                 tasks.clone(),
-            ),
+            )
+        };
+        Ok(Self {
+            id: spec.id.clone(),
+            calls: link(Sharing::CALLS),
+            sessions: link(Sharing::SESSIONS),
+            execute: uri(EXECUTE)?,
+            session: uri(SESSION)?,
+            check: uri(CHECK)?,
+            watch: uri(WATCH)?,
+            credential: spec.credential.as_ref().map(super::Credential::header),
         })
     }
 
@@ -97,7 +113,7 @@ impl GrpcInstance {
 impl InstanceClient for GrpcInstance {
     fn execute(&self, call: Call) -> Pending<Result<Payload, Failure>> {
         let mut request = self.request(&self.execute);
-        let (link, id) = (Arc::clone(&self.link), self.id.clone());
+        let (link, id) = (Arc::clone(&self.calls), self.id.clone());
         Box::pin(async move {
             let frame = Frame::execute(&call.task.payload);
             put_names(request.headers_mut(), &call);
@@ -123,7 +139,7 @@ impl InstanceClient for GrpcInstance {
 
     fn probe(&self) -> Pending<Result<Serving, Failure>> {
         let request = self.request(&self.check);
-        let (link, id) = (Arc::clone(&self.link), self.id.clone());
+        let (link, id) = (Arc::clone(&self.calls), self.id.clone());
         Box::pin(async move {
             let sender = link.ready(&mut |_| ()).await?;
             let doubt = sender.doubt();
@@ -135,6 +151,36 @@ impl InstanceClient for GrpcInstance {
                     Ok(Serving::NotSaid)
                 }
                 Err(failure) => Err(failure),
+            }
+        })
+    }
+
+    fn open_session(&self, open: Open) -> Pending<Result<Opened, Failure>> {
+        let mut request = self.request(&self.session);
+        let headers = request.headers_mut();
+        if let Some(names) = &open.names {
+            put(headers, REQUEST_ID, names.request_id.clone());
+            put(headers, TRACEPARENT, names.traceparent.clone());
+        }
+        put(
+            headers,
+            SESSION_ID,
+            Bytes::copy_from_slice(open.session.as_bytes()),
+        );
+        let (link, id) = (Arc::clone(&self.sessions), self.id.clone());
+        Box::pin(async move {
+            let sender = link.ready(&mut |_| ()).await?;
+            session::open(id, sender, request, open).await
+        })
+    }
+
+    fn watch(&self, told: Told) -> Pending<Failure> {
+        let request = self.request(&self.watch);
+        let (link, id) = (Arc::clone(&self.calls), self.id.clone());
+        Box::pin(async move {
+            match link.ready(&mut |_| ()).await {
+                Ok(sender) => watch::follow(&id, sender, request, told).await,
+                Err(failure) => failure,
             }
         })
     }
@@ -156,19 +202,20 @@ fn serving(id: &InstanceId, answer: Bytes) -> Result<Serving, Failure> {
 
 fn put_names(headers: &mut HeaderMap, call: &Call) {
     let names = &call.task.names;
-    let mut put = |name: HeaderName, value: Bytes| {
-        // Checked where they came in; a value that cannot travel is left out, not the call.
-        if let Some(value) = for_once(value) {
-            headers.insert(name, value);
-        }
-    };
-    put(REQUEST_ID, names.request_id.clone());
-    put(TRACEPARENT, names.traceparent.clone());
+    put(headers, REQUEST_ID, names.request_id.clone());
+    put(headers, TRACEPARENT, names.traceparent.clone());
     headers.insert(ATTEMPT, HeaderValue::from(call.attempt));
     for (name, value) in call.task.metadata.iter() {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.append(name, value);
         }
+    }
+}
+
+/// Checked where it came in; a value that cannot travel is left out, not the call.
+fn put(headers: &mut HeaderMap, name: HeaderName, value: Bytes) {
+    if let Some(value) = for_once(value) {
+        headers.insert(name, value);
     }
 }
 

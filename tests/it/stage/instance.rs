@@ -12,7 +12,9 @@ use orchestrator::proto::health::{
 use orchestrator::proto::instance::instance_service_server::{
     InstanceService, InstanceServiceServer,
 };
-use orchestrator::proto::instance::{ExecuteRequest, ExecuteResponse};
+use orchestrator::proto::instance::{
+    ExecuteRequest, ExecuteResponse, SessionRequest, SessionResponse,
+};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -195,6 +197,15 @@ impl InstanceService for Service {
         };
         ends.1 = true;
         Ok(Response::new(ExecuteResponse { payload }))
+    }
+
+    type SessionStream = tokio_stream::Empty<Result<SessionResponse, Status>>;
+
+    async fn session(
+        &self,
+        _: Request<tonic::Streaming<SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        Err(Status::unimplemented("this instance only executes"))
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! They are real gRPC servers on loopback ports of their own; the orchestrator reaches them like any other.
 //! They can be asked to misbehave, by config for all calls or, in one call, by an object under the key
-//! `_builtin` in the payload: `{"_builtin": {"delay": "200ms", "fail": "UNAVAILABLE", "silent": true}}`.
+//! `_builtin` in the payload: `{"_builtin": {"delay": "200ms", "fail": "UNAVAILABLE", "silent": true}}`. A message
+//! of a session may also ask for its end: `{"_builtin": {"close": "DONE"}}`.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,28 +17,29 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prost::Message as _;
-use prost_types::value::Kind;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{self, Instant};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
 use crate::domain::failure;
-use crate::domain::limit::MESSAGE_BYTES_MAX;
+use crate::domain::limit::{LINK_STREAM_WINDOW, MESSAGE_BYTES_MAX, WINDOW_MAX};
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_server::{Health, HealthServer};
 use crate::proto::health::{
     HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
 };
 use crate::proto::instance::instance_service_server::{InstanceService, InstanceServiceServer};
-use crate::proto::instance::{ExecuteRequest, ExecuteResponse};
+use crate::proto::instance::{ExecuteRequest, ExecuteResponse, SessionRequest, SessionResponse};
 use crate::tasks::Tasks;
 
-/// The key under which a payload asks for misbehaviour.
-const ASK_KEY: &str = "_builtin";
+mod asked;
+mod session;
+
+use asked::Asked;
+use session::{Sessions, Taking};
 
 /// How a built-in instance behaves; it echoes at once by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +61,7 @@ pub async fn start(behaviour: Behaviour, tasks: &Tasks) -> io::Result<SocketAddr
     let echo = Echo {
         behaviour,
         started: Instant::now(),
+        sessions: Arc::default(),
     };
     let (stop, tasks_inner) = (tasks.stopping(), tasks.clone());
     tasks.spawn(async move {
@@ -74,6 +78,10 @@ pub async fn start(behaviour: Behaviour, tasks: &Tasks) -> io::Result<SocketAddr
     });
     Ok(address)
 }
+
+/// Concurrent calls of one connection. All their windows together are within what HTTP/2 can say.
+const STREAMS_MAX: u32 = 1024;
+const _: () = assert!((STREAMS_MAX as u64 * LINK_STREAM_WINDOW as u64) <= WINDOW_MAX);
 
 async fn serve(stream: TcpStream, echo: Echo, tasks: Tasks) {
     // Only latency suffers without it.
@@ -95,7 +103,10 @@ async fn serve(stream: TcpStream, echo: Echo, tasks: Tasks) {
     let stop = tasks.stopping();
     let connection = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(1024)
+        .max_concurrent_streams(STREAMS_MAX)
+        // No session that is not read takes the window of another.
+        .initial_stream_window_size(LINK_STREAM_WINDOW)
+        .initial_connection_window_size(STREAMS_MAX * LINK_STREAM_WINDOW)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         // A client that goes away is no event here.
@@ -108,6 +119,7 @@ async fn serve(stream: TcpStream, echo: Echo, tasks: Tasks) {
 struct Echo {
     behaviour: Behaviour,
     started: Instant,
+    sessions: Arc<Sessions>,
 }
 
 impl Echo {
@@ -116,6 +128,35 @@ impl Echo {
             let period = period.max(Duration::from_millis(1)).as_nanos();
             (self.started.elapsed().as_nanos() / period) % 2 == 1
         })
+    }
+
+    fn refuse_flapped_off(&self) -> Result<(), Status> {
+        if self.is_flapped_off() {
+            let what = "built-in instance is in its refusing phase";
+            return Err(Status::unavailable(what));
+        }
+        Ok(())
+    }
+
+    /// What a payload asks for, and else how this instance is.
+    fn asked(&self, payload: Option<&Bytes>) -> Result<Asked, Status> {
+        let asked = payload.map(asked::read).transpose();
+        let asked = asked.map_err(Status::invalid_argument)?.flatten();
+        Ok(asked.unwrap_or(Asked {
+            behaviour: self.behaviour,
+            close: None,
+        }))
+    }
+
+    /// Waits until it serves after it did not, or the other way round.
+    async fn next_phase(&self) {
+        let Some(period) = self.behaviour.flap else {
+            return std::future::pending().await;
+        };
+        let period = period.max(Duration::from_millis(1));
+        let phase = self.started.elapsed().as_nanos() / period.as_nanos() + 1;
+        let phase = u32::try_from(phase).unwrap_or(u32::MAX);
+        time::sleep_until(self.started + period.saturating_mul(phase)).await;
     }
 
     fn serving(&self) -> HealthCheckResponse {
@@ -130,6 +171,13 @@ impl Echo {
     }
 }
 
+fn as_asked(status: failure::Status) -> Status {
+    Status::new(
+        Code::from_i32(status.number().into()),
+        "built-in instance was asked to fail",
+    )
+}
+
 #[tonic::async_trait]
 impl InstanceService for Echo {
     async fn execute(
@@ -137,30 +185,41 @@ impl InstanceService for Echo {
         request: tonic::Request<ExecuteRequest>,
     ) -> Result<tonic::Response<ExecuteResponse>, Status> {
         let payload = request.into_inner().payload;
-        let asked = match &payload {
-            Some(payload) => asked(payload)
-                .map_err(Status::invalid_argument)?
-                .unwrap_or(self.behaviour),
-            None => self.behaviour,
-        };
+        let asked = self.asked(payload.as_ref())?;
+        if asked.close.is_some() {
+            return Err(Status::invalid_argument(
+                "only a message of a session may ask for its end",
+            ));
+        }
+        let asked = asked.behaviour;
         if asked.silent {
             return std::future::pending().await;
         }
         if !asked.delay.is_zero() {
             time::sleep(asked.delay).await;
         }
-        if self.is_flapped_off() {
-            return Err(Status::unavailable(
-                "built-in instance is in its refusing phase",
-            ));
-        }
+        self.refuse_flapped_off()?;
         match asked.fail {
-            Some(status) => Err(Status::new(
-                Code::from_i32(status.number().into()),
-                "built-in instance was asked to fail",
-            )),
+            Some(status) => Err(as_asked(status)),
             None => Ok(tonic::Response::new(ExecuteResponse { payload })),
         }
+    }
+
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<SessionResponse, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: tonic::Request<tonic::Streaming<SessionRequest>>,
+    ) -> Result<tonic::Response<Self::SessionStream>, Status> {
+        if self.behaviour.silent {
+            return std::future::pending().await;
+        }
+        self.refuse_flapped_off()?;
+        if let Some(status) = self.behaviour.fail {
+            return Err(as_asked(status));
+        }
+        let taking = Taking::open(self.clone(), request.into_inner()).await?;
+        Ok(tonic::Response::new(Box::pin(taking.answers())))
     }
 }
 
@@ -192,44 +251,14 @@ impl Health for Echo {
         &self,
         _: tonic::Request<HealthCheckRequest>,
     ) -> Result<tonic::Response<Watched>, Status> {
-        Err(Status::unimplemented("built-in instances answer Check"))
-    }
-}
-
-/// What the payload asks for, when it does.
-fn asked(payload: &Bytes) -> Result<Option<Behaviour>, String> {
-    // Nearly every payload asks for nothing, and need not be decoded.
-    if !payload
-        .windows(ASK_KEY.len())
-        .any(|window| window == ASK_KEY.as_bytes())
-    {
-        return Ok(None);
-    }
-    let Ok(prost_types::Value {
-        kind: Some(Kind::StructValue(mut fields)),
-    }) = prost_types::Value::decode(payload.clone())
-    else {
-        return Ok(None);
-    };
-    let Some(Kind::StructValue(asked)) = fields.fields.remove(ASK_KEY).and_then(|asked| asked.kind)
-    else {
-        return Ok(None);
-    };
-    let mut behaviour = Behaviour::default();
-    for (key, value) in asked.fields {
-        // Not the key: it is payload.
-        let wrong =
-            || format!("{ASK_KEY} takes delay \"200ms\", fail \"UNAVAILABLE\" or silent true");
-        match (key.as_str(), value.kind) {
-            ("delay", Some(Kind::StringValue(text))) => {
-                behaviour.delay = humantime::parse_duration(&text).map_err(|_| wrong())?;
-            }
-            ("fail", Some(Kind::StringValue(name))) => {
-                behaviour.fail = Some(failure::Status::from_name(&name).ok_or_else(wrong)?);
-            }
-            ("silent", Some(Kind::BoolValue(silent))) => behaviour.silent = silent,
-            _ => return Err(wrong()),
+        if self.behaviour.silent {
+            return std::future::pending().await;
         }
+        let rest = futures_util::stream::unfold(self.clone(), |echo| async move {
+            echo.next_phase().await;
+            Some((Ok(echo.serving()), echo))
+        });
+        let stream = tokio_stream::once(Ok(self.serving())).chain(rest);
+        Ok(tonic::Response::new(Box::pin(stream)))
     }
-    Ok(Some(behaviour))
 }
