@@ -55,6 +55,7 @@ impl Messages for Opaque {
             instance: "A".to_owned(),
             payload: executed.payload,
             attempts: Vec::new(),
+            panic_mode: false,
         }
     }
 }

@@ -114,11 +114,13 @@ impl App {
         let store = store(&config.journal, &tasks)?;
         let registration = registration::Settings {
             networks: config.networks,
+            take_over: config.take_over,
             ourselves: vec![address],
         };
         let fleet = Fleet::new(
             connect(dial, &tasks),
             config.probe,
+            config.health,
             registration,
             tasks.clone(),
             chance.clone(),
@@ -126,6 +128,9 @@ impl App {
         fleet
             .add(specs(config.instances, &tasks).await?)
             .map_err(StartError::Instance)?;
+        for (id, admin) in &config.admin {
+            fleet.set_admin([id], *admin, "config");
+        }
         tasks.spawn_vital(
             "leases",
             until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),

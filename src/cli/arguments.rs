@@ -44,6 +44,9 @@ pub(super) struct TaskArguments {
     /// line says wins; what only another command uses is left alone.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+    /// Show what the call would do, in which order and why, without doing it.
+    #[arg(long)]
+    pub(super) explain: bool,
 }
 
 /// How often a task is tried.

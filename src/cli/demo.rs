@@ -139,7 +139,7 @@ async fn settled(app: &App) -> Result<(), Error> {
             .view()
             .members()
             .iter()
-            .all(|member| member.health.state != State::Unknown)
+            .all(|member| !matches!(member.health.state, State::Unknown | State::Starting))
     };
     let settled = async { while !known() && changes.changed().await.is_ok() {} };
     time::timeout(SETTLE_MAX, settled)

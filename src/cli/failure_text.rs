@@ -165,7 +165,7 @@ fn hint(status: &Status) -> String {
         "TIMEOUT_INVALID" => "write --timeout as 10s, 1m30s or a number of seconds",
         "MESSAGE_TOO_LARGE" => "send less: put the data elsewhere and its address in the payload",
         "DEADLINE_EXCEEDED" => TIME_HINT,
-        "INSTANCE_DOWN" | "NO_INSTANCE" => HEALTH_HINT,
+        "INSTANCE_DOWN" | "INSTANCE_DRAINING" | "NO_INSTANCE" => HEALTH_HINT,
         "INSTANCE_LOST" => {
             "the instance may have executed the task: repeat it only where twice does no harm"
         }

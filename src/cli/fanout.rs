@@ -14,8 +14,9 @@ use super::json_output;
 use super::output::{Look, Output};
 use super::progress::Progress;
 use super::request_defaults::{self, RequestDefaults};
-use super::{table, task_request};
+use super::{explain, table, task_request};
 use crate::proto::orchestrator::completion::Rule;
+use crate::proto::orchestrator::explain_request::Call;
 use crate::proto::orchestrator::fanout_response::Event;
 use crate::proto::orchestrator::{self as proto, StopReason};
 
@@ -64,6 +65,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     let defaults = request_defaults::read(arguments.task.config.as_deref())?;
     let (request, timeout) = request(arguments, &defaults, std::io::stdin())?;
+    if arguments.task.explain {
+        return explain::run(Call::Fanout(request), &arguments.server);
+    }
     let format = arguments.server.format();
     let mut gathered = Gathered {
         results: if request.aggregate {

@@ -7,9 +7,8 @@ use clap::Args;
 use super::arguments::{self, Format, ServerArguments};
 use super::connection::{Connection, block_on, guard};
 use super::exit::{Error, Exit};
-use super::json_output;
 use super::output::{Look, Output};
-use super::table;
+use super::{failure_text, json_output, table};
 use crate::proto::orchestrator as proto;
 
 const EXAMPLES: &str = "\
@@ -18,8 +17,11 @@ Examples:
   orchestrator health --instances A-H --output json
   orchestrator health --instances A B --output json --verbose
   orchestrator health --watch --output jsonl | jq 'select(.state == \"down\")'
+  orchestrator health --watch --interval 60s --output json | while read -r states; do ...; done
 
-The exit code says whether the question was answered, not what the answer was.
+The exit code says whether the question was answered, not what the answer was. With --interval it goes on until it
+is interrupted (130): a server that is away for a while is told on standard error and asked again; a key that is
+refused ends it.
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
 /// `health`, as typed.
@@ -29,12 +31,15 @@ pub(super) struct Arguments {
     /// Who: ids (A B), ranges (A-H), lists (A,C). The whole fleet when absent.
     #[arg(long, num_args = 1.., value_name = "INSTANCE")]
     instances: Vec<String>,
-    /// As json: whole objects with reason, age and latency instead of one word each.
+    /// The three axes behind the word; as json, whole objects instead of one word each.
     #[arg(long)]
     verbose: bool,
     /// Follow: first the state of each, then every change, one a line.
     #[arg(long)]
     watch: bool,
+    /// With --watch: the state of all at each interval, one document a line as json, instead of changes.
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, requires = "watch")]
+    interval: Option<Duration>,
     /// Time for the call: 10s, or a number of seconds.
     #[arg(long, value_name = "TIME", value_parser = arguments::timeout, default_value = "10s")]
     timeout: Duration,
@@ -44,27 +49,82 @@ pub(super) struct Arguments {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
+    if let Some(interval) = arguments.interval {
+        return block_on(repeat(arguments, interval));
+    }
     if arguments.watch {
         return block_on(watch(arguments));
     }
-    let timeout = Some(arguments.timeout);
-    let response = block_on(async {
-        let connection = Connection::open(&arguments.server.server, timeout).await?;
-        let mut client = connection.orchestrator();
-        let request = proto::HealthRequest {
-            instances: arguments.instances.clone(),
-        };
-        let request = connection.request(request, timeout);
-        let call = async { Ok(client.health(request).await?.into_inner()) };
-        guard(timeout, call).await
-    })?;
-    show(&response.instances, arguments)?;
+    let fleet = block_on(ask(arguments))?;
+    show(&fleet, arguments)?;
     Ok(Exit::Done)
+}
+
+async fn ask(arguments: &Arguments) -> Result<Vec<proto::InstanceHealth>, Error> {
+    let timeout = Some(arguments.timeout);
+    let connection = Connection::open(&arguments.server.server, timeout).await?;
+    let mut client = connection.orchestrator();
+    let request = proto::HealthRequest {
+        instances: arguments.instances.clone(),
+    };
+    let request = connection.request(request, timeout);
+    let call = async { Ok(client.health(request).await?.into_inner()) };
+    Ok(guard(timeout, call).await?.instances)
+}
+
+/// Asks anew each time: a server that was away is found again.
+async fn repeat(arguments: &Arguments, interval: Duration) -> Result<Exit, Error> {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut output = Output::stdout();
+    loop {
+        ticks.tick().await;
+        let fleet = match ask(arguments).await {
+            Ok(fleet) => fleet,
+            Err(error) if may_pass(error.exit()) => {
+                failure_text::report(&error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match arguments.server.format() {
+            Format::Table => {
+                let now = SystemTime::now();
+                output.text(&format!("{}\n", humantime::format_rfc3339_seconds(now)))?;
+                show(&fleet, arguments)?;
+            }
+            // A line for each time, so that a script can read it.
+            Format::Json if !arguments.verbose => {
+                output.jsonl(&json_output::HealthWords(&fleet))?;
+            }
+            Format::Json | Format::Jsonl => {
+                output.jsonl(&fleet.iter().map(json_output::health).collect::<Vec<_>>())?;
+            }
+        }
+    }
+}
+
+/// Whether asking again later is of any use.
+fn may_pass(exit: Exit) -> bool {
+    match exit {
+        Exit::Unavailable | Exit::Deadline => true,
+        Exit::Done
+        | Exit::Failed
+        | Exit::Usage
+        | Exit::Denied
+        | Exit::Partial
+        | Exit::Interrupted => false,
+    }
 }
 
 fn show(fleet: &[proto::InstanceHealth], arguments: &Arguments) -> Result<(), Error> {
     let mut output = Output::stdout();
     match arguments.server.format() {
+        Format::Table if arguments.verbose => output.text(&table::health_axes(
+            fleet,
+            Look::detect(),
+            SystemTime::now(),
+        )),
         Format::Table => output.text(&table::health(fleet, Look::detect(), SystemTime::now())),
         Format::Json if arguments.verbose => {
             output.json(&fleet.iter().map(json_output::health).collect::<Vec<_>>())

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::plain;
+use super::{plain, words};
 use crate::payload_json::{self, AsJson};
 use crate::proto::orchestrator as proto;
 
@@ -16,6 +16,8 @@ pub(super) struct Route<'a> {
     #[serde(flatten)]
     payload: Payload<'a>,
     attempts: Vec<Attempt<'a>>,
+    #[serde(rename = "panicMode", skip_serializing_if = "is_false")]
+    panic_mode: bool,
 }
 
 /// What a fan-out was, with everything that arrived.
@@ -106,6 +108,63 @@ pub(super) struct Health<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_probe_latency: Option<String>,
     calls_outstanding: u32,
+    admin: String,
+    probed: String,
+    observed: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ejected_until: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    drained: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// What a call would do.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Explained<'a> {
+    instances: Vec<ExplainedInstance<'a>>,
+    panic_mode: bool,
+    policy: Option<EffectivePolicy>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExplainedInstance<'a> {
+    instance: &'a str,
+    exclusion: String,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "is_false")]
+    fallback: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency: Option<String>,
+    #[serde(flatten)]
+    known: Option<Known<'a>>,
+}
+
+#[derive(Serialize)]
+struct Known<'a> {
+    weight: u32,
+    warmth: f64,
+    health: Health<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EffectivePolicy {
+    timeout: Option<String>,
+    work_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_try_timeout: Option<String>,
+    attempts_max: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    selection: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    fallback: String,
+    idempotent: bool,
 }
 
 /// An instance that has left the fleet, as a line of `health --watch`.
@@ -162,6 +221,7 @@ pub(super) fn route(response: &proto::RouteResponse) -> Route<'_> {
         instance: &response.instance,
         payload: payload(response.payload.as_deref().unwrap_or(NULL)),
         attempts: response.attempts.iter().map(attempt).collect(),
+        panic_mode: response.panic_mode,
     }
 }
 
@@ -199,6 +259,43 @@ pub(super) fn health(health: &proto::InstanceHealth) -> Health<'_> {
         since: health.since.map(|since| since.to_string()),
         last_probe_latency: health.last_probe_latency.map(|latency| latency.to_string()),
         calls_outstanding: health.calls_outstanding,
+        admin: words::admin_state(health),
+        probed: words::probed_state(health),
+        observed: words::observed_state(health),
+        ejected_until: health.ejected_until.map(|until| until.to_string()),
+        drained: health.drained,
+    }
+}
+
+pub(super) fn explain(explained: &proto::ExplainResponse) -> Explained<'_> {
+    let instances = explained.instances.iter().map(|instance| {
+        let known = instance.health.as_ref().map(|of| Known {
+            weight: instance.weight,
+            warmth: instance.warmth,
+            health: health(of),
+        });
+        ExplainedInstance {
+            instance: &instance.instance,
+            exclusion: words::exclusion(instance),
+            reason: &instance.reason,
+            fallback: instance.fallback,
+            latency: instance.latency.map(|latency| latency.to_string()),
+            known,
+        }
+    });
+    let policy = explained.policy.as_ref().map(|policy| EffectivePolicy {
+        timeout: policy.timeout.map(|time| time.to_string()),
+        work_time: policy.work_time.map(|time| time.to_string()),
+        per_try_timeout: policy.per_try_timeout.map(|time| time.to_string()),
+        attempts_max: policy.attempts_max,
+        selection: words::selection(policy),
+        fallback: words::fallback(policy),
+        idempotent: policy.idempotent,
+    });
+    Explained {
+        instances: instances.collect(),
+        panic_mode: explained.panic_mode,
+        policy,
     }
 }
 
@@ -355,7 +452,7 @@ mod tests {
         check(&HealthWords(&fleet), r#"{"B":"down","A":"healthy"}"#);
         check(
             &health(&fleet[0]),
-            r#"{"instance":"B","state":"down","reason":"connection refused","since":"1970-01-01T00:13:20Z","callsOutstanding":0}"#,
+            r#"{"instance":"B","state":"down","reason":"connection refused","since":"1970-01-01T00:13:20Z","callsOutstanding":0,"admin":"draining","probed":"down","observed":"trusted","drained":true}"#,
         );
     }
 
@@ -364,7 +461,7 @@ mod tests {
         let listed = samples::listed();
         check(
             &instance(&listed, listed.instance.as_ref().unwrap()),
-            r#"{"id":"A","address":"grpc://10.0.0.1:7000","labels":{"gpu":"a","zone":"x"},"weight":2,"origin":"registered","expireTime":"1970-01-01T00:17:00Z","health":{"instance":"A","state":"healthy","lastProbeLatency":"0.002s","callsOutstanding":3}}"#,
+            r#"{"id":"A","address":"grpc://10.0.0.1:7000","labels":{"gpu":"a","zone":"x"},"weight":2,"origin":"registered","expireTime":"1970-01-01T00:17:00Z","health":{"instance":"A","state":"healthy","lastProbeLatency":"0.002s","callsOutstanding":3,"admin":"active","probed":"healthy","observed":"trusted"}}"#,
         );
     }
 }

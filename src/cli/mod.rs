@@ -5,7 +5,9 @@ mod completions;
 mod connection;
 mod data_directory;
 mod demo;
+mod drain;
 mod exit;
+mod explain;
 mod failure_text;
 mod fanout;
 mod health;
@@ -29,6 +31,7 @@ mod sessions_send;
 mod sessions_spawn;
 mod table;
 mod task_request;
+mod words;
 
 use std::process::ExitCode;
 
@@ -68,6 +71,10 @@ enum Command {
     Instances(instances::Arguments),
     /// Check or copy the file that sessions live in.
     Journal(journal::Arguments),
+    /// Give instances nothing new, and wait until they have nothing left.
+    Drain(drain::Arguments),
+    /// Give instances work again.
+    Undrain(drain::Back),
     /// Print what a shell needs to complete the command line.
     Completions(completions::Arguments),
     /// Print or write the manual pages.
@@ -105,6 +112,8 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
         Command::Journal(arguments) => journal::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
+        Command::Undrain(arguments) => drain::undrain(&arguments),
         Command::Completions(arguments) => completions::run(&arguments, CommandLine::command()),
         Command::Man(arguments) => man::run(&arguments, CommandLine::command()),
     }

@@ -11,9 +11,10 @@ use super::exit::{Error, Exit};
 use super::json_output::{self, NULL};
 use super::output::{Look, Output};
 use super::request_defaults::{self, RequestDefaults};
-use super::{table, task_request};
+use super::{explain, table, task_request};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
+use crate::proto::orchestrator::explain_request::Call;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +22,7 @@ Examples:
   orchestrator route --instances A-H --payload @task.json --timeout 10s
   echo '[1,2,3]' | orchestrator route --instances A,C --payload - --output json
   orchestrator route --instances A --fallback any-healthy --retry 3 --idempotent
+  orchestrator route --instances A-H --explain
   orchestrator route --config config.json
 
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
@@ -71,6 +73,9 @@ enum Fallback {
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     let defaults = request_defaults::read(arguments.task.config.as_deref())?;
     let (request, timeout) = request(arguments, &defaults, std::io::stdin())?;
+    if arguments.task.explain {
+        return explain::run(Call::Route(request), &arguments.server);
+    }
     let response = block_on(async {
         let connection = Connection::open(&arguments.server.server, timeout).await?;
         let mut client = connection.orchestrator();

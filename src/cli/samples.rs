@@ -56,6 +56,7 @@ pub(super) fn route() -> proto::RouteResponse {
                 elapsed: milliseconds(12),
             },
         ],
+        panic_mode: false,
     }
 }
 
@@ -91,7 +92,7 @@ pub(super) fn summary() -> proto::Summary {
     }
 }
 
-/// B is down, A is well.
+/// B is down and drained, A is well.
 pub(super) fn health() -> Vec<proto::InstanceHealth> {
     vec![
         proto::InstanceHealth {
@@ -101,6 +102,11 @@ pub(super) fn health() -> Vec<proto::InstanceHealth> {
             since: at(800),
             last_probe_latency: None,
             calls_outstanding: 0,
+            admin: proto::AdminState::Draining.into(),
+            probed: proto::ProbedState::Down.into(),
+            observed: proto::ObservedState::Trusted.into(),
+            ejected_until: None,
+            drained: true,
         },
         proto::InstanceHealth {
             instance: "A".to_owned(),
@@ -109,6 +115,10 @@ pub(super) fn health() -> Vec<proto::InstanceHealth> {
             since: None,
             last_probe_latency: milliseconds(2),
             calls_outstanding: 3,
+            admin: proto::AdminState::Active.into(),
+            probed: proto::ProbedState::Healthy.into(),
+            observed: proto::ObservedState::Trusted.into(),
+            ..Default::default()
         },
     ]
 }

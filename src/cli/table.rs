@@ -8,6 +8,7 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use super::json_output::{NULL, attempt_kind, health_state, origin, outcome, stop_reason};
 use super::output::{Look, Paint};
 use super::plain;
+use super::words::{admin_state, exclusion, fallback, observed_state, probed_state, selection};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
 
@@ -39,6 +40,9 @@ pub(super) fn route(response: &proto::RouteResponse, look: Look) -> String {
             ]);
         }
         text += &rendered(table);
+    }
+    if response.panic_mode {
+        text += "panic mode: few candidates are well, and one that failed its calls may have answered\n";
     }
     let payload = response.payload.as_deref().unwrap_or(NULL);
     let payload = payload_json::to_json_pretty(payload).unwrap_or_else(|bad| bad.to_string());
@@ -97,6 +101,109 @@ pub(super) fn health(fleet: &[proto::InstanceHealth], look: Look, now: SystemTim
         ]);
     }
     rendered(table)
+}
+
+/// The three axes behind the word, for those who want to know.
+pub(super) fn health_axes(fleet: &[proto::InstanceHealth], look: Look, now: SystemTime) -> String {
+    let header = [
+        "instance",
+        "state",
+        "since",
+        "admin",
+        "probed",
+        "calls",
+        "outstanding",
+        "reason",
+    ];
+    let mut table = table(&header, look);
+    for health in fleet {
+        table.add_row([
+            Cell::new(plain::text(&health.instance)),
+            state_cell(health),
+            Cell::new(plain::age(health.since, now)),
+            Cell::new(admin_state(health)),
+            Cell::new(probed_state(health)),
+            Cell::new(observed_state(health)),
+            Cell::new(outstanding(health)),
+            Cell::new(message(&health.reason)),
+        ]);
+    }
+    rendered(table)
+}
+
+/// What a call would do.
+pub(super) fn explain(explained: &proto::ExplainResponse, look: Look) -> String {
+    let header = [
+        "instance",
+        "asked",
+        "state",
+        "outstanding",
+        "weight",
+        "latency",
+        "share",
+        "why",
+    ];
+    let mut table = table(&header, look);
+    for instance in &explained.instances {
+        let health = instance.health.as_ref();
+        table.add_row([
+            Cell::new(plain::text(&instance.instance)),
+            asked_cell(instance),
+            health.map_or_else(|| Cell::new(""), state_cell),
+            Cell::new(health.map(outstanding).unwrap_or_default()),
+            Cell::new(health.map_or_else(String::new, |_| instance.weight.to_string())),
+            Cell::new(plain::duration_wire(instance.latency)),
+            Cell::new(
+                health.map_or_else(String::new, |_| format!("{:.0}%", instance.warmth * 100.0)),
+            ),
+            Cell::new(message(&instance.reason)),
+        ]);
+    }
+    let mut text = rendered(table);
+    if explained.panic_mode {
+        text += "panic mode: so few are well that those that failed their calls get work too\n";
+    }
+    if let Some(policy) = &explained.policy {
+        text += &format!(
+            "{} for the call, {} of them for instances; {} tries{}{}{}{}\n",
+            plain::duration_wire(policy.timeout),
+            plain::duration_wire(policy.work_time),
+            policy.attempts_max,
+            named("selection", selection(policy)),
+            named("fallback", fallback(policy)),
+            named("each within", plain::duration_wire(policy.per_try_timeout)),
+            if policy.idempotent {
+                "; idempotent"
+            } else {
+                ""
+            },
+        );
+    }
+    text
+}
+
+fn named(name: &str, value: String) -> String {
+    if value.is_empty() {
+        return value;
+    }
+    format!("; {name} {}", value.replace('_', " "))
+}
+
+fn asked_cell(instance: &proto::ExplainedInstance) -> Cell {
+    let exclusion = exclusion(instance);
+    match (exclusion.as_str(), instance.fallback) {
+        ("none", true) => Cell::new("fallback").fg(Color::DarkYellow),
+        ("none", false) => Cell::new("yes").fg(Color::DarkGreen),
+        (excluded, _) => Cell::new(excluded.replace('_', " ")).fg(Color::DarkRed),
+    }
+}
+
+fn outstanding(health: &proto::InstanceHealth) -> String {
+    if health.drained {
+        "drained".to_owned()
+    } else {
+        health.calls_outstanding.to_string()
+    }
 }
 
 /// One line of `health --watch`.
@@ -180,9 +287,14 @@ fn state_cell(health: &proto::InstanceHealth) -> Cell {
     match proto::HealthState::try_from(health.state) {
         Ok(proto::HealthState::Healthy) => cell.fg(Color::DarkGreen),
         Ok(proto::HealthState::Down) => cell.fg(Color::DarkRed),
-        Ok(proto::HealthState::Unknown | proto::HealthState::Unspecified) | Err(_) => {
-            cell.fg(Color::DarkYellow)
-        }
+        Ok(
+            proto::HealthState::Unknown
+            | proto::HealthState::Starting
+            | proto::HealthState::Busy
+            | proto::HealthState::Draining
+            | proto::HealthState::Unspecified,
+        )
+        | Err(_) => cell.fg(Color::DarkYellow),
     }
 }
 

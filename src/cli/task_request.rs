@@ -96,7 +96,7 @@ mod tests {
             payload: Some("2".to_owned()),
             timeout: Some(Duration::from_secs(1)),
             metadata: vec![entry("a", "typed")],
-            config: None,
+            ..TaskArguments::default()
         };
         let expected = TaskRequest {
             payload: Some(payload_source::encode("2", "test").unwrap()),

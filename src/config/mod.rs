@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::CONFIG_BYTES_MAX;
+use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
 use crate::ingress::grpc::Timeouts;
@@ -74,12 +76,18 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The instances that stay as long as it runs.
     pub instances: Vec<Planned>,
+    /// Those of them that do not begin as active.
+    pub admin: BTreeMap<InstanceId, Admin>,
     /// Who may call.
     pub keys: Keys,
     /// How instances are probed.
     pub probe: ProbeSettings,
+    /// How their health is judged.
+    pub health: health::Settings,
     /// Where registered instances may be.
     pub networks: Vec<IpNet>,
+    /// Who may take over the name of a registered instance.
+    pub take_over: TakeOver,
     /// Limits of the front door.
     pub limits: Limits,
     /// How long calls may take.
@@ -172,12 +180,15 @@ impl Config {
         Self {
             listen: LISTEN_DEFAULT,
             instances: Vec::new(),
+            admin: BTreeMap::new(),
             keys: Keys {
                 keys: Vec::new(),
                 reflection: Reflection::default(),
             },
             probe: ProbeSettings::default(),
+            health: health::Settings::default(),
             networks: network::loopback(),
+            take_over: TakeOver::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),

@@ -9,8 +9,10 @@ use tempfile::TempDir;
 
 use super::{Config, Mistakes, Planned, Shutdown, meant, read};
 use crate::domain::failure::Status;
+use crate::domain::health;
 use crate::domain::health::Thresholds;
 use crate::fleet::ProbeSettings;
+use crate::fleet::registration::TakeOver;
 use crate::ingress::caller::{Key, Reflection, Scope, hash};
 use crate::ingress::grpc::Timeouts;
 use crate::ingress::listener::Limits;
@@ -125,6 +127,28 @@ fn full_settings(config: &Config) {
         },
     };
     assert_eq!(config.probe, probe);
+    let judged = health::Settings {
+        busy_probes_max: 0,
+        ejection: health::observed::Settings {
+            failures_in_a_row: 6,
+            window: seconds(20),
+            calls_min: 30,
+            success_percent_min: 60,
+            time: seconds(60),
+            time_max: seconds(600),
+        },
+        ejected_percent_max: 20,
+        panic_below_percent: 40,
+        slow_start: Duration::ZERO,
+    };
+    assert_eq!(config.health, judged);
+    let admin: Vec<_> = config
+        .admin
+        .iter()
+        .map(|(id, state)| (id.as_str(), *state))
+        .collect();
+    assert_eq!(admin, [("D", health::Admin::Disabled)]);
+    assert_eq!(config.take_over, TakeOver::SameKey);
     let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
     assert_eq!(config.networks, networks);
     let limits = Limits {

@@ -67,6 +67,8 @@ pub enum Reason {
     CallerGone,
     /// An instance is down, or could not be reached: the task never began there.
     InstanceDown,
+    /// An instance that its operator drains, or has disabled: it gets nothing new.
+    InstanceDraining,
     /// No candidate is left to try.
     NoInstance,
     /// The connection to an instance broke, or the instance reset the call, after the task was sent.
@@ -127,7 +129,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every kind, for tables; an instance's status stands there with one for all.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::ScopeMissing,
@@ -142,6 +144,7 @@ impl Reason {
         Self::DeadlineExceeded,
         Self::CallerGone,
         Self::InstanceDown,
+        Self::InstanceDraining,
         Self::NoInstance,
         Self::InstanceLost,
         Self::InstanceFailed(Status::Unknown),
@@ -190,6 +193,7 @@ impl Reason {
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::CallerGone => "CALLER_GONE",
             Self::InstanceDown => "INSTANCE_DOWN",
+            Self::InstanceDraining => "INSTANCE_DRAINING",
             Self::NoInstance => "NO_INSTANCE",
             Self::InstanceLost => "INSTANCE_LOST",
             Self::InstanceFailed(_) => "INSTANCE_FAILED",

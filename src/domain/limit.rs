@@ -75,8 +75,11 @@ pub const PAGE_MAX: usize = 1000;
 pub const PAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 /// Characters of the reason of a state of health.
 pub const HEALTH_REASON_CHARS_MAX: usize = 200;
-/// Probes under way at once.
+/// Probes that begin at once.
 pub const PROBES_AT_ONCE_MAX: usize = 256;
+/// How long a probe counts as beginning. Those that wait for silent instances do not hold up the others; a shorter
+/// time would let too many connect at once.
+pub const PROBE_PERMIT_HELD_MAX: Duration = Duration::from_millis(500);
 /// Health watchers at once.
 pub const WATCHERS_MAX: usize = 1000;
 

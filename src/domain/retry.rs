@@ -192,7 +192,12 @@ pub fn decide(policy: &Policy, facts: Facts<'_>) -> Verdict {
 
 fn may_be_repeated(policy: &Policy, failure: &Failure) -> bool {
     match failure.progress {
-        Progress::NeverSent | Progress::NeverBegan => failure.reason == Reason::InstanceDown,
+        Progress::NeverSent | Progress::NeverBegan => {
+            matches!(
+                failure.reason,
+                Reason::InstanceDown | Reason::InstanceDraining
+            )
+        }
         Progress::MayHaveBegun => {
             policy.repeat == Repeat::Idempotent && is_transient(failure.reason)
         }

@@ -2,12 +2,13 @@
 //!
 //! It sees only numbers: how loaded each candidate is and whether it may be used. It does not know why.
 
+use std::cmp::{Ordering, Reverse};
 use std::time::{Duration, Instant};
 
 /// Whether a candidate may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fitness {
-    /// Gets no work: down, or tried already.
+    /// Gets no work: excluded, or tried already.
     Unfit,
     /// Not known yet: gets work when nobody fit is left.
     Unknown,
@@ -24,12 +25,15 @@ pub struct Load {
     pub weight: u32,
     /// Peak-sensitive moving average of its latency, in nanoseconds; 0 while nothing is known.
     pub latency_ns: f64,
+    /// The share of its usual work that it should get, up to 1: less while it is new (slow start).
+    pub warmth: f64,
 }
 
 /// How an instance is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// Power of two choices: fewer outstanding calls for the weight, then lower latency.
+    /// Power of two choices: fewer outstanding calls for the weight, then lower latency; less for those that
+    /// have just become healthy.
     #[default]
     Balanced,
     /// The first that may be used.
@@ -67,13 +71,37 @@ pub fn choose<'n>(
         }
         Policy::Balanced => {
             let (one, other) = two_choices(count, &fitness, &mut random)?;
-            Some(if lighter(load(other), load(one)) {
-                other
+            let (of_one, of_other) = (load(one), load(other));
+            let (better, worse, colder) = if lighter(of_other, of_one) {
+                (other, one, of_other.warmth / of_one.warmth)
             } else {
-                one
-            })
+                (one, other, of_one.warmth / of_other.warmth)
+            };
+            // The better choice is passed over as often as it is colder than the other.
+            let is_passed_over = colder < 1.0 && colder <= fraction(random());
+            Some(if is_passed_over { worse } else { better })
         }
     }
+}
+
+/// In which order the candidates that are not unfit would be tried, one after the other. For BALANCED it is the
+/// order of their load: two are drawn at random, so that it holds on the whole and not for one call.
+pub fn order<'n>(
+    policy: &Policy,
+    count: usize,
+    name: impl Fn(usize) -> &'n str,
+    fitness: impl Fn(usize) -> Fitness,
+    load: impl Fn(usize) -> Load,
+) -> Vec<usize> {
+    let fit = |at: &usize| fitness(*at) != Fitness::Unfit;
+    let mut order: Vec<_> = (0..count).filter(fit).collect();
+    match policy {
+        Policy::Ordered => {}
+        Policy::Hash(key) => order.sort_by_cached_key(|&at| Reverse(rendezvous(key, name(at)))),
+        Policy::Balanced => order.sort_by(|&one, &other| compared(load(one), load(other))),
+    }
+    order.sort_by_key(|&at| Reverse(fitness(at)));
+    order
 }
 
 /// Two candidates of the best fitness there is; the same one twice when there is only one.
@@ -113,6 +141,11 @@ fn below(count: usize, random: u64) -> usize {
     ((u128::from(random) * count as u128) >> 64) as usize
 }
 
+/// Maps a uniform number to 0 up to, but without, 1.
+fn fraction(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 /// FNV-1a over both, mixed so that similar names spread. It must never change: keys would move.
 fn rendezvous(key: &str, name: &str) -> u64 {
     let bytes = key.bytes().chain([0xff]).chain(name.bytes());
@@ -125,11 +158,17 @@ fn rendezvous(key: &str, name: &str) -> u64 {
 }
 
 fn lighter(this: Load, that: Load) -> bool {
+    compared(this, that) == Ordering::Less
+}
+
+/// The lighter is less.
+fn compared(this: Load, that: Load) -> Ordering {
     let (these, those) = (
         u64::from(this.outstanding) * u64::from(that.weight),
         u64::from(that.outstanding) * u64::from(this.weight),
     );
-    these < those || (these == those && this.latency_ns < that.latency_ns)
+    let by_latency = || this.latency_ns.total_cmp(&that.latency_ns);
+    these.cmp(&those).then_with(by_latency)
 }
 
 /// A moving average that jumps up at once and comes down slowly, so that a stall is seen when it happens.
@@ -177,6 +216,7 @@ mod tests {
             outstanding,
             weight,
             latency_ns,
+            warmth: 1.0,
         }
     }
 
@@ -278,6 +318,35 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_that_has_just_become_healthy_gets_its_share_slowly() {
+        let mut random = numbers(7);
+        let mut share = |warmth: f64| {
+            let warmth = |at| if at == 0 { warmth } else { 1.0 };
+            let chosen = (0..4000).filter_map(|_| {
+                // The new one is always the lighter one: nobody has given it work yet.
+                let load = |at: usize| Load {
+                    warmth: warmth(at),
+                    ..load(at as u32, 1, 0.0)
+                };
+                choose(
+                    &Policy::Balanced,
+                    8,
+                    |_| "",
+                    |_| Fitness::Fit,
+                    load,
+                    &mut random,
+                )
+            });
+            chosen.filter(|at| *at == 0).count()
+        };
+        let (cold, warm, full) = (share(0.1), share(0.5), share(1.0));
+        // Two of eight are drawn: the lightest is among them a quarter of the time.
+        assert!((60..=140).contains(&cold), "{cold}");
+        assert!((430..=570).contains(&warm), "{warm}");
+        assert!((930..=1070).contains(&full), "{full}");
+    }
+
+    #[test]
     fn a_latency_peak_is_taken_at_once_and_forgotten_slowly() {
         let start = Instant::now();
         let mut ewma = PeakEwma::default();
@@ -298,6 +367,26 @@ mod tests {
             for policy in [Policy::Balanced, Policy::Ordered] {
                 let found = choose(&policy, fleet.len(), |_| "", |at| fleet[at], |at| load(at as u32, 1, 0.0), numbers(seed));
                 prop_assert_eq!(found.map(|at| fleet[at]), best);
+            }
+        }
+
+        #[test]
+        fn the_order_names_whoever_may_be_used_once_and_begins_with_the_choice(text in "[f?-]{0,40}", seed in any::<u64>()) {
+            let fleet = fitness(&text);
+            let names: Vec<_> = (0..fleet.len()).map(|at| format!("w{at}")).collect();
+            for policy in [Policy::Balanced, Policy::Ordered, Policy::Hash("key".to_owned())] {
+                let load = |at: usize| load(at as u32 % 3, 1, 0.0);
+                let order = order(&policy, fleet.len(), |at| names[at].as_str(), |at| fleet[at], load);
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                let usable: Vec<_> = (0..fleet.len()).filter(|&at| fleet[at] != Fitness::Unfit).collect();
+                prop_assert_eq!(sorted, usable);
+                let ranks: Vec<_> = order.iter().map(|&at| fleet[at]).collect();
+                prop_assert!(ranks.windows(2).all(|pair| pair[1] <= pair[0]));
+                if policy != Policy::Balanced {
+                    let chosen = choose(&policy, fleet.len(), |at| names[at].as_str(), |at| fleet[at], load, numbers(seed));
+                    prop_assert_eq!(chosen, order.first().copied());
+                }
             }
         }
 

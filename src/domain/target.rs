@@ -84,12 +84,34 @@ pub fn resolve<S: AsRef<str>>(
     if EXPRESSIONS_MAX < expressions.len() {
         return Err(BadTarget::TooLong);
     }
+    let (positions, missing) = resolve_present(expressions, ids, max)?;
+    match missing.first() {
+        // The first of them decides, and only it is worth a look for what was meant.
+        Some(part) if InstanceId::parse(part).is_ok() => Err(BadTarget::Unknown {
+            nearest: nearest(part, ids).cloned(),
+            part: shown(part),
+        }),
+        Some(part) => Err(BadTarget::Empty { part: part.clone() }),
+        None => Ok(positions),
+    }
+}
+
+/// As `resolve`, but a term that selects nobody is no error: such terms come back in order.
+pub fn resolve_present<S: AsRef<str>>(
+    expressions: &[S],
+    ids: &[InstanceId],
+    max: usize,
+) -> Result<(Vec<usize>, Vec<String>), BadTarget> {
+    if EXPRESSIONS_MAX < expressions.len() {
+        return Err(BadTarget::TooLong);
+    }
     let mut roster = Roster {
         positions: Vec::new(),
         seen: vec![0; ids.len().div_ceil(64)],
         looked_up: 0,
         max,
     };
+    let mut missing: Vec<String> = Vec::new();
     for expression in expressions {
         let expression = expression.as_ref();
         if EXPRESSION_BYTES_MAX < expression.len() {
@@ -97,13 +119,16 @@ pub fn resolve<S: AsRef<str>>(
         }
         let separator = |c: char| c == ',' || c.is_whitespace();
         for part in expression.split(separator).filter(|part| !part.is_empty()) {
-            resolve_term(part, ids, &mut roster)?;
+            match resolve_term(part, ids, &mut roster) {
+                Err(bad) if bad.is_missing() && missing.len() < max => missing.push(part.into()),
+                resolved => resolved?,
+            }
         }
     }
-    if roster.positions.is_empty() {
+    if roster.positions.is_empty() && missing.is_empty() {
         return Err(BadTarget::Nothing);
     }
-    Ok(roster.positions)
+    Ok((roster.positions, missing))
 }
 
 /// True when `text` has the form of a range, in whichever direction.
@@ -179,7 +204,7 @@ fn resolve_term(part: &str, ids: &[InstanceId], roster: &mut Roster) -> Result<(
         return roster.add(position, part);
     }
     let Some(range) = read_range(part) else {
-        return Err(missing(part, ids));
+        return Err(missing(part));
     };
     if range.last < range.first {
         return Err(BadTarget::Backwards {
@@ -214,11 +239,11 @@ fn shown(part: &str) -> String {
     part.chars().take(80).collect()
 }
 
-fn missing(part: &str, ids: &[InstanceId]) -> BadTarget {
+fn missing(part: &str) -> BadTarget {
     let shown = shown(part);
     if InstanceId::parse(part).is_ok() {
         BadTarget::Unknown {
-            nearest: nearest(part, ids).cloned(),
+            nearest: None,
             part: shown,
         }
     } else {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use crate::domain::budget::Budget;
 use crate::domain::selection::{self, PeakEwma};
 
@@ -19,6 +20,7 @@ pub struct Load {
     retries: Mutex<Budget>,
     /// Nanoseconds; 0 before the first answered probe.
     probe_latency: AtomicU64,
+    pub(super) gate: Gate,
 }
 
 /// One call that is with the instance; it ends when this is dropped.
@@ -26,8 +28,15 @@ pub struct Load {
 pub struct Outstanding(Arc<Load>);
 
 impl Load {
+    /// The load of an instance that belongs to no fleet, for tests: nobody can eject or drain it.
+    #[cfg(test)]
     pub(crate) fn new(weight: u32) -> Self {
+        Self::behind(Gate::default(), weight)
+    }
+
+    pub(super) fn behind(gate: Gate, weight: u32) -> Self {
         Self {
+            gate,
             outstanding: AtomicU32::new(0),
             weight: weight.max(1),
             latency: Mutex::default(),
@@ -39,7 +48,7 @@ impl Load {
     /// Begins a call.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> Outstanding {
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.outstanding.fetch_add(1, Ordering::SeqCst);
         Outstanding(Arc::clone(self))
     }
 
@@ -51,7 +60,7 @@ impl Load {
     /// Calls that are with the instance now.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.load(Ordering::Relaxed)
+        self.outstanding.load(Ordering::SeqCst)
     }
 
     /// Takes the latency of one call into account.
@@ -72,6 +81,7 @@ impl Load {
             outstanding: self.outstanding(),
             weight: self.weight,
             latency_ns,
+            warmth: 1.0,
         }
     }
 
@@ -92,6 +102,8 @@ impl Load {
 
 impl Drop for Outstanding {
     fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        if self.0.outstanding.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.gate.drained();
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! The roll is the one place that changes: configured instances stay, registered ones come and go with their
 //! leases, probes report. After each change a new view is published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -13,18 +13,25 @@ use tokio::time::Instant;
 
 use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::health::State;
+use crate::domain::health::{self, Admin, probed};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{FLEET_MAX, HEALTH_REASON_CHARS_MAX, PROBES_AT_ONCE_MAX};
 use crate::instance::{InstanceClient, Spec};
 use crate::tasks::{Owned, Tasks};
 
+mod drain;
+mod eject;
+mod follow;
+mod gate;
 pub mod load;
 pub mod network;
+mod picture;
 mod probe;
 pub mod registration;
 pub mod view;
 
+pub use gate::Pass;
+use gate::{Gate, Judge};
 use load::Load;
 pub use probe::Settings as ProbeSettings;
 use registration::Lease;
@@ -40,6 +47,7 @@ pub struct Fleet {
     changed: watch::Sender<u64>,
     connect: Connect,
     probe: ProbeSettings,
+    health: health::Settings,
     probes: Arc<Semaphore>,
     tasks: Tasks,
     registration: registration::Settings,
@@ -51,6 +59,12 @@ struct Roll {
     entries: BTreeMap<InstanceId, Entry>,
     /// Tells one member from a later one of the same name.
     serial: u64,
+    /// Rises when instances come, go or are replaced.
+    membership: u64,
+    /// Who is ejected.
+    ejected: BTreeSet<InstanceId>,
+    /// Who is not active, by name: a new start of an instance does not undo what its operator wants.
+    marks: BTreeMap<InstanceId, Admin>,
 }
 
 struct Entry {
@@ -66,6 +80,7 @@ impl Fleet {
     pub fn new(
         connect: Connect,
         probe: ProbeSettings,
+        health: health::Settings,
         registration: registration::Settings,
         tasks: Tasks,
         chance: Chance,
@@ -76,6 +91,7 @@ impl Fleet {
             changed: watch::Sender::new(0),
             connect,
             probe,
+            health,
             probes: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
             tasks,
             registration,
@@ -127,25 +143,34 @@ impl Fleet {
         }
         let client = (self.connect)(&spec)?;
         roll.serial += 1;
+        roll.membership += 1;
+        let admin = roll.marks.get(&spec.id).copied().unwrap_or_default();
+        let judge = Judge {
+            fleet: Arc::downgrade(self),
+            id: spec.id.clone(),
+            serial: roll.serial,
+        };
+        let gate = Gate::new(admin, self.health, self.chance.clone(), judge);
         let member = Arc::new(Member {
             serial: roll.serial,
             origin,
             client,
-            load: Arc::new(Load::new(spec.weight)),
-            health: Health::unknown(SystemTime::now()),
+            load: Arc::new(Load::behind(gate, spec.weight)),
+            health: Health::unknown(admin),
             spec,
         });
         let probe = probe::run(
             Arc::downgrade(self),
             Arc::clone(&member),
-            self.probe,
+            (self.probe, self.health.busy_probes_max),
             Arc::clone(&self.probes),
             self.chance.clone(),
         );
         let probe = self.tasks.spawn_owned(probe);
-        let id = member.spec.id.clone();
+        // Whoever was there before is gone with what its calls said.
+        roll.ejected.remove(member.id());
         roll.entries.insert(
-            id,
+            member.id().clone(),
             Entry {
                 member,
                 lease,
@@ -155,33 +180,23 @@ impl Fleet {
         Ok(())
     }
 
-    /// Notes a change of health, unless the member has been replaced since.
-    fn note_health(&self, id: &InstanceId, serial: u64, state: State, reason: String) {
-        let mut roll = self.roll();
-        let Some(entry) = roll
-            .entries
-            .get_mut(id)
-            .filter(|entry| entry.member.serial == serial)
-        else {
-            return;
-        };
+    /// Notes what a probe has changed, unless the member has been replaced since.
+    fn note_probe(&self, id: &InstanceId, serial: u64, state: probed::State, reason: &str) {
         // All of a large fleet's reasons travel in one answer.
         let reason: String = reason.chars().take(HEALTH_REASON_CHARS_MAX).collect();
-        let health = Health {
-            state,
-            reason: reason.into(),
-            since: SystemTime::now(),
-        };
-        entry.member = Arc::new(Member {
-            health,
-            ..Member::clone(&entry.member)
-        });
-        self.publish(&roll);
+        let mut roll = self.roll();
+        if roll.repaint(id, serial, |member| {
+            member.health.after_probe(state, &reason)
+        }) {
+            self.publish(&roll);
+        }
     }
 
     fn publish(&self, roll: &Roll) {
         let members = roll.entries.values().map(|entry| Arc::clone(&entry.member));
-        self.view.store(Arc::new(View::new(members)));
+        let previous = self.view.load();
+        let view = View::after_change(&previous, roll.membership, members.collect(), &self.health);
+        self.view.store(Arc::new(view));
         self.changed.send_modify(|version| *version += 1);
     }
 
@@ -211,3 +226,40 @@ impl Fleet {
         }
     }
 }
+
+impl Roll {
+    /// Gives a member another look; false when it has left or has been replaced.
+    fn repaint(
+        &mut self,
+        id: &InstanceId,
+        serial: u64,
+        health: impl FnOnce(&Member) -> Health,
+    ) -> bool {
+        let entry = self.entries.get_mut(id);
+        let Some(entry) = entry.filter(|entry| entry.member.serial == serial) else {
+            return false;
+        };
+        entry.member = Arc::new(Member {
+            health: health(&entry.member),
+            ..Member::clone(&entry.member)
+        });
+        true
+    }
+
+    /// The member of that name, unless it has been replaced since.
+    fn member(&self, id: &InstanceId, serial: u64) -> Option<Arc<Member>> {
+        let member = &self.entries.get(id)?.member;
+        (member.serial == serial).then(|| Arc::clone(member))
+    }
+
+    /// Takes a member out.
+    fn remove(&mut self, id: &InstanceId) {
+        if self.entries.remove(id).is_some() {
+            self.membership += 1;
+            self.ejected.remove(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

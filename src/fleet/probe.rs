@@ -1,4 +1,4 @@
-//! Asks one instance, again and again, whether it is well.
+//! Asks one instance, again and again, whether it is well, and listens to what it tells by itself.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,10 +7,13 @@ use tokio::sync::Semaphore;
 use tokio::time::{self, Instant};
 
 use super::Fleet;
+use super::follow::{Event, Following};
 use super::view::Member;
 use crate::chance::Chance;
-use crate::domain::failure::Failure;
-use crate::domain::health::{Answer, Probed, State, Thresholds};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::health::Thresholds;
+use crate::domain::health::probed::{Answer, Probed, State};
+use crate::domain::limit::PROBE_PERMIT_HELD_MAX;
 use crate::instance::Serving;
 
 /// How instances are probed.
@@ -38,59 +41,121 @@ impl Default for Settings {
 }
 
 /// Probes until the fleet is gone; the fleet drops this future when the member leaves.
+///
+/// Check goes on beside a Watch stream: a peer that has fallen silent never says so by itself.
 pub(super) async fn run(
     fleet: Weak<Fleet>,
     member: Arc<Member>,
-    settings: Settings,
+    (settings, busy_probes_max): (Settings, u32),
     probes: Arc<Semaphore>,
     chance: Chance,
 ) {
     let mut probed = Probed::default();
+    let mut following = Following::default();
     loop {
-        let answer = {
-            // Never closed; if it were, probing on would still be right.
-            let _permit = probes.acquire().await.ok();
-            ask(&member, settings.timeout).await
-        };
-        let (answer, reason) = answer;
-        if let Some(state) = probed.observe(answer, settings.thresholds) {
-            let Some(fleet) = fleet.upgrade() else { return };
-            report(&member, state, &reason);
-            fleet.note_health(member.id(), member.serial, state, reason);
+        let (answer, reason) = ask(&member, settings.timeout, &probes).await;
+        let changed = probed.observe(answer, settings.thresholds, busy_probes_max);
+        if note(&fleet, &member, changed, &reason).is_none() {
+            return;
         }
-        time::sleep(jittered(settings.interval, chance.draw())).await;
+        match answer {
+            Answer::Serving => following.open(&member, Instant::now()),
+            // It may be gone without a word, and its stream with it.
+            Answer::NotServing => following.close(),
+            Answer::Slow => {}
+        }
+        let mut next = Instant::now() + jittered(settings.interval, chance.draw());
+        loop {
+            let (changed, reason) = tokio::select! {
+                biased;
+                () = time::sleep_until(next) => break,
+                event = following.next() => match event {
+                    Event::Told(serving) => {
+                        let (answer, reason) = judge(Ok(serving), settings.timeout, Work::None);
+                        (probed.told(answer), reason)
+                    }
+                    Event::Broken(failure) => {
+                        // Whether it still is there is asked at once.
+                        next = Instant::now();
+                        let answer = Answer::NotServing;
+                        let changed = probed.observe(answer, settings.thresholds, busy_probes_max);
+                        (changed, format!("its health watch broke: {}", failure.detail))
+                    }
+                }
+            };
+            if note(&fleet, &member, changed, &reason).is_none() {
+                return;
+            }
+        }
     }
 }
 
-fn report(member: &Member, state: State, reason: &str) {
-    let (instance, state) = (member.id(), state.word());
-    tracing::info!(%instance, state, reason, "instance changed state");
+/// Tells the fleet what has changed; `None` when there is no fleet any more.
+fn note(fleet: &Weak<Fleet>, member: &Member, changed: Option<State>, reason: &str) -> Option<()> {
+    let fleet = fleet.upgrade()?;
+    if let Some(state) = changed {
+        tracing::info!(instance = %member.id(), state = state.word(), reason, "instance changed state");
+        fleet.note_probe(member.id(), member.serial, state, reason);
+    }
+    Some(())
 }
 
-async fn ask(member: &Member, timeout: Duration) -> (Answer, String) {
+async fn ask(member: &Member, timeout: Duration, probes: &Semaphore) -> (Answer, String) {
+    let before = member.load.outstanding();
+    // Never closed; if it were, probing on would still be right.
+    let permit = probes.acquire().await.ok();
     let started = Instant::now();
-    let said = time::timeout(timeout, member.client.probe()).await;
+    let mut asking = std::pin::pin!(time::timeout(timeout, member.client.probe()));
+    // Many probes should not begin together. Waiting costs next to nothing: the silent do not hold up the others.
+    let early = time::timeout(PROBE_PERMIT_HELD_MAX, &mut asking).await;
+    drop(permit);
+    let said = match early {
+        Ok(said) => said,
+        Err(_still_waiting) => asking.await,
+    };
     if let Ok(Ok(_)) = said {
         member.load.note_probe(started.elapsed());
     }
-    judge(said.ok(), timeout)
+    let work = match before.min(member.load.outstanding()) {
+        0 => Work::None,
+        calls => Work::Calls(calls),
+    };
+    match said {
+        Ok(said) => judge(said, timeout, work),
+        Err(_elapsed) => late(timeout, work),
+    }
 }
 
-fn judge(said: Option<Result<Serving, Failure>>, timeout: Duration) -> (Answer, String) {
+/// What an instance had to do for us while it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    None,
+    Calls(u32),
+}
+
+fn judge(said: Result<Serving, Failure>, timeout: Duration, work: Work) -> (Answer, String) {
     match said {
-        Some(Ok(Serving::Yes)) => (Answer::Serving, "answers its probes".to_owned()),
-        Some(Ok(Serving::NotSaid)) => (
+        Ok(Serving::Yes) => (Answer::Serving, "answers its probes".to_owned()),
+        Ok(Serving::NotSaid) => (
             Answer::Serving,
             "answers, but has no grpc.health.v1 service".to_owned(),
         ),
-        Some(Ok(Serving::No)) => (Answer::NotServing, "says that it does not serve".to_owned()),
-        Some(Err(failure)) => (Answer::NotServing, failure.detail.into_owned()),
-        None => (
+        Ok(Serving::No) => (Answer::NotServing, "says that it does not serve".to_owned()),
+        Err(failure) if failure.reason == Reason::DeadlineExceeded => late(timeout, work),
+        Err(failure) => (Answer::NotServing, failure.detail.into_owned()),
+    }
+}
+
+fn late(timeout: Duration, work: Work) -> (Answer, String) {
+    let timeout = humantime::format_duration(timeout);
+    match work {
+        Work::None => (
             Answer::NotServing,
-            format!(
-                "no answer to a probe within {}",
-                humantime::format_duration(timeout)
-            ),
+            format!("no answer to a probe within {timeout}"),
+        ),
+        Work::Calls(calls) => (
+            Answer::Slow,
+            format!("no answer to a probe within {timeout}, while it works on {calls} calls"),
         ),
     }
 }
@@ -115,17 +180,18 @@ mod tests {
     #[test]
     fn a_probe_says_why() {
         let timeout = Duration::from_secs(2);
-        assert_eq!(
-            judge(None, timeout),
-            (
-                Answer::NotServing,
-                "no answer to a probe within 2s".to_owned()
-            )
+        let check = |found: (Answer, String), answer, reason: &str| {
+            assert_eq!(found, (answer, reason.to_owned()));
+        };
+        let none = "no answer to a probe within 2s";
+        check(late(timeout, Work::None), Answer::NotServing, none);
+        check(
+            late(timeout, Work::Calls(2)),
+            Answer::Slow,
+            "no answer to a probe within 2s, while it works on 2 calls",
         );
-        assert_eq!(judge(Some(Ok(Serving::No)), timeout).0, Answer::NotServing);
-        assert_eq!(
-            judge(Some(Ok(Serving::NotSaid)), timeout).0,
-            Answer::Serving
-        );
+        let said = |serving| judge(Ok(serving), timeout, Work::Calls(2)).0;
+        assert_eq!(said(Serving::No), Answer::NotServing);
+        assert_eq!(said(Serving::NotSaid), Answer::Serving);
     }
 }

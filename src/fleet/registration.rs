@@ -24,6 +24,37 @@ pub struct Settings {
     pub networks: Vec<IpNet>,
     /// Our own doors.
     pub ourselves: Vec<SocketAddr>,
+    /// Who may take over a name.
+    pub take_over: TakeOver,
+}
+
+/// Who may register again, or deregister, what is registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TakeOver {
+    /// Any key that may register: keys are exchanged while instances go on.
+    #[default]
+    AnyKey,
+    /// The key that registered it, and operators.
+    SameKey,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// The name of its key.
+    pub key: Arc<str>,
+    /// What it may do beyond registering.
+    pub rank: Rank,
+}
+
+/// What whoever asks may do beyond registering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rank {
+    /// Nothing.
+    #[default]
+    Ordinary,
+    /// Everything.
+    Operator,
 }
 
 /// What an instance says of itself; already checked for form.
@@ -46,14 +77,17 @@ pub struct Registration {
 /// The lease of a registered instance.
 pub(super) struct Lease {
     incarnation: u64,
+    /// The key that registered it last.
+    key: Arc<str>,
     ends: Instant,
     /// For people; jumps of the wall clock change nothing but this.
     pub(super) shown_end: SystemTime,
 }
 
 impl Lease {
-    fn new(registration: &Registration) -> Self {
+    fn new(registration: &Registration, asker: &Asker) -> Self {
         Self {
+            key: Arc::clone(&asker.key),
             incarnation: registration.incarnation,
             ends: Instant::now() + registration.lease,
             shown_end: SystemTime::now() + registration.lease,
@@ -66,19 +100,22 @@ impl Fleet {
     pub async fn register(
         self: &Arc<Self>,
         mut registration: Registration,
+        asker: &Asker,
     ) -> Result<SystemTime, Failure> {
-        if let Some(shown_end) = self.renew(&registration)? {
+        if let Some(shown_end) = self.renew(&registration, asker)? {
             return Ok(shown_end);
         }
         registration.endpoint.pinned = self.checked_addresses(&registration).await?;
         let mut roll = self.roll();
         let existing = roll.entries.get(&registration.id);
         // It may have come while the name was looked up.
-        if let Some(Decision::Refuse(failure)) = existing.map(|entry| decide(entry, &registration))
-        {
-            return Err(failure);
+        if let Some(entry) = existing {
+            self.may_touch(entry, asker)?;
+            if let Decision::Refuse(failure) = decide(entry, &registration) {
+                return Err(failure);
+            }
         }
-        let lease = Lease::new(&registration);
+        let lease = Lease::new(&registration, asker);
         let shown_end = lease.shown_end;
         let spec = Spec {
             id: registration.id,
@@ -88,23 +125,29 @@ impl Fleet {
             credential: None,
             tls: tls::Settings::default(),
         };
-        tracing::info!(instance = %spec.id, address = %spec.endpoint, incarnation = registration.incarnation, "instance registered");
+        tracing::info!(instance = %spec.id, address = %spec.endpoint, incarnation = registration.incarnation, by = %asker.key, "instance registered");
         self.enter(&mut roll, spec, Origin::Registered, Some(lease))?;
+        self.pardon_excess(&mut roll);
         self.publish(&roll);
         Ok(shown_end)
     }
 
     /// Renews a lease without looking up the name again: what was checked is what is connected to.
-    fn renew(&self, registration: &Registration) -> Result<Option<SystemTime>, Failure> {
+    fn renew(
+        &self,
+        registration: &Registration,
+        asker: &Asker,
+    ) -> Result<Option<SystemTime>, Failure> {
         let mut roll = self.roll();
         let Some(entry) = roll.entries.get_mut(&registration.id) else {
             return Ok(None);
         };
+        self.may_touch(entry, asker)?;
         match decide(entry, registration) {
             Decision::Refuse(failure) => Err(failure),
             Decision::Replace => Ok(None),
             Decision::Renew => {
-                let lease = Lease::new(registration);
+                let lease = Lease::new(registration, asker);
                 let shown_end = lease.shown_end;
                 entry.lease = Some(lease);
                 Ok(Some(shown_end))
@@ -113,7 +156,12 @@ impl Fleet {
     }
 
     /// Removes a registered instance. Calls that it already has are finished.
-    pub fn deregister(&self, id: &InstanceId, incarnation: u64) -> Result<(), Failure> {
+    pub fn deregister(
+        &self,
+        id: &InstanceId,
+        incarnation: u64,
+        asker: &Asker,
+    ) -> Result<(), Failure> {
         let mut roll = self.roll();
         let Some(entry) = roll.entries.get(id) else {
             return Err(failure(
@@ -122,6 +170,7 @@ impl Fleet {
                 "no such instance is registered",
             ));
         };
+        self.may_touch(entry, asker)?;
         match &entry.lease {
             None => return Err(configured(id)),
             Some(lease) if incarnation < lease.incarnation => {
@@ -129,24 +178,44 @@ impl Fleet {
             }
             Some(_) => {}
         }
-        roll.entries.remove(id);
-        tracing::info!(instance = %id, "instance deregistered");
+        roll.remove(id);
+        tracing::info!(instance = %id, by = %asker.key, "instance deregistered");
+        self.pardon_excess(&mut roll);
         self.publish(&roll);
         Ok(())
+    }
+
+    /// Whoever holds a key for registering could otherwise send the work of another instance to itself.
+    fn may_touch(&self, entry: &Entry, asker: &Asker) -> Result<(), Failure> {
+        let Some(lease) = &entry.lease else {
+            return Ok(());
+        };
+        let is_same = lease.key == asker.key || asker.rank == Rank::Operator;
+        if is_same || self.registration.take_over == TakeOver::AnyKey {
+            return Ok(());
+        }
+        let detail = format!(
+            "key `{}` lacks the scope admin: the instance was registered with another key, and the config says same_key",
+            asker.key
+        );
+        Err(failure(entry.member.id(), Reason::ScopeMissing, detail))
     }
 
     /// Removes instances whose lease has ended.
     pub(super) fn remove_expired(&self, now: Instant) {
         let mut roll = self.roll();
-        let before = roll.entries.len();
-        roll.entries.retain(|id, entry| {
-            let stays = entry.lease.as_ref().is_none_or(|lease| now < lease.ends);
-            if !stays {
-                tracing::warn!(instance = %id, "instance left: its lease was not renewed");
-            }
-            stays
-        });
-        if roll.entries.len() < before {
+        let ended = |entry: &&Entry| entry.lease.as_ref().is_some_and(|lease| lease.ends <= now);
+        let expired: Vec<_> = roll.entries.values().filter(ended).collect();
+        let expired: Vec<_> = expired
+            .into_iter()
+            .map(|entry| entry.member.id().clone())
+            .collect();
+        for id in &expired {
+            roll.remove(id);
+            tracing::warn!(instance = %id, "instance left: its lease was not renewed");
+        }
+        if !expired.is_empty() {
+            self.pardon_excess(&mut roll);
             self.publish(&roll);
         }
     }
@@ -261,14 +330,21 @@ mod tests {
         let settings = Settings {
             networks: network::loopback(),
             ourselves: vec!["0.0.0.0:7070".parse().unwrap()],
+            take_over: TakeOver::SameKey,
         };
         Fleet::new(
             Arc::new(|_| Ok(Scripted::new("A", []))),
             ProbeSettings::default(),
+            crate::domain::health::Settings::default(),
             settings,
             Tasks::new(),
             Chance::default(),
         )
+    }
+
+    fn asker(key: &str, rank: Rank) -> Asker {
+        let key = key.into();
+        Asker { key, rank }
     }
 
     fn registration(id: &str, address: &str, incarnation: u64) -> Registration {
@@ -289,7 +365,10 @@ mod tests {
         incarnation: u64,
         expected: Result<(), Reason>,
     ) {
-        let found = fleet.register(registration(id, address, incarnation)).await;
+        let registration = registration(id, address, incarnation);
+        let found = fleet
+            .register(registration, &asker("one", Rank::Ordinary))
+            .await;
         assert_eq!(
             found.map(|_| ()).map_err(|failure| failure.reason),
             expected,
@@ -312,17 +391,47 @@ mod tests {
         check(&fleet, "A", "127.0.0.1:2", 4, Err(Reason::IncarnationStale)).await;
         check(&fleet, "A", "127.0.0.1:2", 6, Ok(())).await;
         assert_ne!(fleet.view().members()[0].serial, first);
-        let id = InstanceId::parse("A").unwrap();
+        let (id, one) = (
+            InstanceId::parse("A").unwrap(),
+            asker("one", Rank::Ordinary),
+        );
         assert_eq!(
-            fleet.deregister(&id, 5).unwrap_err().reason,
+            fleet.deregister(&id, 5, &one).unwrap_err().reason,
             Reason::IncarnationStale
         );
-        fleet.deregister(&id, 6).unwrap();
+        fleet.deregister(&id, 6, &one).unwrap();
         assert_eq!(
-            fleet.deregister(&id, 6).unwrap_err().reason,
+            fleet.deregister(&id, 6, &one).unwrap_err().reason,
             Reason::RegistrationUnknown
         );
         assert!(fleet.view().members().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_belongs_to_its_key_where_the_config_says_so_and_to_operators() {
+        let fleet = fleet();
+        check(&fleet, "A", "127.0.0.1:1", 1, Ok(())).await;
+        let id = InstanceId::parse("A").unwrap();
+        let other = asker("other", Rank::Ordinary);
+        let taken = fleet
+            .register(registration("A", "127.0.0.1:2", 2), &other)
+            .await;
+        assert_eq!(taken.unwrap_err().reason, Reason::ScopeMissing);
+        let renewed = fleet
+            .register(registration("A", "127.0.0.1:1", 1), &other)
+            .await;
+        assert_eq!(renewed.unwrap_err().reason, Reason::ScopeMissing);
+        let gone = fleet.deregister(&id, 9, &other);
+        assert_eq!(gone.unwrap_err().reason, Reason::ScopeMissing);
+        let operator = asker("other", Rank::Operator);
+        let taken = fleet
+            .register(registration("A", "127.0.0.1:2", 2), &operator)
+            .await;
+        assert!(taken.is_ok());
+        assert!(
+            fleet.deregister(&id, 9, &other).is_ok(),
+            "the key that registered it last"
+        );
     }
 
     #[tokio::test(start_paused = true)]

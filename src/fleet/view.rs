@@ -1,12 +1,15 @@
 //! The fleet at one moment.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+
+use tokio::time::Instant;
 
 use super::load::Load;
-use crate::domain::health::State;
+pub use super::picture::Health;
+use crate::domain::health::observed::Standing;
+use crate::domain::health::{self, Admin, Exclusion, Panic, State};
 use crate::domain::id::InstanceId;
-use crate::domain::selection::Fitness;
+use crate::domain::selection::{self, Fitness};
 use crate::domain::target::{self, BadTarget};
 use crate::instance::{InstanceClient, Spec};
 
@@ -19,8 +22,12 @@ pub type FleetNow = Arc<dyn Fn() -> Arc<View> + Send + Sync>;
 /// The fleet at one moment: instances in order of id.
 #[derive(Default)]
 pub struct View {
-    ids: Vec<InstanceId>,
+    ids: Arc<[InstanceId]>,
     members: Members,
+    membership: u64,
+    /// Members that are ejected: panic is a question only where there are some.
+    ejected: usize,
+    panic_below_percent: u32,
 }
 
 /// One instance at one moment.
@@ -51,35 +58,61 @@ pub enum Origin {
     Registered,
 }
 
-/// How an instance is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
-    /// In a word.
-    pub state: State,
-    /// What the probe that decided it said.
-    pub reason: Arc<str>,
-    /// Since when.
-    pub since: SystemTime,
-}
+impl View {
+    #[cfg(test)]
+    pub(crate) fn new(sorted: impl Iterator<Item = Arc<Member>>) -> Self {
+        Self::after_change(
+            &Self::default(),
+            1,
+            sorted.collect(),
+            &health::Settings::default(),
+        )
+    }
 
-impl Health {
-    pub(super) fn unknown(now: SystemTime) -> Self {
+    /// The view that follows `previous`. `membership` tells whether the same instances stand at the same places.
+    pub(super) fn after_change(
+        previous: &Self,
+        membership: u64,
+        members: Members,
+        settings: &health::Settings,
+    ) -> Self {
+        let ids = if previous.membership == membership {
+            Arc::clone(&previous.ids)
+        } else {
+            members.iter().map(|member| member.id().clone()).collect()
+        };
+        let is_ejected = |member: &&Arc<Member>| member.health.observed != Standing::Trusted;
         Self {
-            state: State::Unknown,
-            reason: "not probed yet".into(),
-            since: now,
+            ids,
+            ejected: members.iter().filter(is_ejected).count(),
+            members,
+            membership,
+            panic_below_percent: settings.panic_below_percent,
         }
     }
-}
 
-impl View {
-    pub(crate) fn new(sorted: impl Iterator<Item = Arc<Member>>) -> Self {
-        let members: Members = sorted.collect();
-        let ids = members
+    /// Changes when instances come, go or are replaced; otherwise each stands where it stood.
+    #[must_use]
+    pub fn membership(&self) -> u64 {
+        self.membership
+    }
+
+    /// Whether so few of these are well that what their calls said is to be ignored.
+    #[must_use]
+    pub fn panic_among(&self, candidates: &[Arc<Member>]) -> Panic {
+        if self.ejected == 0 {
+            return Panic::Off;
+        }
+        let takes_work = candidates
             .iter()
-            .map(|member| member.spec.id.clone())
-            .collect();
-        Self { ids, members }
+            .filter(|member| member.health.admin == Admin::Active);
+        let (mut healthy, mut ejected, mut all) = (0, 0, 0);
+        for member in takes_work {
+            all += 1;
+            ejected += usize::from(member.health.observed != Standing::Trusted);
+            healthy += usize::from(matches!(member.health.state, State::Healthy | State::Busy));
+        }
+        Panic::of(healthy, ejected, all, self.panic_below_percent)
     }
 
     /// The instances, in order of id.
@@ -108,6 +141,15 @@ impl View {
             .collect())
     }
 
+    /// As `resolve`; terms that select nobody come back beside.
+    pub fn resolve_present<S: AsRef<str>>(
+        &self,
+        expressions: &[S],
+        max: usize,
+    ) -> Result<(Vec<usize>, Vec<String>), BadTarget> {
+        target::resolve_present(expressions, &self.ids, max)
+    }
+
     /// The instance of that name.
     #[must_use]
     pub fn find(&self, id: &InstanceId) -> Option<&Arc<Member>> {
@@ -124,14 +166,40 @@ impl View {
 }
 
 impl Member {
+    /// Why it gets no work now. What its operator wants and what its calls say is as it is now, and not as it was
+    /// when the view was made.
+    #[must_use]
+    pub fn exclusion(&self, panic: Panic, now: Instant) -> Option<Exclusion> {
+        self.load.gate.exclusion(self.health.probed, panic, now)
+    }
+
     /// Whether it may be given work.
     #[must_use]
-    pub fn fitness(&self) -> Fitness {
-        match self.health.state {
-            State::Healthy => Fitness::Fit,
-            State::Unknown => Fitness::Unknown,
-            State::Down => Fitness::Unfit,
+    pub fn fitness(&self, panic: Panic, now: Instant) -> Fitness {
+        match self.exclusion(panic, now) {
+            Some(_) => Fitness::Unfit,
+            None => health::fitness(self.health.probed),
         }
+    }
+
+    /// What BALANCED compares.
+    #[must_use]
+    pub fn compared(&self, now: Instant) -> selection::Load {
+        let load = self.load.compared();
+        let Some(since) = self.health.fit_since else {
+            return load;
+        };
+        let age = now.saturating_duration_since(since);
+        selection::Load {
+            warmth: health::warmth(age, self.load.gate.settings().slow_start),
+            ..load
+        }
+    }
+
+    /// Whether it gets nothing new and has nothing left.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.health.admin != Admin::Active && self.load.outstanding() == 0
     }
 
     /// Its name.

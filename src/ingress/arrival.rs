@@ -13,6 +13,7 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::REQUEST_ID_CHARS_MAX;
 use crate::domain::session::SessionId;
 use crate::domain::task::Names;
+use crate::fleet::registration::{Asker, Rank};
 
 /// The header by which a call is found again.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,9 +33,20 @@ pub struct Arrival {
     pub caller: Caller,
     /// The session whose token was shown instead of a key.
     pub session: Option<SessionId>,
+    /// What its key may do beyond its scopes' own calls.
+    pub rank: Rank,
 }
 
 impl Arrival {
+    /// Who asks for a change of the fleet.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        Asker {
+            key: self.caller.name().into(),
+            rank: self.rank,
+        }
+    }
+
     /// When the call ends, given what the request itself asks for.
     #[must_use]
     pub fn deadline(&self, field: Option<Duration>, default: Duration, max: Duration) -> Deadline {
@@ -66,6 +78,7 @@ pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
         timeout: None,
         caller: Caller::default(),
         session: None,
+        rank: Rank::default(),
     };
     request.extensions_mut().insert(arrival);
 }

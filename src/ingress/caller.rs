@@ -13,6 +13,7 @@ use subtle::{Choice, ConstantTimeEq as _};
 use super::arrival::Arrival;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::session::{SessionId, token};
+use crate::fleet::registration::Rank;
 
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,14 @@ pub enum Reflection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller(pub Option<Arc<str>>);
 
+impl Caller {
+    /// The name, for logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.as_deref().unwrap_or("nobody")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Public,
@@ -123,7 +132,7 @@ enum Access {
 }
 
 /// The methods of the contract and what each needs.
-pub const METHODS: [(&str, Scope); 13] = [
+pub const METHODS: [(&str, Scope); 16] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Route",
         Scope::Route,
@@ -157,6 +166,10 @@ pub const METHODS: [(&str, Scope); 13] = [
         Scope::Session,
     ),
     (
+        "/openclaw.orchestrator.v1.OrchestratorService/Explain",
+        Scope::Health,
+    ),
+    (
         "/openclaw.orchestrator.v1.OrchestratorService/Health",
         Scope::Health,
     ),
@@ -175,6 +188,14 @@ pub const METHODS: [(&str, Scope); 13] = [
     (
         "/openclaw.orchestrator.v1.ClusterService/ListInstances",
         Scope::Health,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Drain",
+        Scope::Admin,
+    ),
+    (
+        "/openclaw.orchestrator.v1.ClusterService/Undrain",
+        Scope::Admin,
     ),
 ];
 
@@ -226,6 +247,9 @@ impl Keys {
         }
         if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
             arrival.caller = Caller(Some(Arc::clone(&key.name)));
+            if key.allows(Scope::Admin) {
+                arrival.rank = Rank::Operator;
+            }
         }
         Ok(())
     }

@@ -49,6 +49,7 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
             StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         ),
         Reason::InstanceDown
+        | Reason::InstanceDraining
         | Reason::NoInstance
         | Reason::InstanceLost
         | Reason::CompletionUnmet

@@ -75,7 +75,21 @@ pub trait InstanceClient: Send + Sync {
         let failure = Failure::new(Reason::InstanceFailed(Status::Unimplemented), detail);
         Box::pin(std::future::ready(Err(failure)))
     }
+
+    /// Follows what the instance says of itself: `told` hears how it is, then each change. Ends with the failure
+    /// that ended the stream, UNIMPLEMENTED where there is no such stream.
+    fn watch(&self, told: Told) -> Pending<Failure> {
+        drop(told);
+        let reason = Reason::InstanceFailed(Status::Unimplemented);
+        Box::pin(std::future::ready(Failure::new(
+            reason,
+            "cannot be watched",
+        )))
+    }
 }
+
+/// Hears what an instance says of itself.
+pub type Told = Box<dyn FnMut(Serving) + Send>;
 
 /// What an instance says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

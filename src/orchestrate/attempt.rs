@@ -7,16 +7,19 @@ use tokio::time::{self, Instant};
 
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
+use crate::domain::health::observed::{self, Said};
 use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
+use crate::fleet::Pass;
 use crate::fleet::view::Member;
 use crate::instance::{Call, Sent};
 
-/// Hands the task to the instance and waits for the answer, at most until work must end. Dropping the future
+/// Hands the task to the instance, which `pass` allows, and waits for the answer, at most until work must end. Dropping the future
 /// resets the call at the instance.
 pub async fn attempt(
     member: &Member,
+    pass: Pass,
     task: &Arc<Task>,
     number: u32,
     deadline: Deadline,
@@ -41,15 +44,18 @@ pub async fn attempt(
         sent: Sent::default(),
     };
     let sent = call.sent.clone();
-    let outstanding = member.load.begin();
     let answered = time::timeout_at(ends, member.client.execute(call)).await;
-    drop(outstanding);
     let now = Instant::now();
     let result = match answered {
         Ok(Ok(payload)) => fitting(member, payload),
         Ok(Err(failure)) => Err(by_deadline(member, failure, now, ends)),
         Err(_elapsed) => Err(late(member, &sent, deadline, now)),
     };
+    let said = match &result {
+        Ok(_) => Said::Success,
+        Err(failure) => observed::said(failure, ends - started),
+    };
+    pass.report(said, now);
     match &result {
         Ok(_) => member.load.observe(now - started, now),
         Err(failure) => {

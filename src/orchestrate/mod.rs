@@ -2,6 +2,8 @@
 //! which door a call came by, or how an instance is reached.
 
 pub mod attempt;
+pub mod excluded;
+pub mod explain;
 pub mod fan_out;
 pub mod hold_session;
 pub mod run_task;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -12,7 +12,8 @@ use super::run_task::Route;
 use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts};
 use crate::domain::gather::Completion;
-use crate::domain::health::State;
+use crate::domain::health::Panic;
+use crate::domain::health::probed::State;
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::retry;
@@ -56,11 +57,7 @@ impl Stage {
                 origin: Origin::Config,
                 client: instance.clone(),
                 load: Arc::new(Load::new(1)),
-                health: Health {
-                    state: State::Healthy,
-                    reason: "".into(),
-                    since: SystemTime::now(),
-                },
+                health: Health::probed(State::Healthy, ""),
             }));
             stage.instances.insert(id.to_owned(), instance);
         }
@@ -78,11 +75,7 @@ impl Stage {
     fn set_state(&mut self, id: &str, state: State, reason: &str) {
         for member in &mut self.members {
             if member.id().as_str() == id {
-                let health = Health {
-                    state,
-                    reason: reason.into(),
-                    since: SystemTime::now(),
-                };
+                let health = Health::probed(state, reason);
                 *member = Arc::new(Member {
                     health,
                     ..Member::clone(member)
@@ -116,6 +109,7 @@ impl Stage {
         Route {
             task: task(Payload::null()),
             candidates: self.members.clone().into(),
+            panic: Panic::Off,
             selection,
             retry: retry::Policy::default(),
             fleet_now: self.fleet_now(),
@@ -130,6 +124,7 @@ impl Stage {
         FanOut {
             task: task(Payload::null()),
             roster: self.members.clone().into(),
+            panic: Panic::Off,
             completion,
             aggregate: false,
             retry: retry::Policy::default(),

@@ -114,15 +114,16 @@ impl World {
         let ids = self.ids();
         let mut forgotten = 0;
         for id in &ids {
-            let is_old = |shelf: &Shelf| {
-                shelf
-                    .book
-                    .closed()
-                    .is_ok_and(|at| at < old.closed_before_ms)
+            let Ok(shelf) = self.shelf(id) else {
+                continue;
             };
-            if self.shelf(id).is_ok_and(is_old) {
+            if shelf
+                .book
+                .closed()
+                .is_ok_and(|at| at < old.closed_before_ms)
+            {
                 forgotten += usize::from(self.forget(id).is_ok());
-            } else {
+            } else if shelf.book.has_posts_before(old.posted_before_ms) {
                 // It is there: it was looked up just now.
                 let _ = self.change(id, |shelf, _| {
                     shelf.book.forget_posts(old.posted_before_ms);

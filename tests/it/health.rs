@@ -4,7 +4,10 @@ use orchestrator::domain::health::State;
 use orchestrator::proto::health::health_check_response::ServingStatus;
 use orchestrator::proto::health::health_client::HealthClient;
 use orchestrator::proto::health::{HealthCheckRequest, HealthListRequest};
-use orchestrator::proto::orchestrator::{HealthRequest, HealthState, HealthWatchRequest};
+use orchestrator::proto::orchestrator::{
+    DeregisterRequest, DrainRequest, HealthRequest, HealthState, HealthWatchRequest,
+    HealthWatchResponse, Instance as Registered, RegisterRequest,
+};
 use tonic::Code;
 
 use crate::stage::instance::{Act, Instance};
@@ -116,4 +119,89 @@ async fn an_instance_that_comes_back_is_healthy_again() {
     let app = start(config).await;
     settled(&app, |state| state == State::Down).await;
     settled(&app, |state| state == State::Healthy).await;
+}
+
+#[tokio::test]
+async fn an_instance_with_a_health_watch_is_noticed_without_being_asked() {
+    let flapping = orchestrator::instance::builtin::Behaviour {
+        flap: Some(std::time::Duration::from_millis(700)),
+        ..Default::default()
+    };
+    let mut config = embedded();
+    config.instances.truncate(1);
+    if let orchestrator::config::Planned::Builtin(builtin) = &mut config.instances[0] {
+        builtin.behaviour = flapping;
+    }
+    // It is asked once; the rest it tells by itself.
+    config.probe.interval = std::time::Duration::from_secs(3600);
+    let app = start(config).await;
+    for _ in 0..2 {
+        settled(&app, |state| state == State::Down).await;
+        settled(&app, |state| state == State::Healthy).await;
+    }
+}
+
+#[tokio::test]
+async fn a_health_watch_of_some_tells_who_comes_goes_and_changes_and_nothing_of_the_others() {
+    let instance = Instance::start(Act::Echo).await;
+    let planned = ["A", "B", "x"].map(|id| planned(id, instance.address));
+    let app = start(stage::Config {
+        instances: planned.to_vec(),
+        ..config()
+    })
+    .await;
+    let (mut client, mut cluster) = (client(&app).await, stage::cluster(&app).await);
+    let request = HealthWatchRequest {
+        instances: vec!["A,w1-w9".into(), "B".into()],
+    };
+    let status = client.health_watch(request).await.unwrap_err();
+    assert_eq!(
+        reason(&status),
+        "TARGET_UNKNOWN",
+        "what selects nobody at the start is refused"
+    );
+    let registration = RegisterRequest {
+        instance: Some(Registered {
+            id: "w5".into(),
+            address: instance.address.to_string(),
+            ..Default::default()
+        }),
+        incarnation: 1,
+        lease: None,
+    };
+    cluster.register(registration.clone()).await.unwrap();
+    settled(&app, |state| state == State::Healthy).await;
+    let request = HealthWatchRequest {
+        instances: vec!["A,w1-w9".into(), "B".into()],
+    };
+    let mut changes = client.health_watch(request).await.unwrap().into_inner();
+    let first = changes.message().await.unwrap().unwrap();
+    let names = |change: &HealthWatchResponse| -> Vec<String> {
+        let instances = change.instances.iter();
+        instances.map(|health| health.instance.clone()).collect()
+    };
+    assert_eq!(names(&first), ["A", "w5", "B"]);
+    let drain = |id: &str| DrainRequest {
+        instances: vec![id.to_owned()],
+    };
+    cluster.drain(drain("x")).await.unwrap();
+    cluster.drain(drain("B")).await.unwrap();
+    let change = changes.message().await.unwrap().unwrap();
+    assert_eq!(
+        (names(&change), change.removed),
+        (vec!["B".to_owned()], vec![])
+    );
+    let gone = DeregisterRequest {
+        id: "w5".into(),
+        incarnation: 1,
+    };
+    cluster.deregister(gone).await.unwrap();
+    let change = changes.message().await.unwrap().unwrap();
+    assert_eq!(
+        (names(&change), change.removed),
+        (vec![], vec!["w5".to_owned()])
+    );
+    cluster.register(registration).await.unwrap();
+    let change = changes.message().await.unwrap().unwrap();
+    assert_eq!(names(&change), ["w5"]);
 }

@@ -1,7 +1,7 @@
 //! The journal: what it has answered outlives `kill -9`, and the commands that look after it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -63,6 +63,13 @@ fn words(session: &SessionId, number: u64) -> Bytes {
     words.into()
 }
 
+/// Says a line to whoever kills this process.
+fn tell(line: &str) {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{line}").unwrap();
+    output.flush().unwrap();
+}
+
 /// One writer of one session: asks, answers, acknowledges, and tells each answer as soon as it has it.
 async fn write(store: SqliteStore, session: Session) {
     let id = session.id().clone();
@@ -80,7 +87,7 @@ async fn write(store: SqliteStore, session: Session) {
         let there = store.append_to_instance(&id, &fence, vec![message]).await;
         asked += 1;
         assert_eq!(there, Ok(vec![Appended::New(asked)]));
-        println!("ask {id} {asked}");
+        tell(&format!("ask {id} {asked}"));
         let message = NewToClient {
             instance_seq,
             in_reply_to: asked,
@@ -89,7 +96,7 @@ async fn write(store: SqliteStore, session: Session) {
         let there = store.append_to_client(&id, &fence, vec![message]).await;
         answered += 1;
         assert_eq!(there, Ok(vec![Appended::New(answered)]));
-        println!("say {id} {answered}");
+        tell(&format!("say {id} {answered}"));
         for (direction, through) in [
             (Direction::ToInstance, asked),
             (Direction::ToClient, answered),

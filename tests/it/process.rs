@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 const KEY: &str = "process-key-canary-93b1";
 
 /// A server of its own on a free port.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     /// Where it keeps its sessions.
     _data: tempfile::TempDir,
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut child = orchestrator(&["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -37,7 +37,7 @@ impl Server {
         }
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         orchestrator(arguments)
             .env("ORCHESTRATOR_SERVER", &self.address)
             .output()
@@ -67,7 +67,7 @@ impl Drop for Server {
     }
 }
 
-fn orchestrator(arguments: &[&str]) -> Command {
+pub(crate) fn orchestrator(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
     command
         .args(arguments)
@@ -85,7 +85,7 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.success());
 }
 
-fn json_of(output: &Output) -> Value {
+pub(crate) fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 

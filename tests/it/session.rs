@@ -48,10 +48,10 @@ impl Attached {
             rx: answers.into_inner(),
             ready: SessionReady::default(),
         };
-        match attached.next().await? {
-            In::Ready(ready) => attached.ready = ready,
-            other => panic!("ready comes first: {other:?}"),
-        }
+        let In::Ready(ready) = attached.next().await? else {
+            panic!("ready comes first");
+        };
+        attached.ready = ready;
         Ok(attached)
     }
 
@@ -86,7 +86,9 @@ impl Attached {
             match self.next().await.unwrap() {
                 In::Data(data) => return data,
                 In::Ack(_) | In::Moved(_) => {}
-                other => panic!("{other:?}"),
+                In::Ready(_) | In::Lost(_) | In::GoAway(_) | In::Closed(_) => {
+                    panic!("not what was expected")
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ use super::surroundings::Surroundings;
 use super::{LONGEST, SHORTEST};
 use crate::config::{Builtin, Planned};
 use crate::domain::failure::Status;
+use crate::domain::health::Admin;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{FLEET_MAX, LABEL_BYTES_MAX, LABELS_MAX, WEIGHT_MAX};
 use crate::instance::builtin::Behaviour;
@@ -15,7 +16,18 @@ use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::tls::BadTls;
 use crate::instance::{Spec, tls};
 
-pub(super) fn instances(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<Vec<Planned>> {
+const STATES: [(&str, Admin); 3] = [
+    ("active", Admin::Active),
+    ("draining", Admin::Draining),
+    ("disabled", Admin::Disabled),
+];
+
+/// `admin` takes those that do not begin as active.
+pub(super) fn instances(
+    place: &Place<'_>,
+    surroundings: Surroundings<'_>,
+    admin: &mut BTreeMap<InstanceId, Admin>,
+) -> Option<Vec<Planned>> {
     let mut lines = HashMap::new();
     let instances = place.list(FLEET_MAX)?;
     let instances = instances.iter().filter_map(|place| {
@@ -25,10 +37,16 @@ pub(super) fn instances(place: &Place<'_>, surroundings: Surroundings<'_>) -> Op
             "builtin",
             "labels",
             "weight",
+            "state",
             "tls",
             "credential",
         ])?;
         let id = unique_id(&fields, &mut lines);
+        let mut state = Admin::Active;
+        fields.set("state", &mut state, |place| place.word(&STATES));
+        if let Some(id) = id.clone().filter(|_| state != Admin::Active) {
+            admin.insert(id, state);
+        }
         planned(&fields, id, surroundings)
     });
     Some(instances.collect())

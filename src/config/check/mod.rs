@@ -1,16 +1,18 @@
 //! From what was written to what is meant. Every mistake is noted and reading goes on, so that all are told at
 //! once; a setting that cannot be read keeps its default meanwhile.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::raw::Item;
 use super::{Config, Shutdown};
-use crate::domain::limit::{NETWORKS_MAX, PROBES_IN_A_ROW_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
-use crate::fleet::ProbeSettings;
+use crate::domain::limit::{NETWORKS_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
+use crate::fleet::registration::TakeOver;
 use crate::ingress::caller::Reflection;
 use crate::ingress::grpc::Timeouts;
 
+mod health;
 mod instances;
 mod keys;
 mod limits;
@@ -46,9 +48,11 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         return config;
     };
     fields.set("listen", &mut config.listen, listen);
+    let mut admin = BTreeMap::new();
     fields.set("instances", &mut config.instances, |place| {
-        instances::instances(place, surroundings)
+        instances::instances(place, surroundings, &mut admin)
     });
+    config.admin = admin;
     if fields.get("instances").is_none() {
         fields.note_absent(
             &["instances"],
@@ -59,15 +63,31 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("reflection", &mut config.keys.reflection, |place| {
         place.word(&[("key", Reflection::WithKey), ("public", Reflection::Public)])
     });
-    fields.set("health", &mut config.probe, health);
-    fields.set("registration", &mut config.networks, |place| {
-        let networks = place.fields(&["networks"])?.get("networks")?;
-        networks.networks(NETWORKS_MAX)
-    });
+    if let Some((probe, health)) = fields.get("health").as_ref().and_then(health::health) {
+        (config.probe, config.health) = (probe, health);
+    }
+    if let Some(registration) = fields.get("registration") {
+        registered(&registration, &mut config);
+    }
     fields.set("limits", &mut config.limits, limits::limits);
     fields.set("timeouts", &mut config.timeouts, timeouts);
     fields.set("shutdown", &mut config.shutdown, shutdown);
     config
+}
+
+fn registered(place: &Place<'_>, config: &mut Config) {
+    let Some(fields) = place.fields(&["networks", "take_over"]) else {
+        return;
+    };
+    fields.set("networks", &mut config.networks, |place| {
+        place.networks(NETWORKS_MAX)
+    });
+    fields.set("take_over", &mut config.take_over, |place| {
+        place.word(&[
+            ("any_key", TakeOver::AnyKey),
+            ("same_key", TakeOver::SameKey),
+        ])
+    });
 }
 
 fn listen(place: &Place<'_>) -> Option<SocketAddr> {
@@ -76,19 +96,6 @@ fn listen(place: &Place<'_>) -> Option<SocketAddr> {
         Ok(address) => Some(address),
         Err(_) => place.expected(form),
     }
-}
-
-fn health(place: &Place<'_>) -> Option<ProbeSettings> {
-    let fields = place.fields(&["interval", "timeout", "failures_down", "successes_up"])?;
-    let mut probe = ProbeSettings::default();
-    let time = |place: &Place<'_>| place.duration(&(SHORTEST..=LONGEST));
-    fields.set("interval", &mut probe.interval, time);
-    fields.set("timeout", &mut probe.timeout, time);
-    let count = |place: &Place<'_>| place.count(1..=PROBES_IN_A_ROW_MAX);
-    let thresholds = &mut probe.thresholds;
-    fields.set("failures_down", &mut thresholds.failures_down, count);
-    fields.set("successes_up", &mut thresholds.successes_up, count);
-    Some(probe)
 }
 
 fn timeouts(place: &Place<'_>) -> Option<Timeouts> {

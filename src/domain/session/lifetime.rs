@@ -37,6 +37,7 @@ impl Lifetime {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "any instant will do")]
 mod tests {
     use super::*;
 

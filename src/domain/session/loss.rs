@@ -108,6 +108,7 @@ impl Absence {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "any instant will do")]
 mod tests {
     use proptest::prelude::*;
 

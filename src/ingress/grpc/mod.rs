@@ -29,6 +29,7 @@ use crate::proto::orchestrator::orchestrator_service_server::{self, Orchestrator
 use crate::tasks::Tasks;
 
 mod cluster;
+mod explain;
 mod from_proto;
 mod orchestrator;
 mod serving;

@@ -10,24 +10,25 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{House, arrival, from_proto, sessions, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
+use crate::domain::target::BadTarget;
 use crate::domain::task::Task;
-use crate::fleet::view::{FleetNow, Members};
+use crate::fleet::view::{FleetNow, Members, View};
 use crate::ingress::arrival::Arrival;
 use crate::ingress::failure_table;
 use crate::orchestrate::fan_out::{FanOut, fan_out};
 use crate::orchestrate::run_task::{Route, Unanswered, run_task};
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
-    FanoutRequest, FanoutResponse, HealthRequest, HealthResponse, HealthWatchRequest,
-    HealthWatchResponse, RouteRequest, RouteResponse, SessionCloseRequest, SessionCloseResponse,
-    SessionGetRequest, SessionGetResponse, SessionListRequest, SessionListResponse,
-    SessionPostRequest, SessionPostResponse, SessionSendRequest, SessionSpawnRequest,
-    SessionSpawnResponse,
+    ExplainRequest, ExplainResponse, FanoutRequest, FanoutResponse, HealthRequest, HealthResponse,
+    HealthWatchRequest, HealthWatchResponse, RouteRequest, RouteResponse, SessionCloseRequest,
+    SessionCloseResponse, SessionGetRequest, SessionGetResponse, SessionListRequest,
+    SessionListResponse, SessionPostRequest, SessionPostResponse, SessionSendRequest,
+    SessionSpawnRequest, SessionSpawnResponse,
 };
 
 #[derive(Clone)]
 pub(super) struct Orchestrator {
-    house: House,
+    pub(super) house: House,
     fleet_now: FleetNow,
     watchers: Arc<Semaphore>,
 }
@@ -41,17 +42,21 @@ impl Orchestrator {
         }
     }
 
-    fn read_route(&self, arrival: Arrival, request: RouteRequest) -> Result<Route, Failure> {
+    pub(super) fn read_route(
+        &self,
+        arrival: Arrival,
+        request: RouteRequest,
+        resolve: impl FnOnce(&View, &[String]) -> Result<Members, BadTarget>,
+    ) -> Result<Route, Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let policy = request.policy.unwrap_or_default();
         let selection = from_proto::selection(&policy)?;
         let retry = from_proto::retry(&policy)?;
         let fleet = self.house.fleet.view();
-        let candidates = fleet
-            .resolve(&request.instances, FLEET_MAX)
-            .map_err(from_proto::target)?;
+        let candidates = resolve(&fleet, &request.instances).map_err(from_proto::target)?;
         let limits = self.house.timeouts;
         Ok(Route {
+            panic: fleet.panic_among(&candidates),
             candidates,
             selection,
             retry,
@@ -68,16 +73,20 @@ impl Orchestrator {
         })
     }
 
-    fn read_fan_out(&self, arrival: Arrival, request: FanoutRequest) -> Result<FanOut, Failure> {
+    pub(super) fn read_fan_out(
+        &self,
+        arrival: Arrival,
+        request: FanoutRequest,
+        resolve: impl FnOnce(&View, &[String]) -> Result<Members, BadTarget>,
+    ) -> Result<FanOut, Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let completion = from_proto::completion(request.completion)?;
         let retry = from_proto::leg_retry(&request.policy.unwrap_or_default())?;
         let fleet = self.house.fleet.view();
-        let roster = fleet
-            .resolve(&request.targets, FANOUT_TARGETS_MAX)
-            .map_err(from_proto::target)?;
+        let roster = resolve(&fleet, &request.targets).map_err(from_proto::target)?;
         let limits = self.house.timeouts;
         Ok(FanOut {
+            panic: fleet.panic_among(&roster),
             roster,
             completion,
             retry,
@@ -118,11 +127,12 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<RouteRequest>,
     ) -> Result<Response<RouteResponse>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
-        let route = self
-            .read_route(arrival, request.into_inner())
-            .map_err(status)?;
+        let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FLEET_MAX);
+        let route = self.read_route(arrival, request.into_inner(), resolve);
+        let route = route.map_err(status)?;
+        let panic = route.panic;
         match run_task(route).await {
-            Ok(answered) => Ok(Response::new(to_proto::route(answered))),
+            Ok(answered) => Ok(Response::new(to_proto::route(answered, panic))),
             Err(Unanswered {
                 failure,
                 attempts,
@@ -141,9 +151,9 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<FanoutRequest>,
     ) -> Result<Response<Self::FanoutStream>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
-        let call = self
-            .read_fan_out(arrival, request.into_inner())
-            .map_err(status)?;
+        let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FANOUT_TARGETS_MAX);
+        let call = self.read_fan_out(arrival, request.into_inner(), resolve);
+        let call = call.map_err(status)?;
         let events = fan_out(call, &self.house.tasks)
             .map_err(|bad| status(from_proto::invalid("completion", bad)))?;
         let events = events.map(|event| event.map(to_proto::event).map_err(status));
@@ -197,6 +207,15 @@ impl OrchestratorService for Orchestrator {
     ) -> Result<Response<SessionCloseResponse>, Status> {
         let closed = sessions::close(&self.house.sessions, request).await;
         closed.map(Response::new).map_err(status)
+    }
+
+    async fn explain(
+        &self,
+        mut request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let explained = self.explained(arrival, request.into_inner());
+        Ok(Response::new(explained.map_err(status)?))
     }
 
     async fn health(

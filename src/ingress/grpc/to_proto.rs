@@ -6,11 +6,12 @@ use prost_types::{Any, Duration as ProtoDuration, Timestamp};
 
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::gather::{Counts, Outcome, Stop};
-use crate::domain::health::State;
+use crate::domain::health::observed::Standing;
+use crate::domain::health::{Admin, Panic, State, probed};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::task;
-use crate::fleet::view::{Member, Origin};
+use crate::fleet::view::{Health, Member, Origin};
 use crate::ingress::failure_table;
 use crate::orchestrate::fan_out::{Event, Leg, Summary};
 use crate::orchestrate::run_task::Answered;
@@ -19,8 +20,9 @@ use crate::proto::orchestrator as proto;
 /// Characters of the message of each try in the status of a failed call.
 const FAILED_ATTEMPT_CHARS_MAX: usize = 100;
 
-pub(super) fn route(answered: Answered) -> proto::RouteResponse {
+pub(super) fn route(answered: Answered, panic: Panic) -> proto::RouteResponse {
     proto::RouteResponse {
+        panic_mode: panic == Panic::On,
         instance: answered.instance.to_string(),
         payload: Some(answered.payload.into_encoded()),
         attempts: answered.attempts.into_iter().map(attempt).collect(),
@@ -30,8 +32,9 @@ pub(super) fn route(answered: Answered) -> proto::RouteResponse {
 pub(super) fn event(event: Event) -> proto::FanoutResponse {
     use proto::fanout_response::Event as Out;
     let event = match event {
-        Event::Started(roster) => Out::Started(proto::Started {
+        Event::Started(roster, panic) => Out::Started(proto::Started {
             roster: names(roster),
+            panic_mode: panic == Panic::On,
         }),
         Event::Partial(leg) => Out::Partial(partial(leg)),
         Event::Summary(ended) => Out::Summary(summary(ended)),
@@ -155,10 +158,36 @@ fn code(reason: Reason) -> i32 {
 }
 
 pub(super) fn health(member: &Member) -> proto::InstanceHealth {
-    let state = match member.health.state {
+    let Health {
+        state,
+        admin,
+        probed,
+        observed,
+        ..
+    } = member.health;
+    let state = match state {
         State::Unknown => proto::HealthState::Unknown,
+        State::Starting => proto::HealthState::Starting,
         State::Healthy => proto::HealthState::Healthy,
+        State::Busy => proto::HealthState::Busy,
+        State::Draining => proto::HealthState::Draining,
         State::Down => proto::HealthState::Down,
+    };
+    let admin = match admin {
+        Admin::Active => proto::AdminState::Active,
+        Admin::Draining => proto::AdminState::Draining,
+        Admin::Disabled => proto::AdminState::Disabled,
+    };
+    let probed = match probed {
+        probed::State::Unknown => proto::ProbedState::Unknown,
+        probed::State::Starting => proto::ProbedState::Starting,
+        probed::State::Healthy => proto::ProbedState::Healthy,
+        probed::State::Busy => proto::ProbedState::Busy,
+        probed::State::Down => proto::ProbedState::Down,
+    };
+    let observed = match observed {
+        Standing::Trusted => proto::ObservedState::Trusted,
+        Standing::Ejected { .. } => proto::ObservedState::Ejected,
     };
     proto::InstanceHealth {
         instance: member.id().to_string(),
@@ -167,6 +196,11 @@ pub(super) fn health(member: &Member) -> proto::InstanceHealth {
         since: Some(timestamp(member.health.since)),
         last_probe_latency: member.load.probe_latency().map(duration),
         calls_outstanding: member.load.outstanding(),
+        admin: admin.into(),
+        probed: probed.into(),
+        observed: observed.into(),
+        ejected_until: member.health.ejected_until.map(timestamp),
+        drained: member.is_drained(),
     }
 }
 
@@ -190,7 +224,7 @@ pub(super) fn listed(member: &Member, lease_ends: Option<SystemTime>) -> proto::
     }
 }
 
-fn duration(duration: Duration) -> ProtoDuration {
+pub(super) fn duration(duration: Duration) -> ProtoDuration {
     // Nothing here lasts for centuries.
     ProtoDuration::try_from(duration).unwrap_or_default()
 }

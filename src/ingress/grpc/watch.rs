@@ -1,6 +1,5 @@
 //! Following the health of instances: the difference between what was sent last and what is now.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -9,10 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{House, to_proto};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::id::InstanceId;
 use crate::domain::limit::FLEET_MAX;
 use crate::fleet::Fleet;
-use crate::fleet::view::{Health, Member, Members};
+use crate::fleet::view::{Member, View};
 use crate::ingress::arrival::Arrival;
 use crate::proto::orchestrator::HealthWatchResponse;
 
@@ -22,9 +20,18 @@ struct Watch {
     draining: CancellationToken,
     arrival: Arrival,
     expressions: Vec<String>,
-    sent: BTreeMap<InstanceId, (u64, Health)>,
+    /// What was sent last.
+    sent: Arc<View>,
+    /// Where those that are followed stand in it.
+    positions: Positions,
     is_first: bool,
     _place: OwnedSemaphorePermit,
+}
+
+/// Where instances stand in the views of one membership.
+enum Positions {
+    All,
+    Some(Vec<usize>),
 }
 
 /// The states now, then each change, until the caller's time is over or the orchestrator drains.
@@ -40,7 +47,8 @@ pub(super) fn changes(
         draining: house.draining.clone(),
         arrival,
         expressions,
-        sent: BTreeMap::new(),
+        sent: Arc::default(),
+        positions: Positions::Some(Vec::new()),
         is_first: true,
         _place: place,
     };
@@ -56,9 +64,9 @@ pub(super) fn changes(
 impl Watch {
     async fn next(&mut self) -> Result<HealthWatchResponse, Failure> {
         loop {
-            let members = self.selected();
+            // Before the view: a change in between is then seen twice, and never missed.
             self.changes.borrow_and_update();
-            let change = self.difference(&members);
+            let change = self.difference(self.fleet.view());
             if self.is_first || !change.instances.is_empty() || !change.removed.is_empty() {
                 self.is_first = false;
                 return Ok(change);
@@ -76,41 +84,60 @@ impl Watch {
         }
     }
 
-    /// An expression that selects nothing any more is no error here: its instances have left.
-    fn selected(&self) -> Members {
-        let view = self.fleet.view();
-        if self.expressions.is_empty() {
-            return Arc::clone(view.members());
+    /// Compares what was sent with what is. A member that has not changed is the same object in both views, and
+    /// as long as nobody comes or goes each stands where it stood.
+    fn difference(&mut self, view: Arc<View>) -> HealthWatchResponse {
+        let mut change = HealthWatchResponse::default();
+        if view.membership() == self.sent.membership() {
+            let pairs = view.members().iter().zip(self.sent.members().iter());
+            let changed = |(now, sent): (&Arc<Member>, &Arc<Member>)| {
+                (!Arc::ptr_eq(now, sent)).then(|| to_proto::health(now))
+            };
+            change.instances = match &self.positions {
+                Positions::All => pairs.filter_map(changed).collect(),
+                Positions::Some(positions) => {
+                    let (now, sent) = (view.members(), self.sent.members());
+                    let pairs = positions.iter().map(|&at| (&now[at], &sent[at]));
+                    pairs.filter_map(changed).collect()
+                }
+            };
+        } else {
+            let positions = self.resolve(&view);
+            let chosen = positions.of(view.members());
+            for member in chosen {
+                let sent = self.sent.find(member.id());
+                if !sent.is_some_and(|sent| Arc::ptr_eq(sent, member)) {
+                    change.instances.push(to_proto::health(member));
+                }
+            }
+            let was = self.positions.of(self.sent.members());
+            let gone = was.filter(|member| view.find(member.id()).is_none());
+            change.removed = gone.map(|member| member.id().to_string()).collect();
+            self.positions = positions;
         }
-        let separator = |c: char| c == ',' || c.is_whitespace();
-        let parts = self
-            .expressions
-            .iter()
-            .flat_map(|text| text.split(separator));
-        let mut unique = BTreeMap::new();
-        for found in parts.filter_map(|part| view.resolve(&[part], FLEET_MAX).ok()) {
-            unique.extend(
-                found
-                    .iter()
-                    .map(|member| (member.id().clone(), Arc::clone(member))),
-            );
-        }
-        unique.into_values().collect()
+        self.sent = view;
+        change
     }
 
-    fn difference(&mut self, members: &[Arc<Member>]) -> HealthWatchResponse {
-        let mut change = HealthWatchResponse::default();
-        let mut now = BTreeMap::new();
-        for member in members {
-            let state = (member.serial, member.health.clone());
-            if self.sent.get(member.id()) != Some(&state) {
-                change.instances.push(to_proto::health(member));
-            }
-            now.insert(member.id().clone(), state);
+    /// An expression that selects nothing any more is no error here: its instances have left.
+    fn resolve(&self, view: &View) -> Positions {
+        if self.expressions.is_empty() {
+            return Positions::All;
         }
-        let gone = self.sent.keys().filter(|id| !now.contains_key(*id));
-        change.removed = gone.map(InstanceId::to_string).collect();
-        self.sent = now;
-        change
+        let found = view.resolve_present(&self.expressions, FLEET_MAX);
+        Positions::Some(found.map(|(positions, _)| positions).unwrap_or_default())
+    }
+}
+
+impl Positions {
+    fn of<'m>(
+        &self,
+        members: &'m [Arc<Member>],
+    ) -> impl Iterator<Item = &'m Arc<Member>> + use<'m> {
+        let positions = match self {
+            Self::All => (0..members.len()).collect(),
+            Self::Some(positions) => positions.clone(),
+        };
+        positions.into_iter().filter_map(|at| members.get(at))
     }
 }

@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{self, Instant};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
@@ -148,6 +148,17 @@ impl Echo {
         }))
     }
 
+    /// Waits until it serves after it did not, or the other way round.
+    async fn next_phase(&self) {
+        let Some(period) = self.behaviour.flap else {
+            return std::future::pending().await;
+        };
+        let period = period.max(Duration::from_millis(1));
+        let phase = self.started.elapsed().as_nanos() / period.as_nanos() + 1;
+        let phase = u32::try_from(phase).unwrap_or(u32::MAX);
+        time::sleep_until(self.started + period.saturating_mul(phase)).await;
+    }
+
     fn serving(&self) -> HealthCheckResponse {
         let status = if self.is_flapped_off() {
             ServingStatus::NotServing
@@ -240,6 +251,14 @@ impl Health for Echo {
         &self,
         _: tonic::Request<HealthCheckRequest>,
     ) -> Result<tonic::Response<Watched>, Status> {
-        Err(Status::unimplemented("built-in instances answer Check"))
+        if self.behaviour.silent {
+            return std::future::pending().await;
+        }
+        let rest = futures_util::stream::unfold(self.clone(), |echo| async move {
+            echo.next_phase().await;
+            Some((Ok(echo.serving()), echo))
+        });
+        let stream = tokio_stream::once(Ok(self.serving())).chain(rest);
+        Ok(tonic::Response::new(Box::pin(stream)))
     }
 }

@@ -150,14 +150,14 @@ fn one_message(id: &InstanceId, mut whole: Bytes) -> Result<Option<Bytes>, Failu
     Ok(Some(message))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .map(|value| value.as_bytes());
     content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
-fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> Failure {
+pub(super) fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> Failure {
     let number = number
         .to_str()
         .ok()
@@ -187,7 +187,7 @@ fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &HeaderMap) -> F
 }
 
 /// gRPC, "HTTP to gRPC Status Code Mapping": what a proxy in between has to say.
-fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
+pub(super) fn not_grpc(id: &InstanceId, http: StatusCode) -> Failure {
     let status = match http.as_u16() {
         400 => Status::Internal,
         401 => Status::Unauthenticated,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::endpoint::{Dial, Transport};
 use super::session::{Open, Opened};
 use super::tls::{self, BadTls};
-use super::{Call, InstanceClient, Pending, Serving, Spec};
+use super::{Call, InstanceClient, Pending, Serving, Spec, Told};
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
@@ -26,6 +26,7 @@ mod answer;
 mod frame;
 mod link;
 mod session;
+mod watch;
 
 use frame::Frame;
 use link::{Link, Sharing};
@@ -33,6 +34,7 @@ use link::{Link, Sharing};
 const EXECUTE: &str = "/openclaw.instance.v1.InstanceService/Execute";
 const SESSION: &str = "/openclaw.instance.v1.InstanceService/Session";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const ATTEMPT: HeaderName = HeaderName::from_static("x-orchestrator-attempt");
 const SESSION_ID: HeaderName = HeaderName::from_static("x-orchestrator-session");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -49,6 +51,7 @@ pub struct GrpcInstance {
     execute: Uri,
     session: Uri,
     check: Uri,
+    watch: Uri,
     credential: Option<HeaderValue>,
 }
 
@@ -85,6 +88,7 @@ impl GrpcInstance {
             execute: uri(EXECUTE)?,
             session: uri(SESSION)?,
             check: uri(CHECK)?,
+            watch: uri(WATCH)?,
             credential: spec.credential.as_ref().map(super::Credential::header),
         })
     }
@@ -167,6 +171,17 @@ impl InstanceClient for GrpcInstance {
         Box::pin(async move {
             let sender = link.ready(&mut |_| ()).await?;
             session::open(id, sender, request, open).await
+        })
+    }
+
+    fn watch(&self, told: Told) -> Pending<Failure> {
+        let request = self.request(&self.watch);
+        let (link, id) = (Arc::clone(&self.calls), self.id.clone());
+        Box::pin(async move {
+            match link.ready(&mut |_| ()).await {
+                Ok(sender) => watch::follow(&id, sender, request, told).await,
+                Err(failure) => failure,
+            }
         })
     }
 }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::session::{Open, Opened};
-use super::{Call, InstanceClient, Pending, Serving};
+use super::{Call, InstanceClient, Pending, Serving, Told};
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
@@ -34,6 +35,17 @@ pub(crate) enum Act {
     Silent,
 }
 
+/// How an instance answers its probes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Probe {
+    /// It serves.
+    Serving,
+    /// Nobody listens.
+    Refused,
+    /// Never.
+    Silent,
+}
+
 /// An instance with a script; the last act repeats.
 pub(crate) struct Scripted {
     id: InstanceId,
@@ -43,6 +55,9 @@ pub(crate) struct Scripted {
     running: Arc<AtomicUsize>,
     /// The sessions that were opened with it.
     pub(crate) sessions: Sessions,
+    probe: Mutex<Probe>,
+    /// What it tells by itself; `None` breaks whatever watches it.
+    told: watch::Sender<Option<Serving>>,
 }
 
 impl Scripted {
@@ -53,7 +68,23 @@ impl Scripted {
             calls: Mutex::default(),
             running: Arc::default(),
             sessions: Sessions::default(),
+            probe: Mutex::new(Probe::Serving),
+            told: watch::Sender::new(Some(Serving::Yes)),
         })
+    }
+
+    pub(crate) fn set_probe(&self, probe: Probe) {
+        *self.probe.lock().unwrap() = probe;
+    }
+
+    /// Tells whoever watches.
+    pub(crate) fn tell(&self, serving: Serving) {
+        self.told.send_replace(Some(serving));
+    }
+
+    /// Breaks whatever watches now.
+    pub(crate) fn break_watch(&self) {
+        self.told.send_replace(None);
     }
 
     /// Calls that are with the instance now.
@@ -117,7 +148,30 @@ impl InstanceClient for Scripted {
     }
 
     fn probe(&self) -> Pending<Result<Serving, Failure>> {
-        Box::pin(std::future::ready(Ok(Serving::Yes)))
+        match *self.probe.lock().unwrap() {
+            Probe::Serving => Box::pin(std::future::ready(Ok(Serving::Yes))),
+            Probe::Refused => Box::pin(std::future::ready(Err(Failure::at(
+                &self.id,
+                Reason::InstanceDown,
+                Progress::NeverSent,
+                "connection refused",
+            )))),
+            Probe::Silent => Box::pin(std::future::pending()),
+        }
+    }
+
+    fn watch(&self, mut told: Told) -> Pending<Failure> {
+        let (mut said, id) = (self.told.subscribe(), self.id.clone());
+        said.mark_changed();
+        Box::pin(async move {
+            while said.changed().await.is_ok() {
+                let Some(serving) = *said.borrow_and_update() else {
+                    break;
+                };
+                told(serving);
+            }
+            Failure::at(&id, Reason::InstanceLost, Progress::Answered, "broken")
+        })
     }
 
     fn open_session(&self, open: Open) -> Pending<Result<Opened, Failure>> {

@@ -127,7 +127,7 @@ fn bytes_of(event: &Event) -> u32 {
     // Names, failure texts and tries: small, and bounded where they are made.
     const ENVELOPE: usize = 512;
     let bytes = match event {
-        Event::Started(roster) => roster.len() * 64,
+        Event::Started(roster, _) => roster.len() * 64,
         Event::Partial(leg) => leg
             .payload
             .as_ref()

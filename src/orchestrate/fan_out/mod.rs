@@ -15,17 +15,19 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{self, Instant};
 
 use super::attempt::report;
-use super::run_task::{Answered, Route, Unanswered, down, run_task, was_too_late};
+use super::excluded::excluded;
+use super::run_task::{Answered, Route, Unanswered, run_task, was_too_late};
 use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::gather::{BadCompletion, Completion, Counts, Gather, Outcome, Stop};
+use crate::domain::health::Panic;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{CLOSE_MAX, FANOUT_WAVE};
 use crate::domain::payload::Payload;
 use crate::domain::retry;
-use crate::domain::selection::{self, Fitness};
+use crate::domain::selection;
 use crate::domain::task::{Attempt, AttemptKind, Task};
 use crate::fleet::view::{FleetNow, Member, Members};
 use crate::instance::Pending;
@@ -44,6 +46,8 @@ pub struct FanOut {
     pub task: Arc<Task>,
     /// The targets, frozen.
     pub roster: Members,
+    /// Whether so few targets are well that those whose calls failed get work too.
+    pub panic: Panic,
     /// When the call is complete.
     pub completion: Completion,
     /// Collect the payloads for the summary instead of sending each with its partial.
@@ -65,8 +69,8 @@ pub struct FanOut {
 /// What the caller is told, in this order: once, once for each target, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The frozen roster.
-    Started(Vec<InstanceId>),
+    /// The frozen roster, and whether what the calls of its instances said is ignored.
+    Started(Vec<InstanceId>, Panic),
     /// The one outcome of one target.
     Partial(Leg),
     /// How the call ended.
@@ -152,7 +156,8 @@ impl Driver {
             .iter()
             .map(|member| member.id().clone())
             .collect();
-        self.feed.send(Event::Started(roster)).await?;
+        let panic = self.fan_out.panic;
+        self.feed.send(Event::Started(roster, panic)).await?;
         let ends = Instant::from_std(self.fan_out.deadline.work_ends());
         while self.gather.stop().is_none() {
             self.dispatch_wave().await?;
@@ -190,8 +195,8 @@ impl Driver {
             let at = self.next;
             self.next += 1;
             let member = &self.fan_out.roster[at];
-            if member.fitness() == Fitness::Unfit {
-                let failure = down(member);
+            if let Some(exclusion) = member.exclusion(self.fan_out.panic, Instant::now()) {
+                let failure = excluded(member, exclusion);
                 report(&self.fan_out.task, 0, &failure);
                 self.outcome(at, Outcome::Failed, Err(failure), Vec::new())
                     .await?;
@@ -210,6 +215,7 @@ impl Driver {
         Route {
             task: Arc::clone(&self.fan_out.task),
             candidates: Arc::from([member]),
+            panic: self.fan_out.panic,
             selection: selection::Policy::Ordered,
             retry: self.fan_out.retry,
             fleet_now: Arc::clone(&self.fan_out.fleet_now),

@@ -31,7 +31,7 @@ async fn read(mut events: Events) -> String {
     let mut read = Vec::new();
     while let Some(event) = events.next().await {
         read.push(match event {
-            Ok(Event::Started(roster)) => format!("started {}", roster.len()),
+            Ok(Event::Started(roster, _)) => format!("started {}", roster.len()),
             Ok(Event::Partial(leg)) => format!("{} {}", leg.instance, word(leg.outcome)),
             Ok(Event::Summary(summary)) => format!("{:?} {:?}", summary.stop, summary.missing),
             Err(failure) => failure.to_string(),

@@ -15,7 +15,7 @@ use super::frame::ServerFrame;
 use super::held::{Held, Said};
 use super::owner::Owner;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
-use crate::domain::health::State;
+use crate::domain::health::{Admin, probed};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{SESSION_OPEN_TIMEOUT, SESSION_REATTACH_GRACE};
 use crate::domain::session::LossPolicy;
@@ -122,7 +122,7 @@ impl Owner {
             .get_or_insert_with(|| Absence::begin(Loss::Broken, now, grace));
         let fleet = (self.house.fleet_now)();
         let same = match fleet.find(&self.session.instance) {
-            Some(member) if member.health.state != State::Down => Candidate::Fit,
+            Some(member) if is_reachable(member) => Candidate::Fit,
             Some(_) | None => Candidate::Unfit,
         };
         let terms = &self.entry.terms;
@@ -282,7 +282,7 @@ impl Owner {
         let Link::Held(_) = self.link else { return };
         let fleet = (self.house.fleet_now)();
         // One that has left the fleet keeps what it has, for as long as its stream lasts.
-        let is_down = |member: &Arc<Member>| member.health.state == State::Down;
+        let is_down = |member: &Arc<Member>| !is_reachable(member);
         if fleet.find(&self.session.instance).is_some_and(is_down) {
             let detail = "the instance fails its probes";
             let id = &self.session.instance;
@@ -368,6 +368,11 @@ impl Owner {
             self.house.tasks.spawn(held.farewell(reason));
         }
     }
+}
+
+/// Whether an instance that has a session may have it on: one that is drained keeps what it has.
+fn is_reachable(member: &Member) -> bool {
+    member.health.probed != probed::State::Down && member.health.admin != Admin::Disabled
 }
 
 /// Whether it would happen again, and again.

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::health::Panic;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::FLEET_MAX;
 use crate::domain::selection::{self, Fitness, Load, Policy};
@@ -59,18 +62,20 @@ pub(super) fn place(
             Failure::new(reason, bad.to_string())
         })?
     };
+    let now = Instant::now();
     let fitness = |at: usize| {
         let member: &Member = &members[at];
         if except == Some(member.id()) {
             Fitness::Unfit
         } else {
-            member.fitness()
+            member.fitness(Panic::Off, now)
         }
     };
     let load = |at: usize| Load {
         outstanding: counts.of(members[at].id()),
         weight: members[at].spec.weight,
         latency_ns: 0.0,
+        warmth: 1.0,
     };
     let name = |at: usize| members[at].id().as_str();
     let draw = || chance.draw();
@@ -85,5 +90,5 @@ fn nobody(members: &[Arc<Member>]) -> Failure {
     if members.is_empty() {
         return Failure::new(Reason::NoInstance, "the fleet has no instances");
     }
-    crate::orchestrate::run_task::nobody(members)
+    crate::orchestrate::excluded::nobody(members, Panic::Off)
 }

@@ -1,19 +1,25 @@
-//! The next instance for a task, out of those that may have it, and what is said when there is none.
+//! The next instance for a task, out of those that may have it.
 
 use std::sync::Arc;
-use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Route;
-use crate::domain::failure::{Failure, Progress, Reason};
+use crate::domain::failure::Failure;
+use crate::domain::health::Panic;
 use crate::domain::retry::Fallback;
 use crate::domain::selection::{self, Fitness};
-use crate::domain::task::Attempt;
+use crate::domain::task::{Attempt, AttemptKind};
+use crate::fleet::Pass;
 use crate::fleet::view::{Member, Members};
+use crate::orchestrate::excluded::{excluded, nobody};
 
 /// The next instance, and whether it was named. None is tried twice while another that may be used is not.
 pub(super) fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
+    let now = Instant::now();
+    let fit = |member: &Member| member.fitness(route.panic, now);
     if attempts.is_empty()
-        && let Some(member) = pick(route, &route.candidates, Member::fitness)
+        && let Some(member) = pick(route, &route.candidates, fit, now)
     {
         return Some((member, true));
     }
@@ -33,74 +39,72 @@ pub(super) fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>
             .filter(|attempt| attempt.instance == *member.id())
             .count()
     };
-    let usable = |member: &&Arc<Member>| member.fitness() != Fitness::Unfit;
+    let usable = |member: &&Arc<Member>| fit(member) != Fitness::Unfit;
     let fewest = candidates
         .iter()
         .filter(usable)
         .map(|member| tries(member))
         .min();
     if fewest != Some(0) && route.retry.fallback == Fallback::AnyHealthy {
-        let untried = |member: &Member| match (member.fitness(), tries(member)) {
+        // Panic is about those that were named: nobody else is asked whom his calls speak against.
+        let untried = |member: &Member| match (member.fitness(Panic::Off, now), tries(member)) {
             (Fitness::Fit, 0) => Fitness::Fit,
             (Fitness::Fit | Fitness::Unknown | Fitness::Unfit, _) => Fitness::Unfit,
         };
-        if let Some(member) = pick(route, fleet.members(), untried) {
+        if let Some(member) = pick(route, fleet.members(), untried, now) {
             return Some((member, false));
         }
     }
     let fewest = fewest?;
     let least_tried = |member: &Member| {
         if tries(member) == fewest {
-            member.fitness()
+            fit(member)
         } else {
             Fitness::Unfit
         }
     };
-    pick(route, &candidates, least_tried).map(|member| (member, true))
+    pick(route, &candidates, least_tried, now).map(|member| (member, true))
+}
+
+/// Times that a choice may turn out to be outdated before the call is given up: each is a race of moments.
+const OUTDATED_MAX: usize = 16;
+
+/// Leave to send to the instance that was chosen, or to another one when it was drained or ejected since.
+pub(super) fn enter(
+    route: &Route,
+    mut member: Arc<Member>,
+    attempts: &[Attempt],
+) -> Result<(Arc<Member>, Option<AttemptKind>, Pass), Failure> {
+    let mut kind = None;
+    for _ in 0..OUTDATED_MAX {
+        let exclusion = match member.load.admit(route.panic, Instant::now()) {
+            Ok(pass) => return Ok((member, kind, pass)),
+            Err(exclusion) => exclusion,
+        };
+        let Some((next, listed)) = choose(route, attempts) else {
+            return Err(excluded(&member, exclusion));
+        };
+        if !listed {
+            kind = Some(AttemptKind::Fallback);
+        }
+        member = next;
+    }
+    Err(nobody(&route.candidates, route.panic))
 }
 
 fn pick(
     route: &Route,
     members: &[Arc<Member>],
     fitness: impl Fn(&Member) -> Fitness,
+    now: Instant,
 ) -> Option<Arc<Member>> {
     let chosen = selection::choose(
         &route.selection,
         members.len(),
         |at| members[at].id().as_str(),
         |at| fitness(&members[at]),
-        |at| members[at].load.compared(),
+        |at| members[at].compared(now),
         || route.chance.draw(),
     )?;
     Some(Arc::clone(&members[chosen]))
-}
-
-pub(in crate::orchestrate) fn nobody(candidates: &[Arc<Member>]) -> Failure {
-    if let [only] = candidates {
-        return down(only);
-    }
-    let reasons: Vec<_> = candidates
-        .iter()
-        .take(3)
-        .map(|member| format!("{}: {}", member.id(), member.health.reason))
-        .collect();
-    let detail = format!(
-        "all {} candidates are down ({})",
-        candidates.len(),
-        reasons.join("; ")
-    );
-    Failure::new(Reason::NoInstance, detail)
-}
-
-/// What is said of an instance that is not asked because its probes fail.
-pub(in crate::orchestrate) fn down(member: &Member) -> Failure {
-    let since = member.health.since.elapsed().unwrap_or(Duration::ZERO);
-    let since = humantime::format_duration(Duration::from_secs(since.as_secs()));
-    let detail = format!("down for {since}: {}", member.health.reason);
-    Failure::at(
-        member.id(),
-        Reason::InstanceDown,
-        Progress::NeverSent,
-        detail,
-    )
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 
 use super::attempt::{attempt, report};
+use super::excluded::nobody;
 use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
+use crate::domain::health::Panic;
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::retry::{self, Facts, Means, Place, Stop, Verdict, decide};
@@ -22,8 +24,7 @@ use crate::fleet::view::{FleetNow, Member, Members};
 
 mod choose;
 
-use choose::choose;
-pub(super) use choose::{down, nobody};
+use choose::{choose, enter};
 
 /// One task for one of several instances.
 #[derive(Clone)]
@@ -32,6 +33,8 @@ pub struct Route {
     pub task: Arc<Task>,
     /// The instances that may have it, in the caller's order.
     pub candidates: Members,
+    /// Whether so few of them are well that those whose calls failed get work too; decided when the call began.
+    pub panic: Panic,
     /// How one is chosen.
     pub selection: selection::Policy,
     /// How often, and where else, it is tried.
@@ -75,7 +78,7 @@ pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
     let mut attempts: Vec<Attempt> = Vec::with_capacity(1);
     lock(&route.retries).call();
     let Some((mut member, listed)) = choose(&route, &attempts) else {
-        let failure = nobody(&route.candidates);
+        let failure = nobody(&route.candidates, route.panic);
         report(&route.task, 0, &failure);
         return Err(Unanswered {
             failure,
@@ -93,7 +96,13 @@ pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
         let number = attempts.len() as u32 + 1;
         let started = Instant::now();
         let per_try = route.retry.per_try_timeout;
-        let result = attempt(&member, &route.task, number, route.deadline, per_try).await;
+        let pass;
+        (member, kind, pass) = match enter(&route, member, &attempts) {
+            Ok((entered, other, pass)) => (entered, other.unwrap_or(kind), pass),
+            Err(refused) => return Err(turned_away(&route, refused, attempts)),
+        };
+        let deadline = route.deadline;
+        let result = attempt(&member, pass, &route.task, number, deadline, per_try).await;
         let failure = result.as_ref().err().cloned();
         if let Some(failure) = failure.clone().filter(was_too_late) {
             return Err(Unanswered {
@@ -132,6 +141,19 @@ pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
                 });
             }
         }
+    }
+}
+
+/// Nobody let the task in, which is no try. What the last try said stands, if there was one.
+fn turned_away(route: &Route, refused: Failure, attempts: Vec<Attempt>) -> Unanswered {
+    let last = attempts.last().and_then(|attempt| attempt.failure.clone());
+    let stop = last.is_some().then_some(Stop::Exhausted);
+    let failure = last.unwrap_or(refused);
+    report(&route.task, attempts.len() as u32, &failure);
+    Unanswered {
+        failure,
+        attempts,
+        stop,
     }
 }
 

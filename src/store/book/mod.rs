@@ -243,6 +243,11 @@ impl Book {
         }
     }
 
+    /// Whether `forget_posts` would forget anything. Most sessions are not touched by a sweep.
+    pub(super) fn has_posts_before(&self, before_ms: u64) -> bool {
+        self.posts.is_older_than(before_ms)
+    }
+
     /// Forgets posts of before an instant.
     pub(super) fn forget_posts(&mut self, before_ms: u64) {
         self.posts.forget_before(before_ms);

@@ -157,13 +157,15 @@ impl Posts {
         }
     }
 
+    /// Whether the oldest was posted before an instant.
+    pub(super) fn is_older_than(&self, at_ms: u64) -> bool {
+        let oldest = self.entries.front();
+        oldest.is_some_and(|entry| entry.at_ms < at_ms)
+    }
+
     /// Forgets those posted before an instant, in the order of their positions.
     pub(super) fn forget_before(&mut self, at_ms: u64) {
-        while self
-            .entries
-            .front()
-            .is_some_and(|entry| entry.at_ms < at_ms)
-        {
+        while self.is_older_than(at_ms) {
             self.forget_oldest();
         }
     }

@@ -8,66 +8,61 @@ use crate::store::Error;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Ask {
-        session: usize,
-        back: u64,
-        words: Vec<u8>,
-    },
-    Post {
-        session: usize,
-        key: u8,
-        body: u8,
-    },
-    Say {
-        session: usize,
-        back: u64,
-        reply_to: u64,
-        words: Vec<u8>,
-    },
-    Ack {
-        session: usize,
-        direction: Direction,
-        through: u64,
-    },
-    Take {
-        session: usize,
-        seq: u64,
-    },
-    TakeOver {
-        session: usize,
-    },
-    Stale {
-        session: usize,
-    },
-    Close {
-        session: usize,
-    },
-    ForgetOld {
-        before_ms: u64,
-    },
+    On(usize, Act),
+    ForgetOld { before_ms: u64 },
     Recover,
     Crash,
 }
 
+/// What is done with one session.
+#[derive(Debug, Clone)]
+enum Act {
+    Ask(Burst),
+    Post { key: u8, body: u8 },
+    Say(Burst, u64),
+    Ack { direction: Direction, through: u64 },
+    Take { seq: u64 },
+    TakeOver,
+    Stale,
+    Close,
+}
+
+/// Messages that begin so many before the number that should come.
+#[derive(Debug, Clone)]
+struct Burst {
+    back: u64,
+    words: Vec<u8>,
+}
+
+impl Burst {
+    fn after(&self, newest: u64) -> impl Iterator<Item = (u64, String)> {
+        let first = (newest + 1).saturating_sub(self.back);
+        (first..).zip(self.words.iter().map(u8::to_string))
+    }
+}
+
 const SESSIONS: [&str; 3] = ["a", "b", "none"];
 
-fn step() -> impl Strategy<Value = Step> {
-    let session = || 0..SESSIONS.len();
-    let words = || prop::collection::vec(0_u8..3, 0..4);
+fn act() -> impl Strategy<Value = Act> {
+    let words = prop::collection::vec(0_u8..3, 0..4);
+    let burst = (0_u64..3, words).prop_map(|(back, words)| Burst { back, words });
     let direction = prop_oneof![Just(Direction::ToInstance), Just(Direction::ToClient)];
     prop_oneof![
-        8 => (session(), 0_u64..3, words())
-            .prop_map(|(session, back, words)| Step::Ask { session, back, words }),
-        4 => (session(), 0_u8..4, 0_u8..2)
-            .prop_map(|(session, key, body)| Step::Post { session, key, body }),
-        8 => (session(), 0_u64..3, 0_u64..9, words())
-            .prop_map(|(session, back, reply_to, words)| Step::Say { session, back, reply_to, words }),
-        6 => (session(), direction, 0_u64..60)
-            .prop_map(|(session, direction, through)| Step::Ack { session, direction, through }),
-        3 => (session(), 0_u64..60).prop_map(|(session, seq)| Step::Take { session, seq }),
-        1 => session().prop_map(|session| Step::TakeOver { session }),
-        1 => session().prop_map(|session| Step::Stale { session }),
-        1 => session().prop_map(|session| Step::Close { session }),
+        8 => burst.clone().prop_map(Act::Ask),
+        4 => (0_u8..4, 0_u8..2).prop_map(|(key, body)| Act::Post { key, body }),
+        8 => (burst, 0_u64..9).prop_map(|(burst, reply_to)| Act::Say(burst, reply_to)),
+        6 => (direction, 0_u64..60)
+            .prop_map(|(direction, through)| Act::Ack { direction, through }),
+        3 => (0_u64..60).prop_map(|seq| Act::Take { seq }),
+        1 => Just(Act::TakeOver),
+        1 => Just(Act::Stale),
+        1 => Just(Act::Close),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        30 => (0..SESSIONS.len(), act()).prop_map(|(session, act)| Step::On(session, act)),
         1 => (4_990_u64..5_010).prop_map(|before_ms| Step::ForgetOld { before_ms }),
         1 => Just(Step::Recover),
         1 => Just(Step::Crash),
@@ -76,103 +71,62 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What came of a step, in words.
 async fn carry_out(store: &dyn Store, step: &Step) -> String {
-    let (Step::Ask { session, .. }
-    | Step::Post { session, .. }
-    | Step::Say { session, .. }
-    | Step::Ack { session, .. }
-    | Step::Take { session, .. }
-    | Step::TakeOver { session }
-    | Step::Stale { session }
-    | Step::Close { session }) = step
-    else {
-        return match step {
-            Step::ForgetOld { before_ms } => {
-                let old = Old {
-                    closed_before_ms: 0,
-                    posted_before_ms: *before_ms,
-                };
-                format!("{:?}", store.forget_old(old).await)
-            }
-            _ => format!("{:?}", store.recover(&Owner::new("again")).await),
-        };
-    };
-    let Ok(now) = store.get(&id(SESSIONS[*session])).await else {
-        return "gone".to_owned();
-    };
-    carry_out_on(store, step, now).await
+    match step {
+        Step::On(session, act) => carry_out_on(store, &id(SESSIONS[*session]), act).await,
+        Step::ForgetOld { before_ms } => {
+            let old = Old {
+                closed_before_ms: 0,
+                posted_before_ms: *before_ms,
+            };
+            format!("{:?}", store.forget_old(old).await)
+        }
+        Step::Recover => format!("{:?}", store.recover(&Owner::new("again")).await),
+        Step::Crash => String::new(),
+    }
 }
 
-/// The same, of a step on one session.
-async fn carry_out_on(store: &dyn Store, step: &Step, now: Session) -> String {
-    let s = now.id().clone();
+async fn carry_out_on(store: &dyn Store, s: &SessionId, act: &Act) -> String {
+    let now = store.get(s).await.unwrap();
     let fence = Fence {
         epoch: now.epoch,
         owner: now.owner.clone(),
     };
-    let burst = |first: u64, words: &Vec<u8>| -> Vec<(u64, String)> {
-        let numbered = (first..).zip(words);
-        numbered
-            .map(|(seq, word)| (seq, word.to_string()))
-            .collect()
-    };
-    match step {
-        Step::Ask { back, words, .. } => {
-            let first = (now.to_instance.sender_seq + 1).saturating_sub(*back);
-            let words = burst(first, words);
-            let words = words.iter().map(|(seq, word)| streamed(*seq, word));
-            format!(
-                "{:?}",
-                store.append_to_instance(&s, &fence, words.collect()).await
-            )
+    match act {
+        Act::Ask(burst) => {
+            let words = burst.after(now.to_instance.sender_seq);
+            let words = words.map(|(seq, word)| streamed(seq, &word)).collect();
+            format!("{:?}", store.append_to_instance(s, &fence, words).await)
         }
-        Step::Post { key, body, .. } => {
+        Act::Post { key, body } => {
             let key = (*key != 0).then(|| key.to_string());
             let words = vec![posted(key.as_deref(), &"p".repeat(usize::from(*body)))];
-            format!("{:?}", store.append_to_instance(&s, &fence, words).await)
+            format!("{:?}", store.append_to_instance(s, &fence, words).await)
         }
-        Step::Say {
-            back,
-            reply_to,
-            words,
-            ..
-        } => {
-            let first = (now.to_client.sender_seq + 1).saturating_sub(*back);
-            let words = burst(first, words);
-            let words = words.iter().map(|(seq, word)| said(*seq, *reply_to, word));
-            format!(
-                "{:?}",
-                store.append_to_client(&s, &fence, words.collect()).await
-            )
+        Act::Say(burst, reply_to) => {
+            let words = burst.after(now.to_client.sender_seq);
+            let words = words.map(|(seq, word)| said(seq, *reply_to, &word));
+            let append = store.append_to_client(s, &fence, words.collect());
+            format!("{:?}", append.await)
         }
-        Step::Ack {
-            direction, through, ..
-        } => {
-            format!(
-                "{:?}",
-                store.acknowledge(&s, &fence, *direction, *through).await
-            )
+        Act::Ack { direction, through } => {
+            let ack = store.acknowledge(s, &fence, *direction, *through);
+            format!("{:?}", ack.await)
         }
-        Step::Take { seq, .. } => format!("{:?}", store.take(&s, &fence, *seq).await),
-        Step::TakeOver { .. } => {
-            let taken = store.take_over(&s, now.epoch, &now.owner, &instance("B"));
+        Act::Take { seq } => format!("{:?}", store.take(s, &fence, *seq).await),
+        Act::TakeOver => {
+            let taken = store.take_over(s, now.epoch, &now.owner, &instance("B"));
             format!("{:?}", taken.await)
         }
-        Step::Stale { .. } => {
+        Act::Stale => {
             let epoch = Epoch::new(now.epoch.number() - 1);
             let stale = Fence { epoch, ..fence };
-            let answer = store
-                .append_to_instance(&s, &stale, vec![streamed(1, "x")])
-                .await;
-            assert!(
-                matches!(answer, Err(Error::StaleEpoch { .. })),
-                "{answer:?}"
-            );
+            let words = vec![streamed(1, "x")];
+            let answer = store.append_to_instance(s, &stale, words).await;
+            let current = now.epoch;
+            assert_eq!(answer, Err(Error::StaleEpoch { current }));
             format!("{answer:?}")
         }
-        Step::Close { .. } => {
-            format!("{:?}", store.close(&s, &fence, "by_client", 9).await)
-        }
-        Step::ForgetOld { .. } | Step::Recover | Step::Crash => String::new(),
+        Act::Close => format!("{:?}", store.close(s, &fence, "by_client", 9).await),
     }
 }
 

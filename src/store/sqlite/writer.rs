@@ -217,8 +217,9 @@ impl Writer {
         }
     }
 
-    /// Opens the file anew, makes what is in it durable, and counts it again. A sync that has failed is never asked
-    /// a second time: what it was to make durable is read, written into the file proper, and synced there.
+    /// Opens the file anew, makes what is in it durable, and counts it again. That a log is synced is not believed
+    /// after a sync of it has failed: what is in it is written into the file proper and synced there, and the log is
+    /// begun anew.
     fn reopen(&mut self) -> Result<(), String> {
         let file = schema::open_writer(&self.path).map_err(|bad| bad.to_string())?;
         let mut desk = Desk::new(file, self.bytes_max).map_err(|bad| bad.to_string())?;

@@ -11,6 +11,7 @@ use orchestrator::config::Planned;
 use orchestrator::domain::health::{State, Thresholds};
 use orchestrator::domain::id::InstanceId;
 use orchestrator::fleet::ProbeSettings;
+use orchestrator::fleet::view::Member;
 use orchestrator::ingress::caller::Key;
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Spec, tls};
@@ -69,7 +70,10 @@ pub(crate) fn planned(id: &str, address: SocketAddr) -> Planned {
 /// Starts an orchestrator and waits until every instance has been probed.
 pub(crate) async fn start(config: Config) -> App {
     let app = App::start(config).await.unwrap();
-    settled(&app, |state| state != State::Unknown).await;
+    settled(&app, |state| {
+        !matches!(state, State::Unknown | State::Starting)
+    })
+    .await;
     app
 }
 
@@ -84,6 +88,23 @@ pub(crate) async fn settled(app: &App, wanted: impl Fn(State) -> bool) {
             .iter()
             .all(|member| wanted(member.health.state))
         {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all)
+        .await
+        .expect("instances settle");
+}
+
+/// Waits until every instance but one has been probed for good.
+pub(crate) async fn settled_but(app: &App, unprobed: &str) {
+    let mut changes = app.fleet().changes();
+    let is_settled = |member: &Arc<Member>| {
+        let state = member.health.state;
+        !matches!(state, State::Unknown | State::Starting) || member.id().as_str() == unprobed
+    };
+    let all = async {
+        while !app.fleet().view().members().iter().all(is_settled) {
             changes.changed().await.unwrap();
         }
     };

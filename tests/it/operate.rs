@@ -1,0 +1,141 @@
+//! What operators type: drain, undrain, --explain, and health at an interval.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::process::{Server, json_of, orchestrator};
+
+#[test]
+fn a_drain_waits_until_nothing_is_left_and_is_undone() {
+    let server = Server::start(&[]);
+    let mut running = orchestrator(&["route", "--instances", "A", "--timeout", "60s"])
+        .args(["--payload", r#"{"_builtin": {"silent": true}}"#])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let outstanding = || {
+        let health = json_of(&server.run(&["health", "--instances", "A", "--verbose"]));
+        health[0]["callsOutstanding"].clone()
+    };
+    while outstanding() != json!(1) {}
+    let late = server.run(&["drain", "A", "B-C", "--timeout", "0.3"]);
+    assert_eq!(late.status.code(), Some(6), "{late:?}");
+    let told = json_of(&late);
+    assert_eq!(told[0]["state"], "draining");
+    assert_eq!(
+        (&told[0]["callsOutstanding"], &told[0]["drained"]),
+        (&json!(1), &Value::Null)
+    );
+    assert_eq!(told[2]["drained"], json!(true));
+
+    let refused = server.run(&["route", "--instances", "A"]);
+    assert_eq!(refused.status.code(), Some(4));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("INSTANCE_DRAINING"), "{said}");
+
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let drained = server.run(&["drain", "A"]);
+    assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+    assert_eq!(json_of(&drained)[0]["drained"], json!(true));
+    let listed = json_of(&server.run(&["instances"]));
+    assert_eq!(listed[0]["health"]["admin"], "draining");
+    let words = json_of(&server.run(&["health", "--instances", "A", "D"]));
+    assert_eq!(words, json!({"A": "draining", "D": "healthy"}));
+
+    let back = server.run(&["undrain", "A-C"]);
+    assert_eq!(json_of(&back)[0]["state"], "healthy");
+    let again = server.run(&["route", "--instances", "A"]);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+}
+
+#[test]
+fn explain_shows_what_a_call_would_do() {
+    let server = Server::start(&[]);
+    server.run(&["drain", "B"]);
+    let route = [
+        "route",
+        "--instances",
+        "B",
+        "A",
+        "Z",
+        "--selection",
+        "ordered",
+        "--retry",
+        "1",
+    ];
+    let explained = server.run(&[&route[..], &["--timeout", "10s", "--explain"]].concat());
+    assert_eq!(explained.status.code(), Some(0), "{explained:?}");
+    let told = json_of(&explained);
+    let order: Vec<_> = told["instances"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|told| {
+            (
+                told["instance"].as_str().unwrap(),
+                told["exclusion"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        order,
+        [("A", "none"), ("B", "draining"), ("Z", "not_in_fleet")]
+    );
+    assert_eq!(told["policy"]["attemptsMax"], 2);
+    assert_eq!(told["policy"]["timeout"], "10s");
+    assert_eq!(told["panicMode"], false);
+
+    let fanout = [
+        "fanout",
+        "--targets",
+        "A-C",
+        "--explain",
+        "--output",
+        "table",
+    ];
+    let table = server.run(&fanout);
+    let table = String::from_utf8(table.stdout).unwrap();
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("INSTANCE  ASKED"), "{table}");
+    assert!(lines[2].starts_with("B         draining"), "{table}");
+    assert_eq!(
+        lines[4], "10.00s for the call, 9.75s of them for instances; 4 tries",
+        "{table}"
+    );
+}
+
+#[test]
+fn health_at_an_interval_prints_one_document_a_line_until_it_is_ended() {
+    let server = Server::start(&[]);
+    let mut child = orchestrator(&["health", "--instances", "A-B", "--watch"])
+        .args(["--interval", "0.05", "--output", "json"])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for line in lines.take(3) {
+        let words: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        assert_eq!(words, json!({"A": "healthy", "B": "healthy"}));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let alone = server.run(&["health", "--interval", "1s"]);
+    assert_eq!(
+        alone.status.code(),
+        Some(2),
+        "an interval goes with --watch"
+    );
+    let mut denied = orchestrator(&["health", "--watch", "--interval", "0.05"]);
+    denied.env("ORCHESTRATOR_API_KEY", "wrong");
+    let denied = denied
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .output()
+        .unwrap();
+    assert_eq!(denied.status.code(), Some(3), "asking again is of no use");
+}
