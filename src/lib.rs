@@ -20,6 +20,7 @@ pub mod store;
 
 pub mod chance;
 pub mod late_flush;
+pub mod memory;
 pub mod payload_json;
 pub mod tasks;
 pub mod telemetry;

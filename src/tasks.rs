@@ -81,6 +81,21 @@ impl Tasks {
         Ok(())
     }
 
+    /// A task that would go on for ever, made to end when tasks should.
+    pub fn until_stop<T>(&self, task: T) -> impl Future<Output = ()> + Send + use<T>
+    where
+        T: Future<Output = ()> + Send,
+    {
+        let stop = self.stopping();
+        async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        }
+    }
+
     /// Fires when tasks should end.
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {

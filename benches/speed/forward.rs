@@ -54,8 +54,7 @@ impl Messages for Opaque {
         RouteResponse {
             instance: "A".to_owned(),
             payload: executed.payload,
-            attempts: Vec::new(),
-            panic_mode: false,
+            ..RouteResponse::default()
         }
     }
 }

@@ -55,6 +55,7 @@ fn instance(argument: &str) -> Planned {
         endpoint: Endpoint::parse(address).unwrap(),
         labels: Default::default(),
         weight: 1,
+        calls_in_flight_max: None,
         credential: None,
         tls: tls::Settings::default(),
     })

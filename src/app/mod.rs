@@ -1,5 +1,6 @@
 //! Builds the house from a config, and takes it down again. It alone names concrete implementations.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -10,20 +11,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chance::Chance;
 use crate::config::{Builtin, Config, Journal, Planned, Shutdown};
+use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::STORE_BYTES_MAX;
 use crate::fleet::view::Origin;
-use crate::fleet::{Connect, Fleet, registration};
-use crate::ingress::caller::FindToken;
+use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
+use crate::ingress::caller::{FindToken, Keys};
 use crate::ingress::listener::{self, Listen};
 use crate::ingress::{front_door, grpc};
 use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::memory::Memory;
+use crate::orchestrate::admit::Gate;
+use crate::orchestrate::deduplicate::Deduplicate;
 use crate::orchestrate::hold_session::Sessions;
+use crate::orchestrate::run_task::Readiness;
 use crate::store::Store;
-use crate::store::memory::{self, MemoryStore};
+use crate::store::memory::{self as in_memory, MemoryStore};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tasks::{Finish, Tasks};
 
@@ -42,6 +49,8 @@ pub struct App {
     shutdown: Shutdown,
     sessions: Sessions,
     store: Arc<dyn Store>,
+    gate: Arc<Gate>,
+    memory: Memory,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -112,29 +121,28 @@ impl App {
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         // First of all: one that is in use, or damaged, stops the start.
         let store = store(&config.journal, &tasks)?;
-        let registration = registration::Settings {
-            networks: config.networks,
-            take_over: config.take_over,
-            ourselves: vec![address],
+        let (limits, admission) = capacity::within_means(config.limits, config.admission);
+        let memory = Memory::new(admission.buffered_bytes);
+        let plan = FleetPlan {
+            instances: config.instances,
+            admin: config.admin,
+            probe: config.probe,
+            health: config.health,
+            registration: registration::Settings {
+                networks: config.networks,
+                take_over: config.take_over,
+                ourselves: vec![address],
+                calls_in_flight_max: admission.instance_calls_max,
+            },
         };
-        let fleet = Fleet::new(
-            connect(dial, &tasks),
-            config.probe,
-            config.health,
-            registration,
-            tasks.clone(),
-            chance.clone(),
-        );
-        fleet
-            .add(specs(config.instances, &tasks).await?)
-            .map_err(StartError::Instance)?;
-        for (id, admin) in &config.admin {
-            fleet.set_admin([id], *admin, "config");
-        }
-        tasks.spawn_vital(
-            "leases",
-            until_stop(&tasks, Fleet::expire_leases(Arc::downgrade(&fleet))),
-        );
+        let connect = connect(dial, &tasks, &memory);
+        let fleet = gather(plan, connect, &tasks, &chance).await?;
+
+        let keys = Arc::new(config.keys);
+        let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
+        let expiry = Arc::clone(&keys);
+        let expiring = async move { expiry.expire().await };
+        tasks.spawn_vital("keys", tasks.until_stop(expiring));
 
         // Before anybody can call: what a client was told before the restart stands.
         let (fleet_now, drawing) = (fleet.now(), chance.clone());
@@ -142,28 +150,32 @@ impl App {
             .await
             .map_err(StartError::Recovery)?;
         let keeping = sessions.clone().keep(fleet.changes());
-        tasks.spawn_vital("sessions", until_stop(&tasks, keeping));
+        tasks.spawn_vital("sessions", tasks.until_stop(keeping));
 
         let draining = CancellationToken::new();
         let house = grpc::House {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
+            gate: Arc::clone(&gate),
             timeouts: config.timeouts,
             sessions: sessions.clone(),
             retries: Arc::default(),
+            hedges: Arc::default(),
+            readiness: Arc::new(Readiness::new(fleet.changes())),
+            deduplicate: Deduplicate::new(tasks.clone()),
             chance: chance.clone(),
             draining: draining.clone(),
         };
         let methods = grpc::Methods::new(&house)?;
         let tokens = sessions.clone();
         let tokens: FindToken = Arc::new(move |hash| tokens.find_by_token(hash));
-        let door = front_door(Arc::new(config.keys), tokens, methods, chance.clone());
+        let door = front_door(keys, tokens, limits.body, methods, chance.clone());
         let cut = CancellationToken::new();
-        let limits = capacity::within_means(config.limits);
         let serving = listener::serve(
             listener,
             door,
             limits,
+            memory.clone(),
             connections.clone(),
             cut.clone(),
             chance,
@@ -179,6 +191,8 @@ impl App {
             shutdown: config.shutdown,
             sessions,
             store,
+            gate,
+            memory,
         })
     }
 
@@ -192,6 +206,18 @@ impl App {
     #[must_use]
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
+    }
+
+    /// Who lets work in.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The account of all bytes that are held.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Tells, also after the end, whether a part has died without which nothing works.
@@ -231,7 +257,9 @@ impl App {
             self.cut.cancel();
         }
         self.store.stop().await;
-        self.tasks.finish(LAST_GRACE).await;
+        if let Finish::Abandoned(left) = self.tasks.finish(LAST_GRACE).await {
+            tracing::warn!(left, "stopping: tasks do not end");
+        }
         match finished {
             Finish::Complete => Stopped::Clean,
             Finish::Abandoned(_) => Stopped::Cut,
@@ -241,31 +269,31 @@ impl App {
 
 /// For sessions, which only have to say so and to finish what they write.
 const SESSIONS_GRACE: time::Duration = time::Duration::from_secs(5);
+/// The callers that have a quota of their own.
+fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
+    let keys = keys.keys.iter();
+    keys.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)))
+}
+
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
 
-/// Ends a task that would go on for ever once everything stops.
-fn until_stop<T>(tasks: &Tasks, task: T) -> impl Future<Output = ()> + Send + use<T>
-where
-    T: Future<Output = ()> + Send,
-{
-    let stop = tasks.stopping();
-    async move {
-        tokio::select! {
-            biased;
-            () = task => {}
-            () = stop.cancelled() => {}
-        }
-    }
+/// What a fleet is at its start.
+struct FleetPlan {
+    instances: Vec<Planned>,
+    admin: BTreeMap<InstanceId, Admin>,
+    probe: ProbeSettings,
+    health: health::Settings,
+    registration: registration::Settings,
 }
 
 /// Opens what keeps sessions. It blocks for a moment, before anybody is served.
 fn store(journal: &Journal, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
     match journal {
         Journal::Memory => {
-            let settings = memory::Settings {
+            let settings = in_memory::Settings {
                 bytes_max: STORE_BYTES_MAX / 4,
-                ..memory::Settings::default()
+                ..in_memory::Settings::default()
             };
             Ok(Arc::new(MemoryStore::new(settings)))
         }
@@ -276,10 +304,36 @@ fn store(journal: &Journal, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError>
     }
 }
 
-fn connect(dial: Dial, tasks: &Tasks) -> Connect {
-    let tasks = tasks.clone();
+/// The fleet with the instances of the config, whose leases are watched from now on.
+async fn gather(
+    plan: FleetPlan,
+    connect: Connect,
+    tasks: &Tasks,
+    chance: &Chance,
+) -> Result<Arc<Fleet>, StartError> {
+    let fleet = Fleet::new(
+        connect,
+        plan.probe,
+        plan.health,
+        plan.registration,
+        tasks.clone(),
+        chance.clone(),
+    );
+    fleet
+        .add(specs(plan.instances, tasks).await?)
+        .map_err(StartError::Instance)?;
+    for (id, admin) in &plan.admin {
+        fleet.set_admin([id], *admin, "config");
+    }
+    let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
+    tasks.spawn_vital("leases", tasks.until_stop(leases));
+    Ok(fleet)
+}
+
+fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
+    let (tasks, memory) = (tasks.clone(), memory.clone());
     Arc::new(move |spec: &Spec| {
-        let made = GrpcInstance::new(spec, &dial, &tasks);
+        let made = GrpcInstance::new(spec, &dial, &tasks, &memory);
         made.map(|instance| Arc::new(instance) as Arc<dyn InstanceClient>)
             .map_err(|bad| Failure {
                 instance: Some(spec.id.clone()),
@@ -297,10 +351,15 @@ async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin
                 id,
                 labels,
                 weight,
+                calls_in_flight_max,
                 behaviour,
             }) => {
                 let address = builtin::start(behaviour, tasks).await?;
-                (builtin_spec(id, address, labels, weight), Origin::Builtin)
+                let spec = Spec {
+                    calls_in_flight_max,
+                    ..builtin_spec(id, address, labels, weight)
+                };
+                (spec, Origin::Builtin)
             }
         });
     }
@@ -310,7 +369,7 @@ async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin
 fn builtin_spec(
     id: InstanceId,
     address: SocketAddr,
-    labels: std::collections::BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     weight: u32,
 ) -> Spec {
     let endpoint = Endpoint {
@@ -324,6 +383,7 @@ fn builtin_spec(
         endpoint,
         labels,
         weight,
+        calls_in_flight_max: None,
         credential: None,
         tls: tls::Settings::default(),
     }

@@ -77,6 +77,7 @@ async fn config(key: &str) -> Result<Config, Error> {
                     endpoint: nobody_there().await?,
                     labels: builtin.labels.clone(),
                     weight: builtin.weight,
+                    calls_in_flight_max: None,
                     credential: None,
                     tls: tls::Settings::default(),
                 };

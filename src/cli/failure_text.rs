@@ -161,6 +161,7 @@ fn hint(status: &Status) -> String {
         "METHOD_UNKNOWN" => "the server is older than this program, or is something else",
         "TARGET_INVALID" => "write an id (A), a range (A-H, w01-w64), a list (A,C) or '*'",
         "TARGET_UNKNOWN" => TARGET_HINT,
+        "IDEMPOTENCY_CONFLICT" => "give each request an --idempotency-key of its own",
         "PAYLOAD_INVALID" => "check --payload: any JSON, with integers up to 2^53",
         "TIMEOUT_INVALID" => "write --timeout as 10s, 1m30s or a number of seconds",
         "MESSAGE_TOO_LARGE" => "send less: put the data elsewhere and its address in the payload",

@@ -9,7 +9,7 @@ use super::{plain, words};
 use crate::payload_json::{self, AsJson};
 use crate::proto::orchestrator as proto;
 
-/// `{"instance", "payload", "attempts"}`.
+/// `{"instance", "payload", "attempts"}`, and `"deduplicated": true` for the answer of an earlier request.
 #[derive(Serialize)]
 pub(super) struct Route<'a> {
     instance: &'a str,
@@ -18,6 +18,8 @@ pub(super) struct Route<'a> {
     attempts: Vec<Attempt<'a>>,
     #[serde(rename = "panicMode", skip_serializing_if = "is_false")]
     panic_mode: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deduplicated: bool,
 }
 
 /// What a fan-out was, with everything that arrived.
@@ -165,6 +167,10 @@ struct EffectivePolicy {
     #[serde(skip_serializing_if = "String::is_empty")]
     fallback: String,
     idempotent: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hedge_delay: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    wait_for_ready: bool,
 }
 
 /// An instance that has left the fleet, as a line of `health --watch`.
@@ -222,6 +228,7 @@ pub(super) fn route(response: &proto::RouteResponse) -> Route<'_> {
         payload: payload(response.payload.as_deref().unwrap_or(NULL)),
         attempts: response.attempts.iter().map(attempt).collect(),
         panic_mode: response.panic_mode,
+        deduplicated: response.deduplicated,
     }
 }
 
@@ -291,6 +298,8 @@ pub(super) fn explain(explained: &proto::ExplainResponse) -> Explained<'_> {
         selection: words::selection(policy),
         fallback: words::fallback(policy),
         idempotent: policy.idempotent,
+        hedge_delay: policy.hedge_delay.map(|time| time.to_string()),
+        wait_for_ready: policy.wait_for_ready,
     });
     Explained {
         instances: instances.collect(),

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::arguments::{Format, RetryArguments, ServerArguments, TaskArguments};
+use super::arguments::{self, Format, RetryArguments, ServerArguments, TaskArguments};
 use super::connection::{Connection, block_on, guard, timeout_field};
 use super::exit::{Error, Exit};
 use super::json_output::{self, NULL};
 use super::output::{Look, Output};
 use super::request_defaults::{self, RequestDefaults};
 use super::{explain, table, task_request};
+use crate::domain::idempotency::{BadWord, Word};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
 use crate::proto::orchestrator::explain_request::Call;
@@ -23,6 +24,8 @@ Examples:
   echo '[1,2,3]' | orchestrator route --instances A,C --payload - --output json
   orchestrator route --instances A --fallback any-healthy --retry 3 --idempotent
   orchestrator route --instances A-H --explain
+  orchestrator route --instances A-H --idempotent --hedge=50ms --payload @task.json
+  orchestrator route --instances A-H --idempotency-key order-17 --payload @task.json
   orchestrator route --config config.json
 
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
@@ -43,6 +46,23 @@ pub(super) struct Arguments {
     /// Where else the task may be tried.
     #[arg(long, value_enum, value_name = "WHERE")]
     fallback: Option<Fallback>,
+    /// Send the task to a second instance while the first takes long: longer than usual, or than DELAY.
+    /// Only with --idempotent.
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "DELAY",
+        value_parser = arguments::timeout,
+        requires = "idempotent"
+    )]
+    hedge: Option<Option<Duration>>,
+    /// Wait for an instance while none may be used, instead of failing at once.
+    #[arg(long)]
+    wait_for_ready: bool,
+    /// Your own word for this request: repeated with it, the request joins the call that runs, or gets its answer.
+    #[arg(long, value_name = "WORD", value_parser = idempotency_key)]
+    idempotency_key: Option<String>,
     #[command(flatten)]
     retry: RetryArguments,
     #[command(flatten)]
@@ -109,6 +129,8 @@ fn request(
         selection: selection.unwrap_or(proto::Selection::Unspecified).into(),
         hash_key: arguments.hash_key.clone().unwrap_or_default(),
         fallback: fallback.into(),
+        hedge: arguments.hedge.map(hedge).transpose()?,
+        wait_for_ready: arguments.wait_for_ready,
         ..arguments.retry.policy()?
     };
     let request = proto::RouteRequest {
@@ -116,9 +138,19 @@ fn request(
         payload: task.payload,
         timeout: timeout_field(task.timeout)?,
         policy: Some(policy).filter(|policy| *policy != proto::CallPolicy::default()),
+        idempotency_key: arguments.idempotency_key.clone().unwrap_or_default(),
         metadata: task.metadata,
     };
     Ok((request, task.timeout))
+}
+
+fn hedge(delay: Option<Duration>) -> Result<proto::Hedge, Error> {
+    let delay = timeout_field(delay)?;
+    Ok(proto::Hedge { delay })
+}
+
+fn idempotency_key(text: &str) -> Result<String, BadWord> {
+    Word::check(text).map(|word| word.as_str().to_owned())
 }
 
 fn show(response: &proto::RouteResponse, format: Format) -> Result<Exit, Error> {
@@ -173,6 +205,26 @@ mod tests {
         assert_eq!(payload.as_deref(), Ok("{\"data\":\"task\"}"));
         assert_eq!(request.timeout.map(|timeout| timeout.seconds), Some(10));
         assert_eq!(request.policy, None);
+    }
+
+    #[test]
+    fn a_hedge_may_name_its_delay_and_needs_the_caller_s_word() {
+        let policy = |words: &[&str]| typed(words).policy.unwrap();
+        let hedge = |delay: Option<i32>| {
+            Some(proto::Hedge {
+                delay: delay.map(|nanos| prost_types::Duration { seconds: 0, nanos }),
+            })
+        };
+        assert_eq!(policy(&["--idempotent", "--hedge"]).hedge, hedge(None));
+        let named = policy(&["--hedge=50ms", "--idempotent"]);
+        assert_eq!(named.hedge, hedge(Some(50_000_000)));
+        assert!(Typed::try_parse_from(["route", "--hedge"]).is_err());
+        assert!(policy(&["--wait-for-ready"]).wait_for_ready);
+        assert_eq!(
+            typed(&["--idempotency-key", "order-17"]).idempotency_key,
+            "order-17"
+        );
+        assert!(Typed::try_parse_from(["route", "--idempotency-key", "a b"]).is_err());
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub(super) fn route() -> proto::RouteResponse {
             },
         ],
         panic_mode: false,
+        deduplicated: false,
     }
 }
 

@@ -18,15 +18,19 @@ const TEXT_CHARS_MAX: usize = 200;
 /// Who answered what.
 pub(super) fn route(response: &proto::RouteResponse, look: Look) -> String {
     let mut text = format!("{} answered", plain::text(&response.instance));
-    if let Some(last) = response.attempts.last() {
+    let answered = response.attempts.iter().find(|one| one.failure.is_none());
+    if let Some(answered) = answered {
         let sum = |a: Option<prost_types::Duration>| {
             a.and_then(|a| Duration::try_from(a).ok())
                 .unwrap_or_default()
         };
         text += &format!(
             " in {}",
-            plain::duration(sum(last.offset) + sum(last.elapsed))
+            plain::duration(sum(answered.offset) + sum(answered.elapsed))
         );
+    }
+    if response.deduplicated {
+        text += ", to an earlier request with this key";
     }
     text.push('\n');
     if response.attempts.len() > 1 {
@@ -382,6 +386,19 @@ mod tests {
                 "\"n\": 1",
                 "}",
             ],
+        );
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_answer_and_a_repeated_request_is_told() {
+        let mut response = samples::route();
+        response.attempts.reverse();
+        response.deduplicated = true;
+        let text = route(&response, LOOK);
+        let first = text.lines().next().unwrap();
+        assert_eq!(
+            first,
+            "B answered in 13ms, to an earlier request with this key"
         );
     }
 

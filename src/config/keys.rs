@@ -91,7 +91,7 @@ pub fn settle_keys(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingress::caller::{Scope, hash};
+    use crate::ingress::caller::{Revoked, Scope, hash};
 
     const KEY: &str = "canary-key";
 
@@ -119,6 +119,8 @@ mod tests {
             hash: hash(KEY.as_bytes()),
             scopes: vec![Scope::Route],
             expires: None,
+            quota: None,
+            revoked: Revoked::default(),
         }
     }
 

@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::domain::admission::{self, Quota};
 use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::CONFIG_BYTES_MAX;
+use crate::domain::limit::{
+    CALLS_IN_FLIGHT_DEFAULT, CALLS_WAITING_DEFAULT, CONFIG_BYTES_MAX, LEGS_IN_FLIGHT_DEFAULT,
+    LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX,
+};
 use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
@@ -90,6 +94,8 @@ pub struct Config {
     pub take_over: TakeOver,
     /// Limits of the front door.
     pub limits: Limits,
+    /// How much work is taken.
+    pub admission: Admission,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// How it stops.
@@ -125,8 +131,41 @@ pub struct Builtin {
     pub labels: BTreeMap<String, String>,
     /// Its share of BALANCED work.
     pub weight: u32,
+    /// Calls that may be with it at once; what all instances may have when it says nothing.
+    pub calls_in_flight_max: Option<u32>,
     /// How it behaves.
     pub behaviour: Behaviour,
+}
+
+/// How much work is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Calls that run, come and wait.
+    pub calls: admission::Limits,
+    /// Calls that may be at once with an instance that has no limit of its own.
+    pub instance_calls_max: u32,
+    /// Bytes of all messages that are held; a share of the memory where nothing is said.
+    pub buffered_bytes: Option<usize>,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        let all = Quota {
+            in_flight_max: CALLS_IN_FLIGHT_DEFAULT,
+            rate: None,
+        };
+        Self {
+            calls: admission::Limits {
+                all,
+                each: all,
+                legs_max: LEGS_IN_FLIGHT_DEFAULT,
+                waiting_max: CALLS_WAITING_DEFAULT,
+            },
+            // As many as there are streams on its links: no more of them could be sent.
+            instance_calls_max: (LINKS_PER_INSTANCE_MAX * LINK_STREAMS_MAX) as u32,
+            buffered_bytes: None,
+        }
+    }
 }
 
 /// How an orchestrator stops.
@@ -162,6 +201,7 @@ impl Config {
                 id,
                 labels: BTreeMap::new(),
                 weight: 1,
+                calls_in_flight_max: None,
                 behaviour,
             }))
         };
@@ -190,6 +230,7 @@ impl Config {
             networks: network::loopback(),
             take_over: TakeOver::default(),
             limits: Limits::default(),
+            admission: Admission::default(),
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),
             journal: Journal::Memory,

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Config, Mistakes, Planned, Shutdown, meant, read};
+use super::{Admission, Config, Mistakes, Planned, Shutdown, meant, read};
+use crate::domain::admission::{self, Quota, Rate};
 use crate::domain::failure::Status;
 use crate::domain::health;
 use crate::domain::health::Thresholds;
 use crate::fleet::ProbeSettings;
 use crate::fleet::registration::TakeOver;
-use crate::ingress::caller::{Key, Reflection, Scope, hash};
+use crate::ingress::caller::{Key, Reflection, Revoked, Scope, hash};
 use crate::ingress::grpc::Timeouts;
 use crate::ingress::listener::Limits;
 use crate::instance::Credential;
@@ -50,11 +51,13 @@ fn a_full_file_means_what_it_says() {
     assert_eq!(config.listen, "0.0.0.0:7443".parse().unwrap());
     full_instances(&config.instances);
     let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(1_798_761_600);
-    let key = |name: &str, key: &[u8], scopes: &[Scope], expires| Key {
+    let key = |name: &str, key: &[u8], scopes: &[Scope], expires, quota| Key {
         name: name.into(),
         hash: hash(key),
         scopes: scopes.to_vec(),
         expires,
+        quota,
+        revoked: Revoked::default(),
     };
     let keys = [
         key(
@@ -62,8 +65,9 @@ fn a_full_file_means_what_it_says() {
             b"secret",
             &[Scope::Route, Scope::Fanout],
             Some(expires),
+            Some(quota(100, 20, 30)),
         ),
-        key("ops", b"other", &[Scope::Admin], None),
+        key("ops", b"other", &[Scope::Admin], None, None),
     ];
     assert_eq!(config.keys.keys, keys);
     assert_eq!(config.keys.reflection, Reflection::Public);
@@ -83,6 +87,14 @@ pub(super) fn full_folder() -> TempDir {
     folder
 }
 
+fn quota(in_flight_max: u32, per_second: u32, burst: u32) -> Quota {
+    let rate = Some(Rate { per_second, burst });
+    Quota {
+        in_flight_max,
+        rate,
+    }
+}
+
 fn full_instances(planned: &[Planned]) {
     let [
         Planned::Remote(a),
@@ -94,6 +106,7 @@ fn full_instances(planned: &[Planned]) {
         panic!("{planned:?}");
     };
     assert_eq!((a.id.as_str(), a.weight), ("A", 2));
+    assert_eq!(a.calls_in_flight_max, Some(12));
     assert_eq!(a.endpoint.to_string(), "grpcs://10.0.0.5:50051");
     assert_eq!(a.labels, [("zone".to_owned(), "a".to_owned())].into());
     assert_eq!(a.credential, Credential::bearer(&format!("{CANARY}-file")));
@@ -114,6 +127,7 @@ fn full_instances(planned: &[Planned]) {
     assert_eq!((c.id.as_str(), c.behaviour), ("C", misbehaving));
     assert_eq!((d.id.as_str(), d.behaviour), ("D", Behaviour::default()));
     assert_eq!((d.weight, d.labels.len()), (1000, 1));
+    assert_eq!(d.calls_in_flight_max, Some(13));
 }
 
 fn full_settings(config: &Config) {
@@ -151,6 +165,11 @@ fn full_settings(config: &Config) {
     assert_eq!(config.take_over, TakeOver::SameKey);
     let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
     assert_eq!(config.networks, networks);
+    full_limits(config);
+}
+
+fn full_limits(config: &Config) {
+    let seconds = Duration::from_secs;
     let limits = Limits {
         connections: 5000,
         connections_per_address: 50,
@@ -160,12 +179,25 @@ fn full_settings(config: &Config) {
         connection_window: 2_097_152,
         first_bytes: seconds(3),
         http1_headers: seconds(8),
+        body: seconds(14),
+        stream_idle: seconds(240),
         keepalive_interval: seconds(21),
         keepalive_timeout: seconds(11),
         age: seconds(3600),
         age_grace: seconds(0),
     };
     assert_eq!(config.limits, limits);
+    let admission = Admission {
+        calls: admission::Limits {
+            all: quota(500, 400, 400),
+            each: quota(100, 50, 50),
+            legs_max: 6000,
+            waiting_max: 0,
+        },
+        instance_calls_max: 70,
+        buffered_bytes: Some(256 << 20),
+    };
+    assert_eq!(config.admission, admission);
     let timeouts = Timeouts {
         route: seconds(16),
         fanout: seconds(9),
@@ -223,7 +255,7 @@ fn what_is_no_json_is_told_with_its_place() {
     );
     check(
         b"[]",
-        "1:1: expected an object with listen, instances, keys, reflection, health, registration, limits, timeouts, shutdown, found a list",
+        "1:1: expected an object with listen, instances, keys, reflection, health, registration, limits, admission, timeouts, shutdown, found a list",
     );
     check(
         b"{}",

@@ -1,39 +1,60 @@
 //! How many retries there may be: a share of the calls, over all callers, and for each instance that fails.
 //!
 //! Tokens: every call brings a fifth of one, every retry takes one. A few come with time alone, so that a
-//! quiet server can retry at all. Retries never exceed `FLOOR + calls / 5 + seconds`.
+//! quiet server can retry at all. Retries never exceed `10 + calls / 5 + seconds`. Hedges have a smaller share of
+//! their own beside it.
 
 use std::time::Instant;
 
-/// Tokens for each call: retries are at most this share of the calls.
-const PER_CALL: f64 = 0.2;
-/// Tokens at the start, and as many as time alone restores.
-const FLOOR: f64 = 10.0;
-/// Tokens for each second while there are fewer than `FLOOR`.
-const PER_SECOND: f64 = 1.0;
-/// As many as are kept for later.
-const KEPT_MAX: f64 = 100.0;
+/// How tokens come.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// Tokens for each call: what takes them is at most this share of the calls.
+    pub per_call: f64,
+    /// Tokens at the start, and as many as time alone restores.
+    pub floor: f64,
+    /// Tokens for each second while there are fewer than `floor`.
+    pub per_second: f64,
+    /// As many as are kept for later.
+    pub kept_max: f64,
+}
 
-/// A budget of retries.
+/// The share of retries.
+const RETRIES: Share = Share {
+    per_call: 0.2,
+    floor: 10.0,
+    per_second: 1.0,
+    kept_max: 100.0,
+};
+
+/// A budget, of retries unless another share is given.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
+    share: Share,
     tokens: f64,
     restored: Option<Instant>,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self {
-            tokens: FLOOR,
-            restored: None,
-        }
+        Self::new(RETRIES)
     }
 }
 
 impl Budget {
+    /// A budget with the tokens of its start.
+    #[must_use]
+    pub fn new(share: Share) -> Self {
+        Self {
+            share,
+            tokens: share.floor,
+            restored: None,
+        }
+    }
+
     /// Counts one call.
     pub fn call(&mut self) {
-        self.tokens = (self.tokens + PER_CALL).min(KEPT_MAX);
+        self.tokens = (self.tokens + self.share.per_call).min(self.share.kept_max);
     }
 
     /// Whether there is a token.
@@ -43,7 +64,7 @@ impl Budget {
         1.0 <= self.tokens
     }
 
-    /// Takes a token for one retry; false when there is none.
+    /// Takes a token; false when there is none.
     #[must_use]
     pub fn take(&mut self, now: Instant) -> bool {
         let has = self.has(now);
@@ -58,8 +79,8 @@ impl Budget {
             now.saturating_duration_since(then).as_secs_f64()
         });
         self.restored = Some(now);
-        if self.tokens < FLOOR {
-            self.tokens = (self.tokens + passed * PER_SECOND).min(FLOOR);
+        if self.tokens < self.share.floor {
+            self.tokens = (self.tokens + passed * self.share.per_second).min(self.share.floor);
         }
     }
 }
@@ -94,6 +115,7 @@ mod tests {
         fn retries_never_exceed_their_share_at_any_instant(steps in proptest::collection::vec((0_u8..3, 0_u64..500), 1..400)) {
             let start = Instant::now();
             let (mut budget, mut calls, mut taken, mut passed) = (Budget::default(), 0.0, 0.0, 0);
+            let Share { per_call, floor, per_second, .. } = RETRIES;
             for (step, millis) in steps {
                 passed += millis;
                 if step == 0 {
@@ -102,7 +124,7 @@ mod tests {
                 } else if budget.take(start + Duration::from_millis(passed)) {
                     taken += 1.0;
                 }
-                let allowed = FLOOR + calls * PER_CALL + passed as f64 / 1000.0 * PER_SECOND;
+                let allowed = floor + calls * per_call + passed as f64 / 1000.0 * per_second;
                 prop_assert!(taken <= allowed + 1e-6, "{} of {}", taken, allowed);
             }
         }

@@ -36,6 +36,24 @@ pub enum Progress {
     Answered,
 }
 
+impl Progress {
+    /// The one that has come farther.
+    #[must_use]
+    pub fn farthest(self, other: Self) -> Self {
+        let distance = |progress| match progress {
+            Self::NeverSent => 0,
+            Self::NeverBegan => 1,
+            Self::MayHaveBegun => 2,
+            Self::Answered => 3,
+        };
+        if distance(self) < distance(other) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 /// The kinds of failure. A new one does not compile until `failure_table` gives it a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -55,6 +73,8 @@ pub enum Reason {
     TargetUnknown,
     /// A payload that is not a Value.
     PayloadInvalid,
+    /// An idempotency key that was given to another request.
+    IdempotencyConflict,
     /// A `grpc-timeout` that cannot be read.
     TimeoutInvalid,
     /// A message larger than is taken.
@@ -91,6 +111,14 @@ pub enum Reason {
     SlowConsumer,
     /// More calls of a kind than are held at once.
     TooMany,
+    /// The orchestrator has as much work as it takes.
+    Overloaded,
+    /// The key has as much work as it may have.
+    CallerLimit,
+    /// An instance has as many calls as it may have.
+    InstanceBusy,
+    /// The messages that are held fill the memory for them.
+    MemoryFull,
     /// The orchestrator is about to stop.
     Draining,
     /// An address that this orchestrator may not call.
@@ -129,7 +157,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every kind, for tables; an instance's status stands there with one for all.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 48] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::ScopeMissing,
@@ -138,6 +166,7 @@ impl Reason {
         Self::TargetInvalid,
         Self::TargetUnknown,
         Self::PayloadInvalid,
+        Self::IdempotencyConflict,
         Self::TimeoutInvalid,
         Self::MessageTooLarge,
         Self::RequestMalformed,
@@ -156,6 +185,10 @@ impl Reason {
         Self::AggregateTooLarge,
         Self::SlowConsumer,
         Self::TooMany,
+        Self::Overloaded,
+        Self::CallerLimit,
+        Self::InstanceBusy,
+        Self::MemoryFull,
         Self::Draining,
         Self::AddressNotAllowed,
         Self::InstanceConfigured,
@@ -187,6 +220,7 @@ impl Reason {
             Self::TargetInvalid => "TARGET_INVALID",
             Self::TargetUnknown => "TARGET_UNKNOWN",
             Self::PayloadInvalid => "PAYLOAD_INVALID",
+            Self::IdempotencyConflict => "IDEMPOTENCY_CONFLICT",
             Self::TimeoutInvalid => "TIMEOUT_INVALID",
             Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Self::RequestMalformed => "REQUEST_MALFORMED",
@@ -204,6 +238,10 @@ impl Reason {
             Self::AggregateTooLarge => "AGGREGATE_TOO_LARGE",
             Self::SlowConsumer => "SLOW_CONSUMER",
             Self::TooMany => "TOO_MANY",
+            Self::Overloaded => "OVERLOADED",
+            Self::CallerLimit => "CALLER_LIMIT",
+            Self::InstanceBusy => "INSTANCE_BUSY",
+            Self::MemoryFull => "MEMORY_FULL",
             Self::Draining => "DRAINING",
             Self::AddressNotAllowed => "ADDRESS_NOT_ALLOWED",
             Self::InstanceConfigured => "INSTANCE_CONFIGURED",
@@ -349,6 +387,7 @@ impl Failure {
                 | Reason::TargetInvalid
                 | Reason::TargetUnknown
                 | Reason::PayloadInvalid
+                | Reason::IdempotencyConflict
                 | Reason::TimeoutInvalid
                 | Reason::MessageTooLarge
                 | Reason::RequestMalformed

@@ -36,6 +36,22 @@ pub const FAILURE_DETAIL_CHARS_MAX: usize = 300;
 pub const ATTEMPTS_MAX: u32 = 5;
 /// Bytes of the key of selection HASH.
 pub const HASH_KEY_BYTES_MAX: usize = 1024;
+/// Answers that must have come before it is known how long they usually take.
+pub const HEDGE_SAMPLES_MIN: u32 = 100;
+/// Characters of an idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Calls with an idempotency key that are remembered, running ones and outcomes together.
+pub const IDEMPOTENCY_ENTRIES_MAX: usize = 10_000;
+/// Bytes of all outcomes that are remembered for idempotency keys.
+pub const IDEMPOTENCY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long the outcome of a call with an idempotency key is remembered.
+pub const IDEMPOTENCY_KEPT_FOR: Duration = Duration::from_secs(600);
+/// Calls that wait until an instance is ready.
+pub const READY_WAITING_MAX: usize = 1024;
+/// How often a call that waits looks at the fleet, at most: a fleet in turmoil changes much more often.
+pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long it does not look, at most: some things change with time alone.
+pub const READY_LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// Legs of a fan-out that are dispatched before arrivals get a turn.
 pub const FANOUT_WAVE: usize = 32;
 /// Events of one fan-out that wait for their reader.
@@ -56,6 +72,33 @@ pub const FANOUT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// How long a unary request may take to arrive whole when it names no deadline.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long an answer may wait for its reader to take the next piece of it.
+pub const STREAM_IDLE_MAX: Duration = Duration::from_secs(300);
+/// What an answer hands to its connection at once.
+pub const ANSWER_PIECE_BYTES: usize = 64 * 1024;
+/// An answer that leaves whole, even when memory is short; also what a larger one keeps back until there is
+/// room for the rest of it.
+pub const ANSWER_SMALL_BYTES: usize = 4 * 1024;
+/// When to come again after memory was full.
+pub const MEMORY_PUSHBACK: Duration = Duration::from_secs(1);
+
+/// Calls that run at once, over all callers.
+pub const CALLS_IN_FLIGHT_DEFAULT: u32 = 10_000;
+/// Legs of all fan-outs that run at once.
+pub const LEGS_IN_FLIGHT_DEFAULT: u32 = 100_000;
+/// Calls that wait for their turn.
+pub const CALLS_WAITING_DEFAULT: u32 = 2000;
+/// Calls, and calls a second, that may be asked for.
+pub const CALLS_ASKED_MAX: u64 = 10_000_000;
+/// Shortest pause that a call is told to make that was not let in.
+pub const PUSHBACK_MIN: Duration = Duration::from_millis(50);
+/// Longest pause that a call is told to make that was not let in.
+pub const PUSHBACK_MAX: Duration = Duration::from_secs(10);
+/// Least memory for messages that may be asked for: several of the largest.
+pub const BUFFERED_BYTES_MIN: u64 = 8 * MESSAGE_BYTES_MAX as u64;
+/// Bytes of messages that are held at once, where the memory of the machine is not known.
+pub const BUFFERED_BYTES_DEFAULT: usize = 1024 * 1024 * 1024;
 
 /// Shortest lease of a registered instance.
 pub const LEASE_MIN: Duration = Duration::from_secs(5);
@@ -95,6 +138,8 @@ pub const SESSION_LINK_STREAMS_MAX: usize = 1000;
 pub const BUILTIN_SESSIONS_MAX: usize = SESSION_LINKS_PER_INSTANCE_MAX * SESSION_LINK_STREAMS_MAX;
 /// Connecting to an instance, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one address of an instance is waited for before the next is tried beside it.
+pub const CONNECT_NEXT_AFTER: Duration = Duration::from_millis(250);
 /// Flow-control window of one stream from an instance.
 pub const LINK_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of one connection from an instance.
@@ -189,6 +234,8 @@ pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
 
 /// Keys of the config.
 pub const KEYS_MAX: usize = 1000;
+/// How long a key may outlive its date when the wall clock jumps.
+pub const KEY_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of the config file.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of the name of a key.
@@ -214,6 +261,8 @@ pub const SETTING_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Characters of an `x-request-id` that is taken over.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
 
+// The largest fan-out fits many times into what may run.
+const _: () = assert!(FANOUT_TARGETS_MAX * 16 <= LEGS_IN_FLIGHT_DEFAULT as usize);
 // The whole fleet is within one request's reach.
 const _: () = assert!(FLEET_MAX as u64 <= RANGE_SPAN_MAX);
 // A roster cannot be larger than the fleet.
@@ -232,6 +281,10 @@ const _: () = assert!(
 );
 // Whatever an orchestrator sends can be read.
 const _: () = assert!(MESSAGE_BYTES_MAX <= ANSWER_BYTES_MAX);
+// Whatever an instance answered can be remembered, and beside it the outcomes of others.
+const _: () = assert!(ANSWER_PASSED_ON_BYTES_MAX * 4 <= IDEMPOTENCY_BYTES_MAX);
+// Whatever may be asked for can still be joined for as long as its caller may wait.
+const _: () = assert!(TIMEOUT_MAX.as_secs() <= IDEMPOTENCY_KEPT_FOR.as_secs());
 // Waves shorter than the queue, so that one wave of refusals never blocks its own dispatch.
 const _: () = assert!(FANOUT_WAVE < EVENTS_QUEUED_MAX);
 // A token must leave room for the other headers of a call.

@@ -1,12 +1,15 @@
 //! Decides. No IO, no async, no clock, no logging, no serde, no proto: time and randomness come in as values.
 
+pub mod admission;
 pub mod budget;
 pub mod conversation;
 pub mod deadline;
 pub mod failure;
 pub mod gather;
 pub mod health;
+pub mod hedge;
 pub mod id;
+pub mod idempotency;
 pub mod limit;
 pub mod payload;
 pub mod retry;

@@ -56,6 +56,12 @@ impl Payload {
         &self.0
     }
 
+    /// The same in memory of its own: what is kept must not hold on to the buffer that it came in.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     /// The encoded Value.
     #[must_use]
     pub fn into_encoded(self) -> Bytes {
@@ -182,7 +188,7 @@ fn utf8(within: &[u8], start: usize, end: usize) -> Result<(), BadPayload> {
     }
 }
 
-fn varint(within: &[u8], at: &mut usize) -> Result<u64, BadPayload> {
+pub(super) fn varint(within: &[u8], at: &mut usize) -> Result<u64, BadPayload> {
     let start = *at;
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {

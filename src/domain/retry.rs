@@ -7,7 +7,7 @@
 //! | its answer had begun | never |
 //!
 //! Another instance is tried without a delay, the same one after a backoff with full jitter. What an instance
-//! asks for (`grpc-retry-pushback-ms`) is obeyed to the letter.
+//! asks for (`grpc-retry-pushback-ms`, RetryInfo or `Retry-After`) is obeyed to the letter.
 
 use std::time::Duration;
 
@@ -85,6 +85,34 @@ impl Pushback {
         match number.map(u64::try_from) {
             Some(Ok(millis)) => Self::Wait(Duration::from_millis(millis)),
             Some(Err(_)) | None => Self::Stop,
+        }
+    }
+
+    /// Reads `Retry-After` (RFC 9110, 10.2.3) as a number of seconds. A date asks for nothing here: the clocks
+    /// of two machines differ by more than most waits.
+    #[must_use]
+    pub fn from_retry_after(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?.trim();
+        let digits = text.bytes().all(|c| c.is_ascii_digit());
+        let seconds = text.parse().ok().filter(|_| digits)?;
+        Some(Self::Wait(Duration::from_secs(seconds)))
+    }
+
+    /// Writes `grpc-retry-pushback-ms`; rounded up, so that nobody comes too early.
+    #[must_use]
+    pub fn to_grpc(self) -> String {
+        match self {
+            Self::Wait(wait) => wait.as_nanos().div_ceil(1_000_000).to_string(),
+            Self::Stop => "-1".to_owned(),
+        }
+    }
+
+    /// Writes `Retry-After`, which is in whole seconds; rounded up. Not to come again has no such form.
+    #[must_use]
+    pub fn to_retry_after(self) -> Option<u64> {
+        match self {
+            Self::Wait(wait) => Some(wait.as_secs() + u64::from(wait.subsec_nanos() != 0)),
+            Self::Stop => None,
         }
     }
 }
@@ -190,14 +218,17 @@ pub fn decide(policy: &Policy, facts: Facts<'_>) -> Verdict {
     Verdict::Again(kind, wait)
 }
 
-fn may_be_repeated(policy: &Policy, failure: &Failure) -> bool {
+/// Whether a task may be executed again after this failure, and whether that could help.
+#[must_use]
+pub fn may_be_repeated(policy: &Policy, failure: &Failure) -> bool {
     match failure.progress {
-        Progress::NeverSent | Progress::NeverBegan => {
+        Progress::NeverSent => {
             matches!(
                 failure.reason,
-                Reason::InstanceDown | Reason::InstanceDraining
+                Reason::InstanceDown | Reason::InstanceDraining | Reason::InstanceBusy
             )
         }
+        Progress::NeverBegan => failure.reason == Reason::InstanceDown,
         Progress::MayHaveBegun => {
             policy.repeat == Repeat::Idempotent && is_transient(failure.reason)
         }
@@ -377,6 +408,31 @@ mod tests {
             decide(&Policy::default(), facts(&long)),
             Verdict::Stop(Stop::NoTime)
         );
+    }
+
+    #[test]
+    fn what_is_asked_of_callers_is_never_too_early() {
+        let check = |wait: u64, grpc: &str, http: u64| {
+            let pushback = Pushback::Wait(Duration::from_micros(wait));
+            assert_eq!(pushback.to_grpc(), grpc);
+            assert_eq!(pushback.to_retry_after(), Some(http));
+            let read = Pushback::from_grpc(grpc.as_bytes());
+            assert!(matches!(read, Pushback::Wait(read) if Duration::from_micros(wait) <= read));
+        };
+        check(0, "0", 0);
+        check(1, "1", 1);
+        check(2_000_000, "2000", 2);
+        check(2_000_001, "2001", 3);
+        assert_eq!(Pushback::Stop.to_grpc(), "-1");
+        assert_eq!(Pushback::Stop.to_retry_after(), None);
+        let seconds = |text: &str| Pushback::from_retry_after(text.as_bytes());
+        assert_eq!(
+            seconds("120"),
+            Some(Pushback::Wait(Duration::from_secs(120)))
+        );
+        for bad in ["", "-1", "+1", "1.5", "soon", "99999999999999999999"] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
     }
 
     proptest! {

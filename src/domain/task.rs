@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::failure::Failure;
 use super::id::InstanceId;
+use super::idempotency::Word;
 use super::limit::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX};
 use super::payload::Payload;
 
@@ -54,15 +55,19 @@ pub enum BadMetadata {
     Value(String),
 }
 
+/// The name under which an idempotency key travels to an instance.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// Names that mean something to the protocol, to proxies, or to the orchestrator. Names that begin with
 /// `grpc-`, `x-orchestrator-` or `:` are reserved too, and binary names (`-bin`) have no text value.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
     "authorization",
     "connection",
     "content-length",
     "content-type",
     "cookie",
     "host",
+    IDEMPOTENCY_KEY,
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -95,7 +100,13 @@ impl Metadata {
         Ok(Self(checked))
     }
 
-    /// The entries, sorted by name.
+    /// Adds the caller's idempotency key, so that its instance may use it too.
+    pub fn add_idempotency_key(&mut self, word: &Word) {
+        let entry = (IDEMPOTENCY_KEY.to_owned(), word.as_str().to_owned());
+        self.0.push(entry);
+    }
+
+    /// The entries, those of the caller sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0
             .iter()
@@ -149,6 +160,8 @@ pub enum AttemptKind {
     Retry,
     /// At an instance that was not named, after those that were.
     Fallback,
+    /// While another one was still running.
+    Hedge,
 }
 
 impl AttemptKind {
@@ -160,6 +173,7 @@ impl AttemptKind {
             Self::TransparentRetry => "transparent_retry",
             Self::Retry => "retry",
             Self::Fallback => "fallback",
+            Self::Hedge => "hedge",
         }
     }
 }
@@ -182,6 +196,7 @@ mod tests {
             "te",
             "connection",
             "x-orchestrator-attempt",
+            "idempotency-key",
             "k-bin",
         ] {
             check(

@@ -43,7 +43,8 @@ pub(super) struct Judge {
 pub struct Pass {
     load: Arc<Load>,
     is_trial: bool,
-    _outstanding: Outstanding,
+    /// `None` when the instance has as many calls as it may have.
+    outstanding: Option<Outstanding>,
 }
 
 impl Gate {
@@ -193,12 +194,18 @@ impl Load {
         Ok(Pass {
             load: Arc::clone(self),
             is_trial: leave == Leave::Trial,
-            _outstanding: outstanding,
+            outstanding,
         })
     }
 }
 
 impl Pass {
+    /// Whether the instance has as many calls as it may have, so that this one must not be sent.
+    #[must_use]
+    pub fn finds_it_full(&self) -> bool {
+        self.outstanding.is_none()
+    }
+
     /// What the call said about its instance.
     pub fn report(mut self, said: Said, now: Instant) {
         if std::mem::take(&mut self.is_trial) {

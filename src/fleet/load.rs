@@ -15,6 +15,7 @@ use crate::domain::selection::{self, PeakEwma};
 pub struct Load {
     outstanding: AtomicU32,
     weight: u32,
+    outstanding_max: u32,
     latency: Mutex<PeakEwma>,
     /// Retries of calls that failed here, so that one bad instance cannot spend what all have.
     retries: Mutex<Budget>,
@@ -31,25 +32,47 @@ impl Load {
     /// The load of an instance that belongs to no fleet, for tests: nobody can eject or drain it.
     #[cfg(test)]
     pub(crate) fn new(weight: u32) -> Self {
-        Self::behind(Gate::default(), weight)
+        Self::limited(weight, u32::MAX)
     }
 
-    pub(super) fn behind(gate: Gate, weight: u32) -> Self {
+    /// The same, of one that may have only so many calls.
+    #[cfg(test)]
+    pub(crate) fn limited(weight: u32, outstanding_max: u32) -> Self {
+        Self::behind(Gate::default(), weight, outstanding_max)
+    }
+
+    pub(super) fn behind(gate: Gate, weight: u32, outstanding_max: u32) -> Self {
         Self {
             gate,
             outstanding: AtomicU32::new(0),
             weight: weight.max(1),
+            outstanding_max,
             latency: Mutex::default(),
             retries: Mutex::default(),
             probe_latency: AtomicU64::new(0),
         }
     }
 
-    /// Begins a call.
+    /// Begins a call, unless the instance has as many as it may have.
     #[must_use]
-    pub fn begin(self: &Arc<Self>) -> Outstanding {
-        self.outstanding.fetch_add(1, Ordering::SeqCst);
-        Outstanding(Arc::clone(self))
+    pub fn begin(self: &Arc<Self>) -> Option<Outstanding> {
+        let one_more = |now: u32| (now < self.outstanding_max).then_some(now + 1);
+        let begun = self
+            .outstanding
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+        begun.is_ok().then(|| Outstanding(Arc::clone(self)))
+    }
+
+    /// Calls that may be with the instance at once.
+    #[must_use]
+    pub fn outstanding_max(&self) -> u32 {
+        self.outstanding_max
+    }
+
+    /// Whether the instance has as many calls as it may have.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.outstanding_max <= self.outstanding()
     }
 
     /// The budget of retries of calls that failed here.

@@ -155,7 +155,12 @@ impl Fleet {
             serial: roll.serial,
             origin,
             client,
-            load: Arc::new(Load::behind(gate, spec.weight)),
+            load: Arc::new(Load::behind(
+                gate,
+                spec.weight,
+                spec.calls_in_flight_max
+                    .unwrap_or(self.registration.calls_in_flight_max),
+            )),
             health: Health::unknown(admin),
             spec,
         });
@@ -166,7 +171,7 @@ impl Fleet {
             Arc::clone(&self.probes),
             self.chance.clone(),
         );
-        let probe = self.tasks.spawn_owned(probe);
+        let probe = self.tasks.spawn_owned(self.tasks.until_stop(probe));
         // Whoever was there before is gone with what its calls said.
         roll.ejected.remove(member.id());
         roll.entries.insert(

@@ -24,6 +24,8 @@ pub struct Settings {
     pub networks: Vec<IpNet>,
     /// Our own doors.
     pub ourselves: Vec<SocketAddr>,
+    /// Calls that may be at once with an instance that has no limit of its own.
+    pub calls_in_flight_max: u32,
     /// Who may take over a name.
     pub take_over: TakeOver,
 }
@@ -122,6 +124,7 @@ impl Fleet {
             endpoint: registration.endpoint,
             labels: registration.labels,
             weight: registration.weight,
+            calls_in_flight_max: None,
             credential: None,
             tls: tls::Settings::default(),
         };
@@ -330,6 +333,7 @@ mod tests {
         let settings = Settings {
             networks: network::loopback(),
             ourselves: vec!["0.0.0.0:7070".parse().unwrap()],
+            calls_in_flight_max: 10,
             take_over: TakeOver::SameKey,
         };
         Fleet::new(

@@ -39,6 +39,7 @@ impl Stage {
         let settings = registration::Settings {
             networks: network::loopback(),
             ourselves: Vec::new(),
+            calls_in_flight_max: 1000,
             take_over: registration::TakeOver::AnyKey,
         };
         let fleet = Fleet::new(
@@ -100,6 +101,7 @@ fn spec(name: &str) -> Spec {
         endpoint: Endpoint::parse("127.0.0.1:1").unwrap(),
         labels: BTreeMap::new(),
         weight: 1,
+        calls_in_flight_max: None,
         credential: None,
         tls: tls::Settings::default(),
     }

@@ -1,5 +1,6 @@
 //! What is noted of a request when it arrives: when, what it is called, and how long its caller will wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 
 use super::caller::Caller;
+use super::exchange::Exchange;
 use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
@@ -14,6 +16,7 @@ use crate::domain::limit::REQUEST_ID_CHARS_MAX;
 use crate::domain::session::SessionId;
 use crate::domain::task::Names;
 use crate::fleet::registration::{Asker, Rank};
+use crate::memory::Memory;
 
 /// The header by which a call is found again.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,6 +36,8 @@ pub struct Arrival {
     pub caller: Caller,
     /// The session whose token was shown instead of a key.
     pub session: Option<SessionId>,
+    /// What it shares with its answer.
+    pub exchange: Arc<Exchange>,
     /// What its key may do beyond its scopes' own calls.
     pub rank: Rank,
 }
@@ -70,14 +75,17 @@ impl Arrival {
     }
 }
 
-/// Notes names and time.
+/// Notes names and time. A door that begins no exchange counts nothing.
 pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
+    let begun = request.extensions_mut().remove::<Arc<Exchange>>();
+    let exchange = begun.unwrap_or_else(|| Exchange::new(&Memory::new(usize::MAX)));
     let arrival = Arrival {
         at: Instant::now(),
         names: names(request.headers(), chance),
         timeout: None,
         caller: Caller::default(),
         session: None,
+        exchange,
         rank: Rank::default(),
     };
     request.extensions_mut().insert(arrival);

@@ -1,6 +1,8 @@
-//! A request body that must arrive in time, so that a half-sent request does not wait for ever.
+//! A request body that must arrive in time and is weighed as it comes, so that a half-sent request neither waits
+//! for ever nor fills the memory.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -8,33 +10,44 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
+use super::exchange::Exchange;
 use super::failure_table;
 use crate::domain::failure::{Failure, Reason};
 
-/// A body that fails once its time is over. Most bodies are there at once and never start a timer.
+/// A body that fails once its time is over, or memory is short. Most bodies are there at once and never start a timer.
 pub struct Timely<B> {
     inner: B,
     ends: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    exchange: Arc<Exchange>,
 }
 
 impl<B> Timely<B> {
     /// A body that must have arrived whole by `ends`.
-    pub fn new(inner: B, ends: Instant) -> Self {
+    pub fn new(inner: B, ends: Instant, exchange: Arc<Exchange>) -> Self {
         Self {
             inner,
             ends: Some(ends),
             timer: None,
+            exchange,
         }
     }
 
-    /// A body that lasts as long as both sides like.
-    pub fn without_end(inner: B) -> Self {
+    /// A body that lasts as long as both sides like. It is not weighed: what it brings is gone again long before it
+    /// ends, and whoever keeps some of it has bounds of its own.
+    pub fn without_end(inner: B, exchange: Arc<Exchange>) -> Self {
         Self {
             inner,
             ends: None,
             timer: None,
+            exchange,
         }
+    }
+
+    fn break_off(&self, failure: Failure) -> Status {
+        let status = failure_table::status(&failure);
+        self.exchange.break_off(failure);
+        status
     }
 }
 
@@ -51,7 +64,17 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| cut_off(&error))));
+            return Poll::Ready(frame.map(|frame| {
+                let frame = frame.map_err(|error| self.break_off(cut_off(&error)))?;
+                if self.ends.is_none() {
+                    return Ok(frame);
+                }
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                match self.exchange.weigh(bytes) {
+                    Ok(()) => Ok(frame),
+                    Err(full) => Err(self.break_off(full)),
+                }
+            }));
         }
         let Some(ends) = self.ends else {
             return Poll::Pending;
@@ -64,7 +87,7 @@ where
             Reason::DeadlineExceeded,
             "the request did not arrive whole in time",
         );
-        Poll::Ready(Some(Err(failure_table::status(&late))))
+        Poll::Ready(Some(Err(self.break_off(late))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -76,10 +99,9 @@ where
     }
 }
 
-fn cut_off(error: &impl std::fmt::Display) -> Status {
-    let failure = Failure::new(
+fn cut_off(error: &impl std::fmt::Display) -> Failure {
+    Failure::new(
         Reason::CallerGone,
         format!("the request was cut off: {error}"),
-    );
-    failure_table::status(&failure)
+    )
 }

@@ -9,9 +9,12 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderValue, Request, header};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::arrival::Arrival;
-use crate::domain::failure::{Failure, Reason};
+use crate::domain::admission::Quota;
+use crate::domain::failure::{Failure, Progress, Reason};
+use crate::domain::limit::KEY_LOOK_INTERVAL;
 use crate::domain::session::{SessionId, token};
 use crate::fleet::registration::Rank;
 
@@ -68,7 +71,40 @@ pub struct Key {
     pub scopes: Vec<Scope>,
     /// When it is no longer accepted.
     pub expires: Option<SystemTime>,
+    /// What it may have running, and how fast it may call; what all keys may when it says nothing.
+    pub quota: Option<Quota>,
+    /// Tells whoever is still served by it when it is no longer accepted.
+    pub revoked: Revoked,
 }
+
+/// Whether a key is no longer accepted, for those who came by it before.
+#[derive(Debug, Clone, Default)]
+pub struct Revoked(Arc<CancellationToken>);
+
+impl Revoked {
+    /// From now on the key is not accepted, and what it has open ends.
+    pub fn revoke(&self) {
+        self.0.cancel();
+    }
+
+    /// Ends once the key is no longer accepted.
+    pub fn wait(&self) -> WaitForCancellationFutureOwned {
+        CancellationToken::clone(&self.0).cancelled_owned()
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
+/// Two keys that are written alike are the same, whatever has become of them.
+impl PartialEq for Revoked {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Revoked {}
 
 impl Key {
     /// A key with all rights.
@@ -79,7 +115,13 @@ impl Key {
             hash: hash(key.as_bytes()),
             scopes: vec![Scope::Admin],
             expires: None,
+            quota: None,
+            revoked: Revoked::default(),
         }
+    }
+
+    fn is_over(&self, now: SystemTime) -> bool {
+        self.revoked.is_revoked() || self.expires.is_some_and(|expires| expires <= now)
     }
 
     fn allows(&self, scope: Scope) -> bool {
@@ -117,6 +159,12 @@ pub enum Reflection {
 pub struct Caller(pub Option<Arc<str>>);
 
 impl Caller {
+    /// The name by which calls are counted; empty where no key is needed.
+    #[must_use]
+    pub fn counted(&self) -> Arc<str> {
+        self.0.clone().unwrap_or_default()
+    }
+
     /// The name, for logs.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -229,10 +277,7 @@ impl Keys {
             let (session, caller) = session_of(token, sessions).ok_or_else(unknown_key)?;
             return let_session_pass(request, session, caller);
         };
-        if key
-            .expires
-            .is_some_and(|expires| expires <= SystemTime::now())
-        {
+        if key.is_over(SystemTime::now()) {
             return Err(unknown_key());
         }
         if let Access::Scope(scope) = access
@@ -247,11 +292,27 @@ impl Keys {
         }
         if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
             arrival.caller = Caller(Some(Arc::clone(&key.name)));
+            arrival.exchange.note_key(key.revoked.clone());
             if key.allows(Scope::Admin) {
                 arrival.rank = Rank::Operator;
             }
         }
         Ok(())
+    }
+
+    /// Revokes each key when its time comes; never ends. The wall clock may jump: it is looked at again and
+    /// again.
+    pub async fn expire(&self) {
+        loop {
+            let now = SystemTime::now();
+            for key in self.keys.iter().filter(|key| key.is_over(now)) {
+                key.revoked.revoke();
+            }
+            let to_come = self.keys.iter().filter_map(|key| key.expires);
+            let to_come = to_come.filter_map(|expires| expires.duration_since(now).ok());
+            let wait = to_come.min().unwrap_or(KEY_LOOK_INTERVAL);
+            tokio::time::sleep(wait.min(KEY_LOOK_INTERVAL)).await;
+        }
     }
 
     fn access(&self, path: &str) -> Access {
@@ -328,6 +389,17 @@ fn let_session_pass<B>(
     Ok(())
 }
 
+/// What is told to whoever is still served by a key that is no longer accepted.
+pub(super) fn revoked_key() -> Failure {
+    Failure {
+        progress: Progress::MayHaveBegun,
+        ..Failure::new(
+            Reason::KeyInvalid,
+            "the key is no longer valid: what was still open with it ends",
+        )
+    }
+}
+
 fn unknown_key() -> Failure {
     Failure::new(
         Reason::KeyInvalid,
@@ -347,6 +419,8 @@ mod tests {
             hash: hash(format!("{name}-secret").as_bytes()),
             scopes: scopes.to_vec(),
             expires,
+            quota: None,
+            revoked: Revoked::default(),
         };
         let past = SystemTime::now() - Duration::from_secs(1);
         let future = SystemTime::now() + Duration::from_secs(60);

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 
 use http::{HeaderValue, Response, StatusCode, header};
 use tonic::body::Body;
-use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::pb;
 
 use crate::domain::failure::{self, Failure, Reason};
-use crate::domain::retry::Stop;
+use crate::domain::retry::{Pushback, Stop};
 
 /// `ErrorInfo.domain`.
 pub const DOMAIN: &str = "orchestrator.openclaw";
@@ -28,6 +27,7 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
         Reason::ArgumentInvalid
         | Reason::TargetInvalid
         | Reason::PayloadInvalid
+        | Reason::IdempotencyConflict
         | Reason::TimeoutInvalid
         | Reason::RequestMalformed => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
         Reason::TargetUnknown | Reason::RegistrationUnknown | Reason::SessionUnknown => {
@@ -37,8 +37,11 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
         Reason::AnswerTooLarge | Reason::AggregateTooLarge => {
             (Code::ResourceExhausted, StatusCode::BAD_GATEWAY)
         }
-        Reason::SlowConsumer | Reason::TooMany | Reason::FleetFull => {
+        Reason::SlowConsumer | Reason::TooMany | Reason::FleetFull | Reason::CallerLimit => {
             (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS)
+        }
+        Reason::Overloaded | Reason::InstanceBusy | Reason::MemoryFull => {
+            (Code::ResourceExhausted, StatusCode::SERVICE_UNAVAILABLE)
         }
         Reason::DeadlineExceeded | Reason::CompletionLate => {
             (Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT)
@@ -96,25 +99,23 @@ fn code(status: failure::Status) -> Code {
     Code::from_i32(status.number().into())
 }
 
-/// A failure as a gRPC status, with `google.rpc.ErrorInfo`.
+/// A failure as a gRPC status, with `google.rpc.ErrorInfo`, and with when to come again where that is known.
 #[must_use]
 pub fn status(failure: &Failure) -> Status {
-    with_details(failure, vec![any("google.rpc.ErrorInfo", &info(failure))])
+    let details = vec![any("google.rpc.ErrorInfo", &info(failure))];
+    with_details(failure, failure.pushback, details)
 }
 
 /// The status of a Route that failed: with every try, and with word for outer layers whether they should try.
 #[must_use]
 pub fn unanswered(failure: &Failure, stop: Option<Stop>, attempts: prost_types::Any) -> Status {
     let details = vec![any("google.rpc.ErrorInfo", &info(failure)), attempts];
-    let mut status = with_details(failure, details);
-    if matches!(stop, Some(Stop::Exhausted | Stop::NotRepeatable)) {
-        // gRFC A6: negative means do not retry. A caller's retries neither multiply ours nor repeat what may
-        // not be repeated.
-        status
-            .metadata_mut()
-            .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
-    }
-    status
+    let pushback = match stop {
+        // A caller's retries neither multiply ours nor repeat what may not be repeated.
+        Some(Stop::Exhausted | Stop::NotRepeatable) => Some(Pushback::Stop),
+        Some(Stop::NoTime) | None => failure.pushback,
+    };
+    with_details(failure, pushback, details)
 }
 
 fn info(failure: &Failure) -> pb::ErrorInfo {
@@ -138,18 +139,35 @@ pub(super) fn any(name: &str, message: &impl prost::Message) -> prost_types::Any
     }
 }
 
-fn with_details(failure: &Failure, details: Vec<prost_types::Any>) -> Status {
+/// What is asked of whoever would try again is said in the form of gRPC (gRFC A6: negative means do not) and,
+/// when it is a time, as `google.rpc.RetryInfo`.
+fn with_details(
+    failure: &Failure,
+    pushback: Option<Pushback>,
+    mut details: Vec<prost_types::Any>,
+) -> Status {
     let code = codes(failure.reason).0;
     let message = match &failure.instance {
         Some(instance) => format!("instance {instance}: {}", failure.detail),
         None => failure.detail.to_string(),
     };
+    if let Some(Pushback::Wait(wait)) = pushback {
+        let retry_delay = prost_types::Duration::try_from(wait).ok();
+        let info = pb::RetryInfo { retry_delay };
+        details.push(any("google.rpc.RetryInfo", &info));
+    }
     let status = pb::Status {
         code: code.into(),
         message: message.clone(),
         details,
     };
-    Status::with_details(code, message, prost::Message::encode_to_vec(&status).into())
+    let details = prost::Message::encode_to_vec(&status).into();
+    let mut status = Status::with_details(code, message, details);
+    if let Some(value) = pushback.and_then(|pushback| pushback.to_grpc().parse().ok()) {
+        let name = "grpc-retry-pushback-ms";
+        status.metadata_mut().insert(name, value);
+    }
+    status
 }
 
 /// How a caller wants to be answered.
@@ -191,6 +209,11 @@ pub fn refuse(failure: &Failure, protocol: Protocol) -> Response<Body> {
             *response.status_mut() = codes(failure.reason).1;
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(header::CONTENT_TYPE, json);
+            if let Some(seconds) = failure.pushback.and_then(Pushback::to_retry_after) {
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, seconds.into());
+            }
             if response.status() == StatusCode::UNAUTHORIZED {
                 let bearer = HeaderValue::from_static("Bearer");
                 response
@@ -255,6 +278,39 @@ mod tests {
             })
             .collect();
         insta::assert_snapshot!(table.join("\n"));
+    }
+
+    #[test]
+    fn when_to_come_again_is_said_in_every_form() {
+        let wait = std::time::Duration::from_millis(1500);
+        let failure = Failure {
+            pushback: Some(Pushback::Wait(wait)),
+            ..Failure::new(Reason::TooMany, "too many")
+        };
+        let pushback = |status: &Status| {
+            let header = status.metadata().get("grpc-retry-pushback-ms");
+            let header = header.map(|value| value.to_str().unwrap().to_owned());
+            let info = status.get_error_details().retry_info().cloned();
+            (header, info.and_then(|info| info.retry_delay))
+        };
+        let said = (Some("1500".to_owned()), Some(wait));
+        assert_eq!(pushback(&status(&failure)), said);
+        let of_route = |stop| pushback(&unanswered(&failure, stop, prost_types::Any::default()));
+        assert_eq!(of_route(None), said);
+        assert_eq!(of_route(Some(Stop::NoTime)), said);
+        assert_eq!(
+            of_route(Some(Stop::Exhausted)),
+            (Some("-1".to_owned()), None)
+        );
+        let http = refuse(&failure, Protocol::Http);
+        assert_eq!(http.headers()[header::RETRY_AFTER], "2");
+        let plain = Failure::new(Reason::TooMany, "too many");
+        assert_eq!(pushback(&status(&plain)), (None, None));
+        assert!(
+            !refuse(&plain, Protocol::Http)
+                .headers()
+                .contains_key(header::RETRY_AFTER)
+        );
     }
 
     #[test]

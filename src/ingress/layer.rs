@@ -5,6 +5,7 @@ use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,12 +17,12 @@ use super::body::Timely;
 use super::caller::{FindToken, Keys, SESSION_SEND};
 use super::failure_table::{self, Protocol};
 use crate::chance::Chance;
-use crate::domain::failure::Failure;
-use crate::domain::limit::{BODY_TIMEOUT, TIMEOUT_MAX};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::TIMEOUT_MAX;
 
-/// A service that answers every request; cloned for each.
+/// A service that answers every request and is always ready for one; cloned for each.
 pub trait Door<B>:
-    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
+    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin>
     + Clone
     + Send
     + Sync
@@ -30,7 +31,7 @@ pub trait Door<B>:
 }
 
 impl<S, B> Door<B> for S where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin>
         + Clone
         + Send
         + Sync
@@ -110,6 +111,8 @@ where
 #[derive(Clone)]
 pub(super) struct Hurry<S> {
     pub(super) inner: S,
+    /// For a request that names no deadline.
+    pub(super) body_timeout: Duration,
 }
 
 impl<S, B> Service<Request<B>> for Hurry<S>
@@ -130,26 +133,28 @@ where
         if let Err(failure) = arrival::note_timeout(&mut request) {
             return refuse(&request, &failure);
         }
+        let Some(arrival) = request.extensions().get::<Arrival>() else {
+            let bug = Failure::new(Reason::Internal, "the request has no arrival");
+            return refuse(&request, &bug);
+        };
         // A session lasts as long as both sides like; only its beginning is waited for, by the method itself.
         if request.uri().path() == SESSION_SEND {
-            let body = |body| Body::new(Timely::without_end(body));
+            let exchange = Arc::clone(&arrival.exchange);
+            let body = |body| Body::new(Timely::without_end(body, exchange));
             return self.inner.call(request.map(body));
         }
-        let noted = request.extensions().get::<Arrival>();
-        let (at, timeout) = noted.map_or_else(
-            || (tokio::time::Instant::now(), None),
-            |arrival| (arrival.at, arrival.timeout),
-        );
         // Reflection is a conversation: clients ask more as they go.
         let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
         let own = if is_conversation {
             TIMEOUT_MAX
         } else {
-            BODY_TIMEOUT
+            self.body_timeout
         };
-        let ends = at + timeout.unwrap_or(own).min(TIMEOUT_MAX);
+        // Word that the time is over must still reach whoever set it.
+        let ends = arrival.deadline(None, own, TIMEOUT_MAX).work_ends();
+        let exchange = Arc::clone(&arrival.exchange);
         self.inner
-            .call(request.map(|body| Body::new(Timely::new(body, ends))))
+            .call(request.map(|body| Body::new(Timely::new(body, ends.into(), exchange))))
     }
 }
 
@@ -158,4 +163,54 @@ fn refuse<B>(request: &Request<B>, failure: &Failure) -> Answering {
     tracing::debug!(%method, path, code = failure.reason.name(), "request refused at the door");
     let response = failure_table::refuse(failure, Protocol::of(request.headers()));
     Box::pin(ready(Ok(response)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::chance::Chance;
+
+    /// How long a body may take that never comes.
+    async fn check(path: &str, timeout: Option<&str>, expected_ms: u64) {
+        let waits = tower::service_fn(|request: Request<Body>| -> Answering {
+            Box::pin(async move {
+                let late = request.into_body().frame().await;
+                let status = late.and_then(Result::err).expect("it never comes");
+                Ok(status.into_http())
+            })
+        });
+        let mut hurry = Hurry {
+            inner: waits,
+            body_timeout: Duration::from_secs(15),
+        };
+        let never = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());
+        let mut request = Request::post(path).body(never).unwrap();
+        if let Some(timeout) = timeout {
+            let timeout = timeout.parse().unwrap();
+            request.headers_mut().insert("grpc-timeout", timeout);
+        }
+        arrival::note(&mut request, &Chance::default());
+        let start = Instant::now();
+        let answer = hurry.call(request).await.unwrap();
+        // DEADLINE_EXCEEDED.
+        assert_eq!(answer.headers()["grpc-status"], "4");
+        assert_eq!(
+            start.elapsed(),
+            Duration::from_millis(expected_ms),
+            "{path} {timeout:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_given_up_before_its_caller_gives_up() {
+        check("/a.Service/Method", None, 14_750).await;
+        check("/a.Service/Method", Some("1S"), 950).await;
+        check("/a.Service/Method", Some("20m"), 15).await;
+        check("/a.Service/Method", Some("1H"), 599_750).await;
+        check("/grpc.reflection.v1.ServerReflection/Info", None, 599_750).await;
+        check("/grpc.reflection.v1.ServerReflection/Info", Some("1S"), 950).await;
+    }
 }

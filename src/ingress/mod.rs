@@ -2,6 +2,7 @@
 //! of the domain; the failure that comes back is translated once, in `failure_table`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
@@ -9,10 +10,12 @@ use tower::ServiceBuilder;
 pub mod arrival;
 pub mod body;
 pub mod caller;
+pub mod exchange;
 pub mod failure_table;
 pub mod grpc;
 mod layer;
 pub mod listener;
+mod outgoing;
 
 use crate::chance::Chance;
 use caller::{FindToken, Keys};
@@ -22,6 +25,7 @@ pub use layer::Door;
 pub fn front_door(
     keys: Arc<Keys>,
     sessions: FindToken,
+    body_timeout: Duration,
     methods: grpc::Methods,
     chance: Chance,
 ) -> impl Door<Incoming> {
@@ -39,6 +43,9 @@ pub fn front_door(
         })
         // Who may call is known; until when comes next. It stands where bodies are read, since one that
         // trickles in may not hold a call past its deadline.
-        .layer_fn(|inner| layer::Hurry { inner })
+        .layer_fn(move |inner| layer::Hurry {
+            inner,
+            body_timeout,
+        })
         .service(methods)
 }

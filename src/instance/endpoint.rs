@@ -5,11 +5,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::time;
 
 use super::Pending;
-use crate::domain::limit::ADDRESSES_PER_NAME_MAX;
+use crate::domain::limit::{ADDRESSES_PER_NAME_MAX, CONNECT_NEXT_AFTER};
 
 /// Opens a connection to an address.
 pub type Dial = Arc<dyn Fn(SocketAddr) -> Pending<io::Result<Box<dyn Connected>>> + Send + Sync>;
@@ -132,14 +135,40 @@ impl Endpoint {
         } else {
             &self.pinned
         };
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in addresses {
-            match dial(*address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
+        first(addresses, |address| dial(*address)).await
+    }
+}
+
+/// The first connection there is. The next address is begun once the one before has failed, or has kept us
+/// waiting for a moment, and nothing that was begun is given up for it (RFC 8305, 5).
+async fn first<'a, T, C>(
+    addresses: &'a [SocketAddr],
+    mut connect: impl FnMut(&'a SocketAddr) -> C,
+) -> io::Result<T>
+where
+    C: Future<Output = io::Result<T>>,
+{
+    let mut begun = FuturesUnordered::new();
+    let mut left = addresses.iter();
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    loop {
+        let next = left.next();
+        let is_last = next.is_none();
+        begun.extend(next.map(&mut connect));
+        let ended = async {
+            if is_last {
+                return begun.next().await;
             }
+            let waited = time::timeout(CONNECT_NEXT_AFTER, begun.next()).await;
+            waited.unwrap_or(None)
+        };
+        match ended.await {
+            Some(Ok(connected)) => return Ok(connected),
+            Some(Err(error)) => last = error,
+            None if is_last => return Err(last),
+            // A moment has passed.
+            None => {}
         }
-        Err(last)
     }
 }
 
@@ -156,6 +185,46 @@ impl fmt::Display for Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What each address does, in order: answers or fails after so many milliseconds, or is silent. Which one
+    /// is connected to in the end, and when.
+    async fn check_first(acts: &[(Option<u64>, bool)], expected: Result<usize, ()>, after_ms: u64) {
+        let address = |at: usize| SocketAddr::from(([10, 0, 0, 1], at as u16));
+        let addresses: Vec<_> = (0..acts.len()).map(address).collect();
+        let start = time::Instant::now();
+        let found = first(&addresses, |address| {
+            let at = usize::from(address.port());
+            let (millis, is_there) = acts[at];
+            async move {
+                match millis {
+                    Some(millis) => time::sleep(std::time::Duration::from_millis(millis)).await,
+                    None => std::future::pending().await,
+                }
+                is_there
+                    .then_some(at)
+                    .ok_or(io::ErrorKind::ConnectionRefused.into())
+            }
+        });
+        assert_eq!(found.await.map_err(|_: io::Error| ()), expected, "{acts:?}");
+        assert_eq!(
+            start.elapsed().as_millis(),
+            u128::from(after_ms),
+            "{acts:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_does_not_answer_keeps_nobody_from_the_next() {
+        let (silent, refuses) = ((None, false), (Some(0), false));
+        check_first(&[(Some(5), true), (Some(0), true)], Ok(0), 5).await;
+        check_first(&[refuses, (Some(1), true)], Ok(1), 1).await;
+        check_first(&[silent, silent, (Some(1), true)], Ok(2), 501).await;
+        // What was begun first may still be first.
+        check_first(&[(Some(300), true), (Some(100), true)], Ok(0), 300).await;
+        check_first(&[(Some(700), true), refuses, silent], Ok(0), 700).await;
+        check_first(&[refuses, (Some(10), false)], Err(()), 10).await;
+        check_first(&[], Err(()), 0).await;
+    }
 
     #[test]
     fn an_address_is_read_and_written_alike() {

@@ -113,6 +113,8 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     /// Its share of BALANCED work, from 1.
     pub weight: u32,
+    /// Calls that may be with it at once; what all instances may have when it says nothing.
+    pub calls_in_flight_max: Option<u32>,
     /// What it is shown as `authorization`. The caller's own key never is.
     pub credential: Option<Credential>,
     /// How it is trusted; used when the endpoint is `grpcs`.

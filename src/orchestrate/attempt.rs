@@ -1,6 +1,7 @@
 //! One try of a task at one instance, with the time that is left.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{self, Instant};
@@ -15,25 +16,58 @@ use crate::fleet::Pass;
 use crate::fleet::view::Member;
 use crate::instance::{Call, Sent};
 
-/// Hands the task to the instance, which `pass` allows, and waits for the answer, at most until work must end. Dropping the future
-/// resets the call at the instance.
+/// What holds for one try.
+pub struct Terms {
+    /// Its number within its call, from 1.
+    pub number: u32,
+    /// When the call ends.
+    pub deadline: Deadline,
+    /// How long this try may take.
+    pub per_try_timeout: Option<Duration>,
+    /// Tells, also after the future was dropped, whether anything has left for the instance.
+    pub sent: Sent,
+    /// When nobody looked at the try; `None` where it is always looked at.
+    pub lag: Option<Arc<Lag>>,
+}
+
+/// Counts how often calls were left alone for a while, because the reader of their outcomes lagged behind. An
+/// answer that came meanwhile is seen late: how long it took is then not known.
+#[derive(Debug, Default)]
+pub struct Lag(AtomicU64);
+
+impl Lag {
+    /// They were left alone once more.
+    pub fn note(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn times(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Hands the task to the instance, which `pass` allows, and waits for the answer, at most until work must end.
+/// Dropping the future resets the call at the instance.
 pub async fn attempt(
     member: &Member,
     pass: Pass,
     task: &Arc<Task>,
-    number: u32,
-    deadline: Deadline,
-    per_try_timeout: Option<Duration>,
+    terms: Terms,
 ) -> Result<Payload, Failure> {
+    let Terms {
+        number,
+        deadline,
+        per_try_timeout,
+        sent,
+        lag,
+    } = terms;
+    let times = || lag.as_ref().map_or(0, |lag| lag.times());
     let started = Instant::now();
     if deadline.budget(started.into_std()).is_none() {
-        let detail = "no time was left to ask the instance";
-        return Err(Failure::at(
-            member.id(),
-            Reason::DeadlineExceeded,
-            Progress::NeverSent,
-            detail,
-        ));
+        return Err(no_time(member));
+    }
+    if pass.finds_it_full() {
+        return Err(busy(member));
     }
     let ends = Instant::from_std(deadline.work_ends());
     let ends = per_try_timeout.map_or(ends, |timeout| ends.min(started + timeout));
@@ -41,9 +75,9 @@ pub async fn attempt(
         task: Arc::clone(task),
         attempt: number,
         ends,
-        sent: Sent::default(),
+        sent: sent.clone(),
     };
-    let sent = call.sent.clone();
+    let before = times();
     let answered = time::timeout_at(ends, member.client.execute(call)).await;
     let now = Instant::now();
     let result = match answered {
@@ -56,16 +90,33 @@ pub async fn attempt(
         Err(failure) => observed::said(failure, ends - started),
     };
     pass.report(said, now);
-    match &result {
-        Ok(_) => member.load.observe(now - started, now),
-        Err(failure) => {
-            if failure.reason == Reason::DeadlineExceeded {
-                member.load.observe(now - started, now);
-            }
-            report(task, number, failure);
-        }
+    let out_of_time = |failure: &Failure| failure.reason == Reason::DeadlineExceeded;
+    if result.as_ref().err().is_none_or(out_of_time) && before == times() {
+        member.load.observe(now - started, now);
+    }
+    if let Err(failure) = &result {
+        report(task, number, failure);
     }
     result
+}
+
+/// Nobody is asked who could not finish.
+pub(super) fn no_time(member: &Member) -> Failure {
+    let (reason, progress) = (Reason::DeadlineExceeded, Progress::NeverSent);
+    let detail = "no time was left to ask the instance";
+    Failure::at(member.id(), reason, progress, detail)
+}
+
+/// It was not even asked, so that nothing is logged for each of many calls.
+fn busy(member: &Member) -> Failure {
+    let max = member.load.outstanding_max();
+    let detail = format!("the instance has {max} calls, which is the most it may have");
+    Failure::at(
+        member.id(),
+        Reason::InstanceBusy,
+        Progress::NeverSent,
+        detail,
+    )
 }
 
 /// An instance that gives up at the deadline it was given may say so just before we do.

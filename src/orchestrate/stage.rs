@@ -14,6 +14,7 @@ use crate::domain::deadline::{Deadline, Timeouts};
 use crate::domain::gather::Completion;
 use crate::domain::health::Panic;
 use crate::domain::health::probed::State;
+use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::retry;
@@ -37,17 +38,23 @@ pub(super) struct Stage {
 impl Stage {
     /// Healthy instances, each with one act that it repeats.
     pub(super) fn new<'a>(acts: impl IntoIterator<Item = (&'a str, Act)>) -> Self {
+        Self::with_scripts(acts.into_iter().map(|(id, act)| (id, vec![act])))
+    }
+
+    /// Healthy instances, each with acts one after the other; the last is repeated.
+    pub(super) fn with_scripts<'a>(scripts: impl IntoIterator<Item = (&'a str, Vec<Act>)>) -> Self {
         let mut stage = Self {
             instances: BTreeMap::new(),
             members: Vec::new(),
         };
-        for (id, act) in acts {
-            let instance = Scripted::new(id, [act]);
+        for (id, acts) in scripts {
+            let instance = Scripted::new(id, acts);
             let spec = Spec {
                 id: InstanceId::parse(id).unwrap(),
                 endpoint: Endpoint::parse("127.0.0.1:1").unwrap(),
                 labels: BTreeMap::new(),
                 weight: 1,
+                calls_in_flight_max: None,
                 credential: None,
                 tls: tls::Settings::default(),
             };
@@ -84,8 +91,30 @@ impl Stage {
         }
     }
 
+    /// From now on so many calls may be with the instance at once.
+    pub(super) fn limit(&mut self, id: &str, calls_max: u32) {
+        for member in &mut self.members {
+            if member.id().as_str() == id {
+                let load = Arc::new(Load::limited(1, calls_max));
+                *member = Arc::new(Member {
+                    load,
+                    ..Member::clone(member)
+                });
+            }
+        }
+    }
+
     pub(super) fn instance(&self, id: &str) -> &Scripted {
         &self.instances[id]
+    }
+
+    /// The longest latency that was observed of any instance.
+    pub(super) fn latency_max(&self) -> Duration {
+        let latencies = self.members.iter().map(|member| {
+            let nanos = member.load.compared().latency_ns;
+            Duration::from_nanos(nanos as u64)
+        });
+        latencies.max().unwrap_or_default()
     }
 
     /// Calls that are with any instance now.
@@ -112,8 +141,12 @@ impl Stage {
             panic: Panic::Off,
             selection,
             retry: retry::Policy::default(),
+            hedge: hedge::Policy::Off,
+            readiness: None,
             fleet_now: self.fleet_now(),
             retries: Arc::default(),
+            hedges: Some(Arc::default()),
+            lag: None,
             chance: Chance::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),

@@ -1,7 +1,7 @@
 //! Every method of every service that is served needs its key, whether or not anybody remembered it here.
 
 use http::Request;
-use orchestrator::ingress::caller::{Key, METHODS, Reflection, Scope, hash};
+use orchestrator::ingress::caller::{Key, METHODS, Reflection, Scope};
 use orchestrator::proto;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -90,10 +90,8 @@ async fn every_method_needs_a_key_but_health() {
 async fn every_method_of_the_contract_has_a_scope_and_a_key_without_it_is_denied() {
     let mut config = embedded();
     config.keys.keys.push(Key {
-        name: "narrow".into(),
-        hash: hash(b"narrow-key"),
         scopes: Vec::new(),
-        expires: None,
+        ..Key::with_all_rights("narrow", "narrow-key")
     });
     let app = start(config).await;
     let mut channel = channel(app.address()).await;
@@ -116,10 +114,8 @@ async fn an_expired_key_is_refused_and_reflection_can_be_opened() {
     let mut config = embedded();
     let past = std::time::SystemTime::now() - std::time::Duration::from_secs(1);
     config.keys.keys.push(Key {
-        name: "old".into(),
-        hash: hash(b"old-key"),
-        scopes: vec![Scope::Admin],
         expires: Some(past),
+        ..Key::with_all_rights("old", "old-key")
     });
     config.keys.reflection = Reflection::Public;
     let app = start(config).await;

@@ -13,6 +13,7 @@
 mod raw;
 mod stage;
 
+mod admission;
 mod auth;
 mod cancel;
 mod cluster;
@@ -21,7 +22,9 @@ mod drain;
 mod ejection;
 mod fan_out;
 mod health;
+mod hedge;
 mod history;
+mod idempotency;
 mod instance_session;
 mod journal;
 mod limits;

@@ -1,5 +1,8 @@
 //! A failed try is repeated where that is safe and of use, and the answer tells every try.
 
+use std::time::Duration;
+
+use orchestrator::domain::health::State;
 use orchestrator::proto::orchestrator::fanout_response::Event;
 use orchestrator::proto::orchestrator::{
     AttemptKind, CallPolicy, FailedAttempts, Fallback, FanoutRequest, Outcome, RouteRequest,
@@ -7,12 +10,13 @@ use orchestrator::proto::orchestrator::{
 };
 use prost::Message as _;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::stage::instance::{Act, Instance};
 use crate::stage::{self, client, config, planned, reason, start};
 
-/// Every try, from the details of a failed call.
-fn tries(status: &Status) -> Vec<(String, AttemptKind, String)> {
+/// The detail of a failed call that tells every try.
+fn attempts_detail(status: &Status) -> Vec<u8> {
     let details = tonic_types::pb::Status::decode(status.details())
         .unwrap()
         .details;
@@ -21,7 +25,13 @@ fn tries(status: &Status) -> Vec<(String, AttemptKind, String)> {
         .iter()
         .find(|detail| detail.type_url == name)
         .expect("the tries are a detail");
-    let attempts = FailedAttempts::decode(&detail.value[..]).unwrap().attempts;
+    detail.value.clone()
+}
+
+/// Every try, from the details of a failed call.
+fn tries(status: &Status) -> Vec<(String, AttemptKind, String)> {
+    let detail = attempts_detail(status);
+    let attempts = FailedAttempts::decode(&detail[..]).unwrap().attempts;
     let told = |failure: Option<orchestrator::proto::orchestrator::Failure>| {
         failure.map_or(String::new(), |failure| failure.reason)
     };
@@ -243,4 +253,54 @@ async fn a_key_selects_the_same_instance_every_time() {
     assert!(3 <= chosen.len(), "keys spread: {chosen:?}");
     let status = client.route(route("*", policy(""))).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn an_instance_that_says_when_to_come_again_is_not_asked_earlier() {
+    let mut details = tonic_types::ErrorDetails::new();
+    details.set_retry_info(Some(Duration::from_millis(200)));
+    let busy = Status::with_error_details(Code::Unavailable, "busy", details);
+    let busy = Instance::start(Act::FailWith(busy)).await;
+    let instances = vec![planned("A", busy.address), planned("B", busy.address)];
+    let app = start(stage::Config {
+        instances,
+        ..config()
+    })
+    .await;
+    let policy = CallPolicy {
+        idempotent: true,
+        attempts_max: 2,
+        ..Default::default()
+    };
+    let mut client = client(&app).await;
+    let status = client.route(route("A B", policy)).await.unwrap_err();
+    let detail = FailedAttempts::decode(&attempts_detail(&status)[..]).unwrap();
+    let offset = |at: usize| Duration::try_from(detail.attempts[at].offset.unwrap()).unwrap();
+    let elapsed = Duration::try_from(detail.attempts[0].elapsed.unwrap()).unwrap();
+    // Even at another instance, and counted from the answer that asked for it.
+    assert!(offset(0) + elapsed + Duration::from_millis(199) <= offset(1));
+    assert_eq!(busy.counts.borrow().begun, 2);
+}
+
+#[tokio::test]
+async fn a_call_waits_for_an_instance_that_comes_back() {
+    let mut gone = Instance::start(Act::Echo).await;
+    let app = start(stage::Config {
+        instances: vec![planned("A", gone.address)],
+        ..config()
+    })
+    .await;
+    gone.kill();
+    stage::settled(&app, |state| state == State::Down).await;
+    let mut client = client(&app).await;
+    let status = client.route(route("A", CallPolicy::default())).await;
+    assert_eq!(reason(&status.unwrap_err()), "INSTANCE_DOWN");
+    let patient = CallPolicy {
+        wait_for_ready: true,
+        ..Default::default()
+    };
+    let waiting = tokio::spawn(async move { client.route(route("A", patient)).await });
+    let _back = Instance::start_at(gone.address, Act::Echo).await;
+    let answer = waiting.await.unwrap().unwrap().into_inner();
+    assert_eq!((answer.instance.as_str(), answer.attempts.len()), ("A", 1));
 }

@@ -49,6 +49,15 @@ async fn a_running_call_is_finished_and_the_stop_is_clean() {
 }
 
 #[tokio::test]
+async fn a_stop_leaves_no_task_behind() {
+    let app = start(embedded()).await;
+    let left = app.tasks_left();
+    assert_ne!(left(), 0, "instances are being probed");
+    app.stop().await;
+    assert_eq!(left(), 0);
+}
+
+#[tokio::test]
 async fn it_says_that_it_is_not_ready_before_it_turns_callers_away() {
     let mut config = embedded();
     config.shutdown.not_ready_for = Duration::from_millis(500);

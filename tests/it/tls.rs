@@ -115,6 +115,7 @@ fn planned(port: u16, tls: tls::Settings) -> Planned {
         endpoint: Endpoint::parse(&format!("grpcs://127.0.0.1:{port}")).unwrap(),
         labels: Default::default(),
         weight: 1,
+        calls_in_flight_max: None,
         credential: Credential::bearer("instance-credential-77"),
         tls,
     })

@@ -276,6 +276,8 @@ fn the_limits_of_the_front_door_are_told_as_they_are() {
         ),
         ("first_bytes_timeout", time(limits.first_bytes)),
         ("http1_headers_timeout", time(limits.http1_headers)),
+        ("body_timeout", time(limits.body)),
+        ("stream_idle", time(limits.stream_idle)),
         ("keepalive_interval", time(limits.keepalive_interval)),
         ("keepalive_timeout", time(limits.keepalive_timeout)),
         ("connection_age", time(limits.age)),

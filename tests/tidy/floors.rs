@@ -5,7 +5,14 @@ use crate::source::{self, Source, check, inspect};
 /// Bottom first. Within a floor's module everything may use everything.
 const FLOORS: [&[&str]; 9] = [
     &["domain"],
-    &["tasks", "telemetry", "chance", "payload_json", "late_flush"],
+    &[
+        "tasks",
+        "telemetry",
+        "chance",
+        "payload_json",
+        "late_flush",
+        "memory",
+    ],
     &["instance", "store"],
     &["fleet"],
     &["orchestrate"],

@@ -16,6 +16,7 @@ mod docs;
 mod failures;
 mod floors;
 mod limits;
+mod retries;
 mod sizes;
 mod tonic_types;
 mod words;

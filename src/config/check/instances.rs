@@ -10,7 +10,7 @@ use crate::config::{Builtin, Planned};
 use crate::domain::failure::Status;
 use crate::domain::health::Admin;
 use crate::domain::id::InstanceId;
-use crate::domain::limit::{FLEET_MAX, LABEL_BYTES_MAX, LABELS_MAX, WEIGHT_MAX};
+use crate::domain::limit::{CALLS_ASKED_MAX, FLEET_MAX, LABEL_BYTES_MAX, LABELS_MAX, WEIGHT_MAX};
 use crate::instance::builtin::Behaviour;
 use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::tls::BadTls;
@@ -37,6 +37,7 @@ pub(super) fn instances(
             "builtin",
             "labels",
             "weight",
+            "calls_in_flight_max",
             "state",
             "tls",
             "credential",
@@ -82,6 +83,10 @@ fn planned(
     fields.set("weight", &mut weight, |place| {
         place.count(1..=WEIGHT_MAX.into())
     });
+    let mut calls_in_flight_max = None;
+    fields.set("calls_in_flight_max", &mut calls_in_flight_max, |place| {
+        place.count(1..=CALLS_ASKED_MAX).map(Some)
+    });
     match (fields.get("address"), fields.get("builtin")) {
         (Some(address), None) => {
             let endpoint = endpoint(&address);
@@ -95,6 +100,7 @@ fn planned(
                 endpoint: endpoint?,
                 labels,
                 weight,
+                calls_in_flight_max,
                 credential,
                 tls,
             }))
@@ -110,6 +116,7 @@ fn planned(
                 id: id?,
                 labels,
                 weight,
+                calls_in_flight_max,
                 behaviour: behaviour?,
             }))
         }

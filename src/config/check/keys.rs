@@ -4,16 +4,27 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use super::admission::quota;
 use super::place::{Fields, Place};
 use crate::config::keys::RESERVED_NAMES;
+use crate::domain::admission::Quota;
 use crate::domain::limit::{KEY_NAME_BYTES_MAX, KEYS_MAX};
-use crate::ingress::caller::{self, Key, Scope};
+use crate::ingress::caller::{self, Key, Revoked, Scope};
 
-pub(super) fn keys(place: &Place<'_>) -> Option<Vec<Key>> {
+/// `each` is the quota of a key that has none.
+pub(super) fn keys(place: &Place<'_>, each: Quota) -> Option<Vec<Key>> {
     let (mut names, mut hashes) = (HashMap::new(), HashMap::new());
     let keys = place.clone().hidden().list(KEYS_MAX)?;
     let keys = keys.iter().filter_map(|place| {
-        let fields = place.fields(&["name", "sha256", "scopes", "expires"])?;
+        let fields = place.fields(&[
+            "name",
+            "sha256",
+            "scopes",
+            "expires",
+            "calls_in_flight_max",
+            "calls_per_second",
+            "calls_burst",
+        ])?;
         let (name, hash) = (name(&fields), hash(&fields));
         if let Some(name) = name
             && let Some(line) = names.insert(name, place.line())
@@ -37,6 +48,8 @@ pub(super) fn keys(place: &Place<'_>) -> Option<Vec<Key>> {
             hash: hash?,
             scopes: scopes?,
             expires,
+            quota: quota(&fields, each),
+            revoked: Revoked::default(),
         })
     });
     Some(keys.collect())

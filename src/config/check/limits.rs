@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::place::Place;
+use super::place::{Fields, Place};
 use super::{LONGEST, SHORTEST};
 use crate::domain::limit::{
     CONNECTION_STREAMS_MAX, CONNECTIONS_MAX, NETWORKS_MAX, WINDOW_MAX, WINDOW_MIN,
@@ -19,6 +19,8 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
         "connection_window_bytes",
         "first_bytes_timeout",
         "http1_headers_timeout",
+        "body_timeout",
+        "stream_idle",
         "keepalive_interval",
         "keepalive_timeout",
         "connection_age",
@@ -58,9 +60,16 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
         ));
     }
 
+    times(&fields, &mut limits);
+    Some(limits)
+}
+
+fn times(fields: &Fields<'_>, limits: &mut Limits) {
     for (name, setting, min) in [
         ("first_bytes_timeout", &mut limits.first_bytes, SHORTEST),
         ("http1_headers_timeout", &mut limits.http1_headers, SHORTEST),
+        ("body_timeout", &mut limits.body, SHORTEST),
+        ("stream_idle", &mut limits.stream_idle, SHORTEST),
         (
             "keepalive_interval",
             &mut limits.keepalive_interval,
@@ -76,5 +85,4 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
     ] {
         fields.set(name, setting, |place| place.duration(&(min..=LONGEST)));
     }
-    Some(limits)
 }

@@ -12,6 +12,7 @@ use crate::fleet::registration::TakeOver;
 use crate::ingress::caller::Reflection;
 use crate::ingress::grpc::Timeouts;
 
+mod admission;
 mod health;
 mod instances;
 mod keys;
@@ -42,12 +43,15 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         "health",
         "registration",
         "limits",
+        "admission",
         "timeouts",
         "shutdown",
     ]) else {
         return config;
     };
     fields.set("listen", &mut config.listen, listen);
+    fields.set("admission", &mut config.admission, admission::admission);
+    let each = config.admission.calls.each;
     let mut admin = BTreeMap::new();
     fields.set("instances", &mut config.instances, |place| {
         instances::instances(place, surroundings, &mut admin)
@@ -59,7 +63,9 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
             "has no instances: write a list, or [] when all of them will register",
         );
     }
-    fields.set("keys", &mut config.keys.keys, keys::keys);
+    fields.set("keys", &mut config.keys.keys, |place| {
+        keys::keys(place, each)
+    });
     fields.set("reflection", &mut config.keys.reflection, |place| {
         place.word(&[("key", Reflection::WithKey), ("public", Reflection::Public)])
     });

@@ -55,6 +55,12 @@ fn settings_must_fit_together() {
         "",
     );
     check(
+        r#""admission": {"calls_burst": 5, "each_key": {"calls_per_second": 0}, "buffered_bytes": 1000}"#,
+        "admission.calls_burst: limits nothing without calls_per_second: add it\n\
+         admission.each_key.calls_per_second: expected a whole number from 1 to 10000000, found the number 0\n\
+         admission.buffered_bytes: expected a whole number from 33554432 to 9223372036854775807, found the number 1000",
+    );
+    check(
         r#""registration": {"networks": ["10.0.0.5/8"]}"#,
         "registration.networks[0]: expected 10.0.0.0/8 for all of it, or 10.0.0.5/32 for the one address, found the text \"10.0.0.5/8\"",
     );

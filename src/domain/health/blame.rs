@@ -57,6 +57,7 @@ pub fn said(failure: &Failure, given: Duration) -> Said {
         | Reason::TargetInvalid
         | Reason::TargetUnknown
         | Reason::PayloadInvalid
+        | Reason::IdempotencyConflict
         | Reason::TimeoutInvalid
         | Reason::MessageTooLarge
         | Reason::RequestMalformed
@@ -71,6 +72,10 @@ pub fn said(failure: &Failure, given: Duration) -> Said {
         | Reason::AggregateTooLarge
         | Reason::SlowConsumer
         | Reason::TooMany
+        | Reason::Overloaded
+        | Reason::CallerLimit
+        | Reason::InstanceBusy
+        | Reason::MemoryFull
         | Reason::Draining
         | Reason::AddressNotAllowed
         | Reason::InstanceConfigured

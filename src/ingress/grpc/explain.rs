@@ -29,10 +29,12 @@ impl Orchestrator {
             Some(Call::Route(request)) => {
                 let resolve =
                     |fleet: &View, named: &[String]| present(fleet, named, FLEET_MAX, &mut absent);
-                let route = self.read_route(arrival, request, resolve)?;
+                let (route, _identity) = self.read_route(arrival, request, resolve)?;
                 let policy = proto::EffectivePolicy {
                     selection: selection(&route.selection).into(),
                     fallback: fallback(route.retry.fallback).into(),
+                    hedge_delay: route.hedge_delay().map(to_proto::duration),
+                    wait_for_ready: route.readiness.is_some(),
                     ..policy(&route.retry, route.deadline, arrived)
                 };
                 Ok(answer(explain::route(&route), absent, route.panic, policy))
@@ -120,6 +122,8 @@ fn policy(
         selection: proto::Selection::Unspecified.into(),
         fallback: proto::Fallback::Unspecified.into(),
         idempotent: retry.repeat == Repeat::Idempotent,
+        hedge_delay: None,
+        wait_for_ready: false,
     }
 }
 

@@ -8,7 +8,9 @@ use prost_types::Duration as ProtoDuration;
 
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::gather;
+use crate::domain::hedge;
 use crate::domain::id::InstanceId;
+use crate::domain::idempotency::Word;
 use crate::domain::limit::{
     ATTEMPTS_MAX, HASH_KEY_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, LEASE_DEFAULT, LEASE_MAX,
     LEASE_MIN, PAGE_MAX, WEIGHT_MAX,
@@ -125,11 +127,40 @@ pub(super) fn retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
     })
 }
 
+pub(super) fn hedge(policy: &CallPolicy) -> Result<hedge::Policy, Failure> {
+    let Some(asked) = &policy.hedge else {
+        return Ok(hedge::Policy::Off);
+    };
+    if !policy.idempotent {
+        let what = "sends the task to two instances: set idempotent if that does no harm";
+        return Err(invalid("policy.hedge", what));
+    }
+    if policy.attempts_max == 1 {
+        let what = "is a second try, and policy.attempts_max allows one";
+        return Err(invalid("policy.hedge", what));
+    }
+    let delay = timeout("policy.hedge.delay", asked.delay)?;
+    Ok(delay.map_or(hedge::Policy::Usual, hedge::Policy::After))
+}
+
+/// Absent means that the call is not to be found again.
+pub(super) fn idempotency_key(word: &str) -> Result<Option<Word>, Failure> {
+    if word.is_empty() {
+        return Ok(None);
+    }
+    let checked = Word::check(word).map(Some);
+    checked.map_err(|bad| invalid("idempotency_key", bad))
+}
+
 /// A leg has nowhere else to go.
 pub(super) fn leg_retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
     let elsewhere = policy.selection != 0 || policy.fallback != 0 || !policy.hash_key.is_empty();
     if elsewhere {
         let what = "a fan-out tries each target only at itself: leave out selection, fallback and hash_key";
+        return Err(invalid("policy", what));
+    }
+    if policy.hedge.is_some() || policy.wait_for_ready {
+        let what = "hedge and wait_for_ready are for a Route: leave them out";
         return Err(invalid("policy", what));
     }
     retry(policy)

@@ -17,11 +17,15 @@ use super::layer::Answering;
 use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::hedge::Hedges;
 use crate::domain::limit::{
     FANOUT_TIMEOUT_DEFAULT, MESSAGE_BYTES_MAX, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX,
 };
 use crate::fleet::Fleet;
+use crate::orchestrate::admit::Gate;
+use crate::orchestrate::deduplicate::Deduplicate;
 use crate::orchestrate::hold_session::Sessions;
+use crate::orchestrate::run_task::Readiness;
 use crate::proto;
 use crate::proto::health::health_server::{self, HealthServer};
 use crate::proto::orchestrator::cluster_service_server::{self, ClusterServiceServer};
@@ -46,12 +50,20 @@ pub struct House {
     pub fleet: Arc<Fleet>,
     /// Who runs what outlives a request.
     pub tasks: Tasks,
+    /// Who lets work in.
+    pub gate: Arc<Gate>,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// Conversations with instances.
     pub sessions: Sessions,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
+    /// Hedges over all callers.
+    pub hedges: Arc<Mutex<Hedges>>,
+    /// Where calls wait while no instance may be used.
+    pub readiness: Arc<Readiness>,
+    /// Finds calls again by their idempotency keys.
+    pub deduplicate: Deduplicate,
     /// What decides where nothing else does.
     pub chance: Chance,
     /// Fires when the orchestrator is about to stop: not ready, and no stream without an end goes on.

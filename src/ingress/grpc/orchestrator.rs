@@ -3,20 +3,23 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{House, arrival, from_proto, sessions, to_proto, watch};
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::idempotency::Fingerprint;
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
 use crate::domain::target::BadTarget;
 use crate::domain::task::Task;
 use crate::fleet::view::{FleetNow, Members, View};
 use crate::ingress::arrival::Arrival;
 use crate::ingress::failure_table;
+use crate::orchestrate::deduplicate::{Identity, Origin};
 use crate::orchestrate::fan_out::{FanOut, fan_out};
-use crate::orchestrate::run_task::{Route, Unanswered, run_task};
+use crate::orchestrate::run_task::{Route, Tries, Unanswered, run_task};
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
     ExplainRequest, ExplainResponse, FanoutRequest, FanoutResponse, HealthRequest, HealthResponse,
@@ -42,12 +45,13 @@ impl Orchestrator {
         }
     }
 
+    /// The call, and what it is to be found by when it has an idempotency key.
     pub(super) fn read_route(
         &self,
         arrival: Arrival,
         request: RouteRequest,
         resolve: impl FnOnce(&View, &[String]) -> Result<Members, BadTarget>,
-    ) -> Result<Route, Failure> {
+    ) -> Result<(Route, Option<Identity>), Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let policy = request.policy.unwrap_or_default();
         let selection = from_proto::selection(&policy)?;
@@ -55,22 +59,41 @@ impl Orchestrator {
         let fleet = self.house.fleet.view();
         let candidates = resolve(&fleet, &request.instances).map_err(from_proto::target)?;
         let limits = self.house.timeouts;
-        Ok(Route {
+        // With the payload its weight goes, however long it is needed.
+        let kept = |payload: Option<Bytes>| payload.map(|bytes| arrival.exchange.keep(bytes));
+        let payload = from_proto::payload(kept(request.payload))?;
+        let mut metadata = from_proto::metadata(request.metadata)?;
+        let word = from_proto::idempotency_key(&request.idempotency_key)?;
+        let identity = word.map(|word| {
+            metadata.add_idempotency_key(&word);
+            let caller = arrival.caller.0.clone();
+            let fingerprint = Fingerprint::of(&request.instances, &payload);
+            Identity::new(caller, "Route", word, fingerprint)
+        });
+        let readiness = policy
+            .wait_for_ready
+            .then(|| Arc::clone(&self.house.readiness));
+        let route = Route {
             panic: fleet.panic_among(&candidates),
             candidates,
             selection,
             retry,
+            hedge: from_proto::hedge(&policy)?,
+            readiness,
             fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
+            hedges: Some(Arc::clone(&self.house.hedges)),
+            lag: None,
             chance: self.house.chance.clone(),
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.route, limits.max),
             task: Arc::new(Task {
-                payload: from_proto::payload(request.payload)?,
-                metadata: from_proto::metadata(request.metadata)?,
+                payload,
+                metadata,
                 names: arrival.names,
             }),
-        })
+        };
+        Ok((route, identity))
     }
 
     pub(super) fn read_fan_out(
@@ -85,6 +108,8 @@ impl Orchestrator {
         let fleet = self.house.fleet.view();
         let roster = resolve(&fleet, &request.targets).map_err(from_proto::target)?;
         let limits = self.house.timeouts;
+        // With the payload its weight goes, however long it is needed.
+        let kept = |payload: Option<Bytes>| payload.map(|bytes| arrival.exchange.keep(bytes));
         Ok(FanOut {
             panic: fleet.panic_among(&roster),
             roster,
@@ -97,7 +122,7 @@ impl Orchestrator {
             arrived: arrival.at,
             deadline: arrival.deadline(timeout, limits.fanout, limits.max),
             task: Arc::new(Task {
-                payload: from_proto::payload(request.payload)?,
+                payload: from_proto::payload(kept(request.payload))?,
                 metadata: from_proto::metadata(request.metadata)?,
                 names: arrival.names,
             }),
@@ -127,12 +152,18 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<RouteRequest>,
     ) -> Result<Response<RouteResponse>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
+        let caller = arrival.caller.counted();
         let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FLEET_MAX);
-        let route = self.read_route(arrival, request.into_inner(), resolve);
-        let route = route.map_err(status)?;
-        let panic = route.panic;
-        match run_task(route).await {
-            Ok(answered) => Ok(Response::new(to_proto::route(answered, panic))),
+        let read = self.read_route(arrival, request.into_inner(), resolve);
+        let (route, identity) = read.map_err(status)?;
+        let admitted = self.house.gate.admit(&caller, 0, route.deadline).await;
+        let _place = admitted.map_err(status)?;
+        let (outcome, origin) = match identity {
+            None => (run_task(route, &Tries::default()).await, Origin::Own),
+            Some(identity) => self.house.deduplicate.run_task(identity, route).await,
+        };
+        match outcome {
+            Ok(answered) => Ok(Response::new(to_proto::route(answered, origin))),
             Err(Unanswered {
                 failure,
                 attempts,
@@ -151,12 +182,20 @@ impl OrchestratorService for Orchestrator {
         mut request: Request<FanoutRequest>,
     ) -> Result<Response<Self::FanoutStream>, Status> {
         let arrival = arrival(&mut request).map_err(status)?;
+        let caller = arrival.caller.counted();
         let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FANOUT_TARGETS_MAX);
         let call = self.read_fan_out(arrival, request.into_inner(), resolve);
         let call = call.map_err(status)?;
+        let legs = call.roster.len();
+        let admitted = self.house.gate.admit(&caller, legs, call.deadline).await;
+        let place = admitted.map_err(status)?;
         let events = fan_out(call, &self.house.tasks)
             .map_err(|bad| status(from_proto::invalid("completion", bad)))?;
-        let events = events.map(|event| event.map(to_proto::event).map_err(status));
+        let events = events.map(move |event| {
+            // Given back when the stream is dropped.
+            let _place = &place;
+            event.map(to_proto::event).map_err(status)
+        });
         Ok(Response::new(Box::pin(events)))
     }
 

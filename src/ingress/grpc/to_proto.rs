@@ -11,8 +11,9 @@ use crate::domain::health::{Admin, Panic, State, probed};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::task;
-use crate::fleet::view::{Health, Member, Origin};
+use crate::fleet::view::{self, Health, Member};
 use crate::ingress::failure_table;
+use crate::orchestrate::deduplicate::Origin;
 use crate::orchestrate::fan_out::{Event, Leg, Summary};
 use crate::orchestrate::run_task::Answered;
 use crate::proto::orchestrator as proto;
@@ -20,12 +21,13 @@ use crate::proto::orchestrator as proto;
 /// Characters of the message of each try in the status of a failed call.
 const FAILED_ATTEMPT_CHARS_MAX: usize = 100;
 
-pub(super) fn route(answered: Answered, panic: Panic) -> proto::RouteResponse {
+pub(super) fn route(answered: Answered, origin: Origin) -> proto::RouteResponse {
     proto::RouteResponse {
-        panic_mode: panic == Panic::On,
+        panic_mode: answered.panic == Panic::On,
         instance: answered.instance.to_string(),
         payload: Some(answered.payload.into_encoded()),
         attempts: answered.attempts.into_iter().map(attempt).collect(),
+        deduplicated: origin == Origin::Earlier,
     }
 }
 
@@ -125,6 +127,7 @@ fn attempt(made: task::Attempt) -> proto::Attempt {
         task::AttemptKind::TransparentRetry => proto::AttemptKind::TransparentRetry,
         task::AttemptKind::Retry => proto::AttemptKind::Retry,
         task::AttemptKind::Fallback => proto::AttemptKind::Fallback,
+        task::AttemptKind::Hedge => proto::AttemptKind::Hedge,
     };
     proto::Attempt {
         instance: made.instance.to_string(),
@@ -206,9 +209,9 @@ pub(super) fn health(member: &Member) -> proto::InstanceHealth {
 
 pub(super) fn listed(member: &Member, lease_ends: Option<SystemTime>) -> proto::ListedInstance {
     let origin = match member.origin {
-        Origin::Config => proto::InstanceOrigin::Config,
-        Origin::Registered => proto::InstanceOrigin::Registered,
-        Origin::Builtin => proto::InstanceOrigin::Builtin,
+        view::Origin::Config => proto::InstanceOrigin::Config,
+        view::Origin::Registered => proto::InstanceOrigin::Registered,
+        view::Origin::Builtin => proto::InstanceOrigin::Builtin,
     };
     let spec = &member.spec;
     proto::ListedInstance {

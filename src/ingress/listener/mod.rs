@@ -11,7 +11,6 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,13 +20,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::Door;
 use crate::chance::Chance;
-use crate::domain::limit::HEADER_LIST_BYTES_MAX;
+use crate::domain::limit::{
+    ANSWER_SMALL_BYTES, BODY_TIMEOUT, HEADER_LIST_BYTES_MAX, STREAM_IDLE_MAX,
+};
+use crate::memory::Memory;
 use crate::tasks::Tasks;
 
 mod first_bytes;
+mod streams;
 mod write_limit;
 
 use first_bytes::FirstBytes;
+use streams::{Watched, streams};
 use write_limit::WriteLimit;
 
 /// The limits of the front door.
@@ -50,6 +54,10 @@ pub struct Limits {
     pub first_bytes: Duration,
     /// How long an HTTP/1.1 request may take to send its headers, and the next one to begin.
     pub http1_headers: Duration,
+    /// How long a request that names no deadline may take to arrive whole.
+    pub body: Duration,
+    /// How long an answer may wait for its reader to take the next piece of it.
+    pub stream_idle: Duration,
     /// How often a connection is tested.
     pub keepalive_interval: Duration,
     /// How long it may take to answer that test. Who reads nothing for as long as both together is cut too.
@@ -71,6 +79,8 @@ impl Default for Limits {
             connection_window: 1024 * 1024,
             first_bytes: Duration::from_secs(5),
             http1_headers: Duration::from_secs(10),
+            body: BODY_TIMEOUT,
+            stream_idle: STREAM_IDLE_MAX,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             age: Duration::from_secs(30 * 60),
@@ -84,6 +94,18 @@ const TRUSTED_STREAM_WINDOW: u32 = 1024 * 1024;
 const TRUSTED_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 impl Limits {
+    /// The most that one connection makes us hold: its window, and of each call what a small answer may leave
+    /// behind with nobody to watch it.
+    #[must_use]
+    pub fn connection_bytes_max(&self) -> u64 {
+        let window = if self.trusted.is_empty() {
+            self.connection_window
+        } else {
+            self.connection_window.max(TRUSTED_CONNECTION_WINDOW)
+        };
+        u64::from(window) + u64::from(self.streams) * ANSWER_SMALL_BYTES as u64
+    }
+
     fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.trusted.iter().any(|network| network.contains(&peer))
@@ -133,11 +155,12 @@ impl Listen for TcpListener {
 }
 
 /// Accepts connections until `tasks` are told to stop; each connection is then asked to end (GOAWAY) and
-/// finishes its calls. `cut` ends those that do not.
+/// finishes its calls. `cut` ends those that do not. Messages are charged to `memory`.
 pub async fn serve(
     listener: impl Listen,
     door: impl Door<Incoming>,
     limits: Limits,
+    memory: Memory,
     tasks: Tasks,
     cut: CancellationToken,
     chance: Chance,
@@ -158,8 +181,14 @@ pub async fn serve(
                     continue;
                 };
                 let limits = limits.for_peer(peer.ip());
-                let connection =
-                    connection(stream, door.clone(), limits, tasks.clone(), chance.clone());
+                let connection = connection(
+                    stream,
+                    door.clone(),
+                    limits,
+                    memory.clone(),
+                    tasks.clone(),
+                    chance.clone(),
+                );
                 let cut = cut.clone();
                 tasks.spawn(async move {
                     let _place = place;
@@ -182,6 +211,7 @@ async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     door: impl Door<Incoming>,
     limits: Limits,
+    memory: Memory,
     tasks: Tasks,
     chance: Chance,
 ) {
@@ -192,8 +222,9 @@ async fn connection(
         takes_nothing_max,
     );
     let stream = TokioIo::new(stream);
-    let builder = builder(&limits, tasks);
-    let mut serving = pin!(builder.serve_connection(stream, TowerToHyperService::new(door)));
+    let (calls, watched) = streams(door, memory, tasks, limits.stream_idle);
+    let builder = builder(&limits, watched);
+    let mut serving = pin!(builder.serve_connection(stream, calls));
     let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());
     let ended = tokio::select! {
         biased;
@@ -213,10 +244,10 @@ async fn connection(
     }
 }
 
-fn builder(limits: &Limits, tasks: Tasks) -> auto::Builder<Tasks> {
+fn builder(limits: &Limits, watched: Watched) -> auto::Builder<Watched> {
     // A caller who does not know a low limit yet is refused, not cut off.
     let first_burst = 2 * STREAMS_ASSUMED.saturating_sub(limits.streams) as usize;
-    let mut builder = auto::Builder::new(tasks);
+    let mut builder = auto::Builder::new(watched);
     builder
         .http1()
         .timer(TokioTimer::new())

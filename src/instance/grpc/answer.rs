@@ -7,10 +7,11 @@ use h2::client::ResponseFuture;
 use http::{HeaderMap, StatusCode, header};
 use percent_encoding::percent_decode;
 
+use super::pushback;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
-use crate::domain::retry::Pushback;
+use crate::memory::{self, Full, Memory, Purpose};
 
 /// Compression flag and length.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -18,10 +19,14 @@ pub(super) const PREFIX_BYTES: usize = 5;
 /// What can be passed on, and its envelope: more is not worth buffering.
 pub(super) const MESSAGE_BYTES_MAX: usize = ANSWER_PASSED_ON_BYTES_MAX + 1024;
 
-/// Waits for the one message of a unary answer.
-pub(super) async fn read(id: &InstanceId, response: ResponseFuture) -> Result<Bytes, Failure> {
+/// Waits for the one message of a unary answer, which weighs on the memory from its first byte on.
+pub(super) async fn read(
+    id: &InstanceId,
+    response: ResponseFuture,
+    memory: &Memory,
+) -> Result<Bytes, Failure> {
     let mut body = begin(id, response).await?;
-    let message = read_body(id, &mut body).await?;
+    let message = read_body(id, &mut body, memory).await?;
     let trailers = body
         .trailers()
         .await
@@ -50,7 +55,10 @@ pub(super) async fn begin(
     let response = response.await.map_err(|error| before_answer(id, &error))?;
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
-        return Err(not_grpc(id, head.status));
+        return Err(Failure {
+            pushback: pushback::of(&head.headers),
+            ..not_grpc(id, head.status)
+        });
     }
     // Trailers-Only: the status stands in the headers.
     if let Some(number) = head.headers.get("grpc-status") {
@@ -74,11 +82,19 @@ pub(super) fn end(id: &InstanceId, trailers: &HeaderMap) -> Result<(), Failure> 
     }
 }
 
-async fn read_body(id: &InstanceId, body: &mut RecvStream) -> Result<Option<Bytes>, Failure> {
+async fn read_body(
+    id: &InstanceId,
+    body: &mut RecvStream,
+    memory: &Memory,
+) -> Result<Option<Bytes>, Failure> {
+    let charge = memory.charge();
     let mut first = Bytes::new();
     let mut gathered = BytesMut::new();
     while let Some(data) = body.data().await {
         let data = data.map_err(|error| within_answer(id, &error))?;
+        charge
+            .grow(data.len(), Purpose::Answer)
+            .map_err(|full| memory_full(id, full))?;
         // The window belongs to the peer again once its bytes are taken; it cannot be given back twice.
         let _ = body.flow_control().release_capacity(data.len());
         // Most answers come in one frame, which is then the message without a copy.
@@ -117,7 +133,13 @@ async fn read_body(id: &InstanceId, body: &mut RecvStream) -> Result<Option<Byte
     } else {
         gathered.freeze()
     };
-    one_message(id, whole)
+    let message = one_message(id, whole)?;
+    Ok(message.map(|message| memory::kept(message, charge)))
+}
+
+fn memory_full(id: &InstanceId, full: Full) -> Failure {
+    let detail = format!("the answer was dropped: {full}");
+    Failure::at(id, Reason::MemoryFull, Progress::Answered, detail)
 }
 
 /// The length that a message says it has, once that much of it has come.
@@ -172,11 +194,8 @@ pub(super) fn failed(id: &InstanceId, number: &http::HeaderValue, headers: &Head
         .unwrap_or_default();
     let message = percent_decode(message).decode_utf8_lossy();
     let detail = format!("{}: {message}", status.name());
-    let pushback = headers
-        .get("grpc-retry-pushback-ms")
-        .map(|value| Pushback::from_grpc(value.as_bytes()));
     Failure {
-        pushback,
+        pushback: pushback::of(headers),
         ..Failure::at(
             id,
             Reason::InstanceFailed(status),

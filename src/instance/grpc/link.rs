@@ -10,7 +10,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,8 +18,8 @@ use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, SendStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio::time::{self, Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::answer;
 use super::frame::Frame;
@@ -34,6 +34,7 @@ use crate::domain::limit::{
 use crate::instance::endpoint::{Dial, Endpoint};
 use crate::instance::tls::Connector;
 use crate::late_flush::LateFlush;
+use crate::memory::Memory;
 use crate::tasks::Tasks;
 
 /// Connections that turn out to be gone, before a call gives up.
@@ -89,11 +90,16 @@ pub(super) struct Link {
 #[derive(Default)]
 struct Pool {
     open: Vec<Connection>,
-    connecting: Option<watch::Receiver<Connecting>>,
+    connecting: Option<Connecting>,
 }
 
-/// `None` while under way.
-type Connecting = Option<Result<(), Failure>>;
+/// A connection that is being made. Whoever has waited longest is told first.
+#[derive(Clone, Default)]
+struct Connecting {
+    /// Not set when whoever was connecting is gone.
+    outcome: Arc<OnceLock<Result<(), Failure>>>,
+    over: CancellationToken,
+}
 
 #[derive(Clone)]
 struct Connection {
@@ -159,7 +165,7 @@ impl Link {
         before_send: &mut (dyn FnMut(Instant) + Send),
     ) -> Result<Sender, Failure> {
         for _ in 0..STALE_MAX {
-            let mut waiter = match self.find() {
+            let connecting = match self.find() {
                 Found::Open(connection, count) => {
                     if let Some(sender) = self.sender(connection, count).await {
                         before_send(Instant::now());
@@ -167,7 +173,7 @@ impl Link {
                     }
                     continue;
                 }
-                Found::Connecting(waiter) => waiter,
+                Found::Connecting(connecting) => connecting,
                 Found::Full => {
                     let what = "the connections to the instance hold as many sessions as they may";
                     return Err(Failure::at(
@@ -178,19 +184,16 @@ impl Link {
                     ));
                 }
             };
-            let ended = waiter
-                .wait_for(Option::is_some)
-                .await
-                .map(|ended| ended.clone());
-            match ended {
-                Ok(Some(Err(failure))) => return Err(failure),
-                Ok(Some(Ok(())) | None) => {}
+            connecting.over.cancelled().await;
+            match connecting.outcome.get() {
+                Some(Ok(())) => {}
+                Some(Err(failure)) => return Err(failure.clone()),
                 // Whoever was connecting is gone; the next round begins anew.
-                Err(_gone) => {
-                    self.pool
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .connecting = None;
+                None => {
+                    let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+                    let is_same =
+                        |other: &mut Connecting| Arc::ptr_eq(&other.outcome, &connecting.outcome);
+                    let _ = pool.connecting.take_if(is_same);
                 }
             }
         }
@@ -236,11 +239,16 @@ impl Link {
         if let Some(connecting) = &pool.connecting {
             return Found::Connecting(connecting.clone());
         }
-        let (tx, rx) = watch::channel(None);
-        pool.connecting = Some(rx.clone());
-        self.tasks
-            .spawn(connect(Arc::downgrade(self), self.tasks.clone(), tx));
-        Found::Connecting(rx)
+        let connecting = Connecting::default();
+        pool.connecting = Some(connecting.clone());
+        let connected = connect(
+            Arc::downgrade(self),
+            self.tasks.clone(),
+            Arc::clone(&connecting.outcome),
+            connecting.over.clone().drop_guard(),
+        );
+        self.tasks.spawn(self.tasks.until_stop(connected));
+        Found::Connecting(connecting)
     }
 
     async fn open(&self) -> Result<Opened, Failure> {
@@ -280,7 +288,7 @@ impl Link {
 
 enum Found {
     Open(Connection, StreamCount),
-    Connecting(watch::Receiver<Connecting>),
+    Connecting(Connecting),
     Full,
 }
 
@@ -321,11 +329,12 @@ impl Sender {
         self,
         request: Request<()>,
         message: Frame,
+        memory: &Memory,
     ) -> Result<Bytes, Failure> {
         let id = self.id.clone();
         let begun = self.begin(request, message, End::AfterThis)?;
         // The other parts are held until the answer is there.
-        answer::read(&id, begun.response).await
+        answer::read(&id, begun.response, memory).await
     }
 
     /// Opens a stream with its first message.
@@ -426,14 +435,20 @@ async fn keep_alive(ping: Option<PingPong>) {
 }
 
 /// Makes one connection and drives it until it ends.
-async fn connect(link: Weak<Link>, tasks: Tasks, outcome: watch::Sender<Connecting>) {
+async fn connect(
+    link: Weak<Link>,
+    tasks: Tasks,
+    outcome: Arc<OnceLock<Result<(), Failure>>>,
+    // Fires when this ends, however it ends.
+    _over: DropGuard,
+) {
     let Some(alive) = link.upgrade() else { return };
     let opened = alive.open().await;
     let mut pool = alive.pool.lock().unwrap_or_else(PoisonError::into_inner);
     pool.connecting = None;
     let drive = match opened {
         Err(failure) => {
-            outcome.send_replace(Some(Err(failure)));
+            let _ = outcome.set(Err(failure));
             return;
         }
         Ok((sender, drive)) => {
@@ -443,7 +458,7 @@ async fn connect(link: Weak<Link>, tasks: Tasks, outcome: watch::Sender<Connecti
                 streams: Arc::default(),
                 gone: Arc::clone(&gone),
             });
-            outcome.send_replace(Some(Ok(())));
+            let _ = outcome.set(Ok(()));
             async move {
                 drive.await;
                 gone.store(true, Ordering::Release);
@@ -453,7 +468,7 @@ async fn connect(link: Weak<Link>, tasks: Tasks, outcome: watch::Sender<Connecti
     drop(pool);
     // From here on the connection holds no link: it ends once the link and its calls are gone.
     drop(alive);
-    tasks.spawn(drive);
+    tasks.spawn(tasks.until_stop(drive));
 }
 
 /// Long enough that no probe that is on time can be taken for a dead peer.

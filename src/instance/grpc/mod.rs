@@ -19,12 +19,14 @@ use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
+use crate::memory::Memory;
 use crate::proto::{health, instance};
 use crate::tasks::Tasks;
 
 mod answer;
 mod frame;
 mod link;
+mod pushback;
 mod session;
 mod watch;
 
@@ -53,11 +55,12 @@ pub struct GrpcInstance {
     check: Uri,
     watch: Uri,
     credential: Option<HeaderValue>,
+    memory: Memory,
 }
 
 impl GrpcInstance {
-    /// Prepares an instance; nothing is connected yet.
-    pub fn new(spec: &Spec, dial: &Dial, tasks: &Tasks) -> Result<Self, BadTls> {
+    /// Prepares an instance; nothing is connected yet. Its answers are charged to `memory`.
+    pub fn new(spec: &Spec, dial: &Dial, tasks: &Tasks, memory: &Memory) -> Result<Self, BadTls> {
         let secure = match spec.endpoint.transport {
             Transport::Plain => None,
             Transport::Tls => Some(tls::connector(&spec.tls, &spec.endpoint.host)?),
@@ -90,6 +93,7 @@ impl GrpcInstance {
             check: uri(CHECK)?,
             watch: uri(WATCH)?,
             credential: spec.credential.as_ref().map(super::Credential::header),
+            memory: memory.clone(),
         })
     }
 
@@ -114,6 +118,7 @@ impl InstanceClient for GrpcInstance {
     fn execute(&self, call: Call) -> Pending<Result<Payload, Failure>> {
         let mut request = self.request(&self.execute);
         let (link, id) = (Arc::clone(&self.calls), self.id.clone());
+        let memory = self.memory.clone();
         Box::pin(async move {
             let frame = Frame::execute(&call.task.payload);
             put_names(request.headers_mut(), &call);
@@ -121,7 +126,7 @@ impl InstanceClient for GrpcInstance {
                 .ready(&mut |now| put_timeout(request.headers_mut(), call.ends, now))
                 .await?;
             call.sent.set();
-            let answer = sender.unary(request, frame).await?;
+            let answer = sender.unary(request, frame, &memory).await?;
             let malformed = |what: &'static str| {
                 Failure::at(&id, Reason::AnswerMalformed, Progress::Answered, what)
             };
@@ -140,10 +145,11 @@ impl InstanceClient for GrpcInstance {
     fn probe(&self) -> Pending<Result<Serving, Failure>> {
         let request = self.request(&self.check);
         let (link, id) = (Arc::clone(&self.calls), self.id.clone());
+        let memory = self.memory.clone();
         Box::pin(async move {
             let sender = link.ready(&mut |_| ()).await?;
             let doubt = sender.doubt();
-            let answer = sender.unary(request, Frame::empty()).await;
+            let answer = sender.unary(request, Frame::empty(), &memory).await;
             doubt.dispel();
             match answer {
                 Ok(answer) => serving(&id, answer),

@@ -13,6 +13,7 @@ use super::{Call, InstanceClient, Pending, Serving, Told};
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
+use crate::domain::retry::Pushback;
 
 mod session;
 #[cfg(test)]
@@ -29,10 +30,16 @@ pub(crate) enum Act {
     Refuse,
     /// Answers with a status.
     Fail(Status),
+    /// Answers with a status after a while.
+    FailAfter(Duration, Status),
+    /// Answers that it may be asked again after a while.
+    PushBack(Duration),
     /// Breaks the connection after the task was sent.
     Break,
     /// Never answers.
     Silent,
+    /// Never gets a connection.
+    Unconnected,
 }
 
 /// How an instance answers its probes.
@@ -110,12 +117,19 @@ impl Drop for Running {
     }
 }
 
+fn failed(id: &InstanceId, status: Status) -> Failure {
+    let (reason, progress) = (Reason::InstanceFailed(status), Progress::MayHaveBegun);
+    Failure::at(id, reason, progress, status.name())
+}
+
 impl InstanceClient for Scripted {
     fn execute(&self, call: Call) -> Pending<Result<Payload, Failure>> {
         let (act, id) = (self.next(), self.id.clone());
         self.calls.lock().unwrap().push((call.attempt, call.ends));
         self.running.fetch_add(1, Ordering::SeqCst);
-        call.sent.set();
+        if !matches!(act, Act::Unconnected) {
+            call.sent.set();
+        }
         let running = Running(Arc::clone(&self.running));
         Box::pin(async move {
             let _running = running;
@@ -130,19 +144,22 @@ impl InstanceClient for Scripted {
                     Progress::NeverSent,
                     "connection refused",
                 )),
-                Act::Fail(status) => Err(Failure::at(
-                    &id,
-                    Reason::InstanceFailed(status),
-                    Progress::MayHaveBegun,
-                    status.name(),
-                )),
+                Act::Fail(status) => Err(failed(&id, status)),
+                Act::PushBack(wait) => Err(Failure {
+                    pushback: Some(Pushback::Wait(wait)),
+                    ..failed(&id, Status::Unavailable)
+                }),
+                Act::FailAfter(delay, status) => {
+                    sleep(delay).await;
+                    Err(failed(&id, status))
+                }
                 Act::Break => Err(Failure::at(
                     &id,
                     Reason::InstanceLost,
                     Progress::MayHaveBegun,
                     "broken",
                 )),
-                Act::Silent => std::future::pending().await,
+                Act::Silent | Act::Unconnected => std::future::pending().await,
             }
         })
     }

@@ -118,8 +118,12 @@ impl Feed {
     }
 }
 
+/// Legs may have begun by then.
 fn gone() -> Failure {
-    Failure::new(Reason::CallerGone, "the caller ended the call")
+    Failure {
+        progress: Progress::MayHaveBegun,
+        ..Failure::new(Reason::CallerGone, "the caller ended the call")
+    }
 }
 
 /// What an event weighs in the queue; one event always fits.

@@ -14,21 +14,22 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{self, Instant};
 
-use super::attempt::report;
+use super::attempt::{Lag, report};
 use super::excluded::excluded;
-use super::run_task::{Answered, Route, Unanswered, run_task, was_too_late};
+use super::run_task::{Answered, Route, Tries, Unanswered, run_task, was_too_late};
 use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::gather::{BadCompletion, Completion, Counts, Gather, Outcome, Stop};
 use crate::domain::health::Panic;
+use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{CLOSE_MAX, FANOUT_WAVE};
 use crate::domain::payload::Payload;
 use crate::domain::retry;
 use crate::domain::selection;
-use crate::domain::task::{Attempt, AttemptKind, Task};
+use crate::domain::task::{Attempt, Task};
 use crate::fleet::view::{FleetNow, Member, Members};
 use crate::instance::Pending;
 use crate::tasks::Tasks;
@@ -110,12 +111,13 @@ pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> 
     let gather = Gather::new(fan_out.roster.len() as u32, fan_out.completion)?;
     let (feed, verdict, queue) = events::channel();
     let driver = Driver {
-        started: vec![None; fan_out.roster.len()],
+        tries: fan_out.roster.iter().map(|_| Tries::default()).collect(),
         collected: fan_out
             .aggregate
             .then(|| Collected::new(fan_out.roster.len())),
         legs: FuturesUnordered::new(),
         next: 0,
+        lag: Arc::default(),
         progress: Progress::NeverBegan,
         gather,
         feed,
@@ -138,8 +140,10 @@ struct Driver {
     legs: FuturesUnordered<Pending<Arrival>>,
     /// The first target that was not dispatched yet.
     next: usize,
-    /// When each target was dispatched.
-    started: Vec<Option<Instant>>,
+    /// The tries of each target; those of a leg that is cut are read here.
+    tries: Arc<[Tries]>,
+    /// Noted each time that the legs were left alone, because the reader lagged behind.
+    lag: Arc<Lag>,
     /// Whether any target may have begun: repeating the call would repeat it there.
     progress: Progress,
     collected: Option<Collected>,
@@ -202,10 +206,11 @@ impl Driver {
                     .await?;
                 continue;
             }
-            self.started[at] = Some(Instant::now());
             let leg = self.leg(Arc::clone(member));
-            self.legs
-                .push(Box::pin(async move { (at, run_task(leg).await) }));
+            let tries = Arc::clone(&self.tries);
+            self.legs.push(Box::pin(
+                async move { (at, run_task(leg, &tries[at]).await) },
+            ));
         }
         Ok(())
     }
@@ -218,6 +223,10 @@ impl Driver {
             panic: self.fan_out.panic,
             selection: selection::Policy::Ordered,
             retry: self.fan_out.retry,
+            hedge: hedge::Policy::Off,
+            readiness: None,
+            hedges: None,
+            lag: Some(Arc::clone(&self.lag)),
             fleet_now: Arc::clone(&self.fan_out.fleet_now),
             retries: Arc::clone(&self.fan_out.retries),
             chance: self.fan_out.chance.clone(),
@@ -238,7 +247,7 @@ impl Driver {
                 failure, attempts, ..
             }) => {
                 let late = failure.reason == Reason::DeadlineExceeded;
-                let outcome = if attempts.is_empty() && was_too_late(&failure) {
+                let outcome = if was_too_late(&failure) {
                     Outcome::Skipped
                 } else if late {
                     Outcome::TimedOut
@@ -298,6 +307,7 @@ impl Driver {
         let Some(event) = self.feed.try_send(event)? else {
             return Ok(());
         };
+        self.lag.note();
         let ends = Instant::from_std(self.fan_out.deadline.work_ends());
         let mut sending = std::pin::pin!(self.feed.send(event));
         if let Ok(sent) = time::timeout_at(ends, &mut sending).await {
@@ -322,7 +332,9 @@ impl Driver {
         let open: Vec<_> = self.gather.open().collect();
         for at in open {
             let (outcome, failure) = self.left_over(at, stop);
-            let attempts = self.cut_short(at, &failure);
+            let tries = &self.tries[at];
+            tries.cut(&failure);
+            let attempts = tries.take();
             self.outcome(at, outcome, Err(failure), attempts).await?;
         }
         let id = |at: usize| self.fan_out.roster[at].id().clone();
@@ -347,27 +359,11 @@ impl Driver {
         })
     }
 
-    /// The tries of a leg that was reset are gone with it; what is known is that it was tried.
-    fn cut_short(&self, at: usize, failure: &Failure) -> Vec<Attempt> {
-        let started = self.started[at].into_iter();
-        let attempt = started.map(|started| Attempt {
-            instance: self.fan_out.roster[at].id().clone(),
-            kind: AttemptKind::First,
-            failure: Some(failure.clone()),
-            offset: started.saturating_duration_since(self.fan_out.arrived),
-            elapsed: started.elapsed(),
-        });
-        attempt.collect()
-    }
-
     fn left_over(&self, at: usize, stop: Stop) -> (Outcome, Failure) {
         let member = &self.fan_out.roster[at];
-        let dispatched = self.started[at].is_some();
-        let progress = if dispatched {
-            Progress::MayHaveBegun
-        } else {
-            Progress::NeverSent
-        };
+        let tries = &self.tries[at];
+        let progress = tries.progress();
+        let dispatched = progress != Progress::NeverSent;
         match (stop, dispatched) {
             (Stop::Deadline, true) => {
                 let detail = "the instance did not answer in time";

@@ -98,13 +98,24 @@ fn pick(
     fitness: impl Fn(&Member) -> Fitness,
     now: Instant,
 ) -> Option<Arc<Member>> {
-    let chosen = selection::choose(
-        &route.selection,
-        members.len(),
-        |at| members[at].id().as_str(),
-        |at| fitness(&members[at]),
-        |at| members[at].compared(now),
-        || route.chance.draw(),
-    )?;
+    let choose = |fitness: &dyn Fn(usize) -> Fitness| {
+        selection::choose(
+            &route.selection,
+            members.len(),
+            |at| members[at].id().as_str(),
+            fitness,
+            |at| members[at].compared(now),
+            || route.chance.draw(),
+        )
+    };
+    // An instance that is full is passed over while another one is free.
+    let free = |at: usize| {
+        if members[at].load.is_full() {
+            Fitness::Unfit
+        } else {
+            fitness(&members[at])
+        }
+    };
+    let chosen = choose(&free).or_else(|| choose(&|at| fitness(&members[at])))?;
     Some(Arc::clone(&members[chosen]))
 }

@@ -1,30 +1,46 @@
 //! Route: one task, one answer, tried again where that is safe and of use.
 //!
-//! What a failed try means is decided in `domain::retry`; this is the loop around it. A leg of a fan-out is a
-//! Route with one candidate.
+//! ```text
+//! choose ─▶ try ─▶ answered: the call ends, and with it every other try
+//!   ▲        │ ╲─▶ failed for good: likewise
+//!   │        │  ╲▶ failed: perhaps another try, at once or later
+//!   └────────┴───▶ takes long: perhaps a hedge beside it
+//! ```
+//!
+//! What a failed try means is decided in `domain::retry`, when a hedge is due in `domain::hedge`; this is the
+//! loop around them. A leg of a fan-out is a Route with one candidate and without hedges.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
-use super::attempt::{attempt, report};
-use super::excluded::nobody;
+use super::attempt::{Lag, Terms, attempt, no_time, report};
 use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::health::Panic;
+use crate::domain::hedge::{self, Hedges};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
-use crate::domain::retry::{self, Facts, Means, Place, Stop, Verdict, decide};
+use crate::domain::retry::{self, Stop};
 use crate::domain::selection;
-use crate::domain::task::{Attempt, AttemptKind, Task};
+use crate::domain::task::{Attempt, Task};
 use crate::fleet::view::{FleetNow, Member, Members};
+use crate::instance::Sent;
 
 mod choose;
+mod flying;
+mod next;
+mod ready;
+mod tries;
 
-use choose::{choose, enter};
+use flying::Flying;
+use next::{Entered, Next};
+pub use ready::Readiness;
+pub use tries::Tries;
 
 /// One task for one of several instances.
 #[derive(Clone)]
@@ -39,10 +55,18 @@ pub struct Route {
     pub selection: selection::Policy,
     /// How often, and where else, it is tried.
     pub retry: retry::Policy,
+    /// When it is sent to a second instance while the first still works on it.
+    pub hedge: hedge::Policy,
+    /// Where it waits while no instance may be used; `None` when it then fails at once.
+    pub readiness: Option<Arc<Readiness>>,
     /// Who is there, and how, when it is tried again.
     pub fleet_now: FleetNow,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
+    /// Hedges over all callers; `None` for a leg of a fan-out, which says nothing about other calls.
+    pub hedges: Option<Arc<Mutex<Hedges>>>,
+    /// When nobody looked at the task; `None` where it is always looked at.
+    pub lag: Option<Arc<Lag>>,
     /// What decides where nothing else does.
     pub chance: Chance,
     /// When the call arrived.
@@ -52,18 +76,20 @@ pub struct Route {
 }
 
 /// The answer to a task.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answered {
     /// Who answered.
     pub instance: InstanceId,
     /// What.
     pub payload: Payload,
-    /// Every try; the last one is the answer.
+    /// Every try, in the order in which they began; the answer is the one that did not fail.
     pub attempts: Vec<Attempt>,
+    /// Whether ejections were lifted for it.
+    pub panic: Panic,
 }
 
 /// Why there is no answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Unanswered {
     /// What decided the call.
     pub failure: Failure,
@@ -73,146 +99,169 @@ pub struct Unanswered {
     pub stop: Option<Stop>,
 }
 
-/// Finds an instance for the task and brings back its answer.
-pub async fn run_task(route: Route) -> Result<Answered, Unanswered> {
-    let mut attempts: Vec<Attempt> = Vec::with_capacity(1);
+/// Finds an instance for the task and brings back its answer. The tries so far can be read, and are kept, when
+/// the future is dropped.
+pub async fn run_task(mut route: Route, tries: &Tries) -> Result<Answered, Unanswered> {
     lock(&route.retries).call();
-    let Some((mut member, listed)) = choose(&route, &attempts) else {
-        let failure = nobody(&route.candidates, route.panic);
-        report(&route.task, 0, &failure);
-        return Err(Unanswered {
-            failure,
-            attempts,
-            stop: None,
-        });
-    };
-    let mut kind = if listed {
-        AttemptKind::First
-    } else {
-        AttemptKind::Fallback
-    };
-    member.load.retries().call();
-    loop {
-        let number = attempts.len() as u32 + 1;
-        let started = Instant::now();
-        let per_try = route.retry.per_try_timeout;
-        let pass;
-        (member, kind, pass) = match enter(&route, member, &attempts) {
-            Ok((entered, other, pass)) => (entered, other.unwrap_or(kind), pass),
-            Err(refused) => return Err(turned_away(&route, refused, attempts)),
-        };
-        let deadline = route.deadline;
-        let result = attempt(&member, pass, &route.task, number, deadline, per_try).await;
-        let failure = result.as_ref().err().cloned();
-        if let Some(failure) = failure.clone().filter(was_too_late) {
-            return Err(Unanswered {
-                failure,
-                attempts,
-                stop: Some(Stop::NoTime),
-            });
+    let ended = match route.first().await {
+        Ok(first) => try_until_over(&route, tries, first).await,
+        Err(failure) => {
+            report(&route.task, 0, &failure);
+            Err((failure, None))
         }
-        attempts.push(Attempt {
-            instance: member.id().clone(),
-            kind,
-            failure,
-            offset: started.saturating_duration_since(route.arrived),
-            elapsed: started.elapsed(),
-        });
-        let failure = match result {
+    };
+    // What still runs is reset when this returns.
+    let not_needed = "another try has decided the call";
+    match ended {
+        Ok((instance, payload)) => {
+            tries.cut(&Failure::new(Reason::NotNeeded, not_needed));
+            Ok(Answered {
+                instance,
+                payload,
+                attempts: tries.take(),
+                panic: route.panic,
+            })
+        }
+        Err((mut failure, stop)) => {
+            // One instance that never began says nothing about those that were tried before it.
+            failure.progress = failure.progress.farthest(tries.progress());
+            tries.cut(&Failure::new(Reason::NotNeeded, not_needed));
+            Err(Unanswered {
+                failure,
+                attempts: tries.take(),
+                stop,
+            })
+        }
+    }
+}
+
+type Ended = Result<(InstanceId, Payload), (Failure, Option<Stop>)>;
+
+async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
+    first.member.load.retries().call();
+    let mut place = pin!(None);
+    let mut flying = Flying::new(place.as_mut());
+    let mut hedge_at = None;
+    let mut planned = Some(first);
+    // Once an instance has asked not to be tried again there is nothing but to wait for what runs.
+    let mut closed = None;
+    loop {
+        if let Some(next) = planned.take_if(|next| next.at <= Instant::now()) {
+            let left = route.deadline.budget(Instant::now().into_std());
+            if left.is_none() && flying.is_empty() {
+                return Err((no_time(&next.member), Some(Stop::NoTime)));
+            }
+            match route.enter(next, tries, flying.is_empty()) {
+                Ok(entered) => {
+                    flying.push(one_try(route, tries, entered));
+                    hedge_at = route.hedge_at();
+                }
+                Err(refused) if flying.is_empty() => return Err(turned_away(tries, refused)),
+                // What runs decides again when it lands.
+                Err(_refused) => {}
+            }
+        }
+        let wake = planned.as_ref().map(|next| next.at).or(hedge_at);
+        let landed = match wake {
+            None => Some(flying.next().await),
+            Some(at) => tokio::select! {
+                biased;
+                landed = flying.next() => Some(landed),
+                () = time::sleep_until(at) => None,
+            },
+        };
+        let Some(landed) = landed else {
+            // Time for what is planned, which is sent above, or else for a hedge.
+            if planned.is_none() {
+                hedge_at = None;
+                planned = route.hedge(tries);
+            }
+            continue;
+        };
+        let failure = match landed.result {
             Ok(payload) => {
-                return Ok(Answered {
-                    instance: member.id().clone(),
-                    payload,
-                    attempts,
-                });
+                route.observe(landed.elapsed);
+                return Ok((landed.member.id().clone(), payload));
             }
             Err(failure) => failure,
         };
-        match follow_up(&route, &member, &failure, &attempts) {
-            Ok(next) => {
-                time::sleep(next.wait).await;
-                (member, kind) = (next.member, next.kind);
-            }
-            Err(stop) => {
-                return Err(Unanswered {
-                    failure,
-                    attempts,
-                    stop: Some(stop),
-                });
-            }
+        let stop = match closed {
+            _ if was_too_late(&failure) => Stop::NoTime,
+            _ if !retry::may_be_repeated(&route.retry, &failure) => Stop::NotRepeatable,
+            Some(stop) => stop,
+            // One more is on its way already.
+            None if planned.is_some() => continue,
+            None => match route
+                .follow_up(&landed.member, &failure, tries, flying.is_empty())
+                .await
+            {
+                Ok(next) => {
+                    planned = next;
+                    continue;
+                }
+                Err(stop) => stop,
+            },
+        };
+        if stop == Stop::NotRepeatable || flying.is_empty() && planned.is_none() {
+            return Err((failure, Some(stop)));
+        }
+        (hedge_at, closed) = (None, Some(stop));
+    }
+}
+
+/// A try that has ended.
+struct Landed {
+    member: Arc<Member>,
+    result: Result<Payload, Failure>,
+    elapsed: Duration,
+}
+
+/// It counts from now on, whenever it is polled.
+fn one_try<'a>(
+    route: &'a Route,
+    tries: &'a Tries,
+    entered: Entered,
+) -> impl Future<Output = Landed> + use<'a> {
+    let Entered { member, kind, pass } = entered;
+    let (sent, began) = (Sent::default(), Instant::now());
+    let at = tries.begin(member.id(), kind, route.arrived, sent.clone());
+    let terms = Terms {
+        number: at as u32 + 1,
+        deadline: route.deadline,
+        per_try_timeout: route.retry.per_try_timeout,
+        sent,
+        lag: route.lag.clone(),
+    };
+    async move {
+        let result = attempt(&member, pass, &route.task, terms).await;
+        tries.end(at, result.as_ref().err());
+        Landed {
+            member,
+            result,
+            elapsed: began.elapsed(),
         }
     }
 }
 
 /// Nobody let the task in, which is no try. What the last try said stands, if there was one.
-fn turned_away(route: &Route, refused: Failure, attempts: Vec<Attempt>) -> Unanswered {
-    let last = attempts.last().and_then(|attempt| attempt.failure.clone());
-    let stop = last.is_some().then_some(Stop::Exhausted);
-    let failure = last.unwrap_or(refused);
-    report(&route.task, attempts.len() as u32, &failure);
-    Unanswered {
-        failure,
-        attempts,
-        stop,
+fn turned_away(tries: &Tries, refused: Failure) -> (Failure, Option<Stop>) {
+    let last = tries.with(|attempts| attempts.last().and_then(|last| last.failure.clone()));
+    match last {
+        Some(failure) => (failure, Some(Stop::Exhausted)),
+        None => (refused, None),
     }
 }
 
-/// There was no time to ask anybody: that is no try.
+/// Time was over before anything had left for an instance.
 pub(super) fn was_too_late(failure: &Failure) -> bool {
     failure.reason == Reason::DeadlineExceeded && failure.progress == Progress::NeverSent
 }
 
-struct Next {
-    member: Arc<Member>,
-    kind: AttemptKind,
-    wait: Duration,
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What comes after a failed try.
-fn follow_up(
-    route: &Route,
-    failed: &Member,
-    failure: &Failure,
-    attempts: &[Attempt],
-) -> Result<Next, Stop> {
-    let now = Instant::now().into_std();
-    let (member, listed) = choose(route, attempts).ok_or(Stop::Exhausted)?;
-    let tried = attempts
-        .iter()
-        .any(|attempt| attempt.instance == *member.id());
-    // Both budgets at once, so that nobody takes what was just counted; always in this order.
-    let (mut all, mut own) = (lock(&route.retries), failed.load.retries());
-    let facts = Facts {
-        failure,
-        made: attempts.len() as u32,
-        place: if tried {
-            Place::Again
-        } else {
-            Place::Elsewhere
-        },
-        means: if all.has(now) && own.has(now) {
-            Means::Left
-        } else {
-            Means::Spent
-        },
-        left: route.deadline.budget(now).unwrap_or_default(),
-        random: route.chance.draw(),
-    };
-    match decide(&route.retry, facts) {
-        Verdict::Stop(stop) => Err(stop),
-        Verdict::Again(kind, wait) => {
-            if failure.progress != Progress::NeverSent {
-                let _ = (all.take(now), own.take(now));
-            }
-            let kind = if listed { kind } else { AttemptKind::Fallback };
-            Ok(Next { member, kind, wait })
-        }
-    }
-}
-
-fn lock(budget: &Mutex<Budget>) -> std::sync::MutexGuard<'_, Budget> {
-    budget.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
+#[cfg(test)]
+mod hedge_tests;
 #[cfg(test)]
 mod tests;

@@ -5,12 +5,17 @@ use crate::domain::failure::Status;
 use crate::domain::retry::Fallback;
 use crate::domain::retry::Repeat;
 use crate::domain::selection::Policy;
+use crate::domain::task::AttemptKind;
 use crate::instance::scripted::Act;
 use crate::orchestrate::stage::{Stage, ms};
 
+async fn run_once(route: Route) -> Result<Answered, Unanswered> {
+    run_task(route, &Tries::default()).await
+}
+
 /// What came back and the tries, as text: `answered by B: A instance_down, B ok`.
 async fn check_route(route: Route, expected: &str) {
-    let answer = run_task(route).await;
+    let answer = run_once(route).await;
     let (end, attempts) = match answer {
         Ok(answered) => (
             format!("answered by {}", answered.instance),
@@ -72,12 +77,12 @@ async fn an_instance_that_never_began_is_left_for_another_at_once() {
 async fn a_task_that_may_have_begun_is_repeated_only_when_that_does_no_harm() {
     for act in [Act::Break, Act::Fail(Status::Unavailable)] {
         let stage = Stage::new([("A", act), ("B", Act::Echo(ms(1)))]);
-        let unanswered = run_task(stage.route(Policy::Ordered, ms(1000)))
+        let unanswered = run_once(stage.route(Policy::Ordered, ms(1000)))
             .await
             .unwrap_err();
         assert_eq!(unanswered.attempts.len(), 1);
         assert!(stage.instance("B").calls.lock().unwrap().is_empty());
-        let answered = run_task(idempotent(&stage, 4)).await.unwrap();
+        let answered = run_once(idempotent(&stage, 4)).await.unwrap();
         assert_eq!(answered.instance.as_str(), "B");
         assert_eq!(answered.attempts[1].kind, AttemptKind::Retry);
     }
@@ -131,7 +136,7 @@ async fn a_fallback_goes_to_the_healthy_once_those_named_were_tried() {
     let mut route = stage.route(Policy::Ordered, ms(1000));
     route.candidates = route.candidates[..1].into();
     route.retry.fallback = Fallback::AnyHealthy;
-    let answered = run_task(route).await.unwrap();
+    let answered = run_once(route).await.unwrap();
     assert_eq!(answered.instance.as_str(), "C");
     assert_eq!(answered.attempts[1].kind, AttemptKind::Fallback);
 }
@@ -142,10 +147,10 @@ async fn a_fallback_serves_a_call_whose_named_instances_are_down() {
     stage.set_down("A", "refused");
     let mut route = stage.route(Policy::Balanced, ms(1000));
     route.candidates = route.candidates[..1].into();
-    let refused = run_task(route.clone()).await.unwrap_err();
+    let refused = run_once(route.clone()).await.unwrap_err();
     assert_eq!(refused.failure.reason, Reason::InstanceDown);
     route.retry.fallback = Fallback::AnyHealthy;
-    let answered = run_task(route).await.unwrap();
+    let answered = run_once(route).await.unwrap();
     assert_eq!(answered.instance.as_str(), "B");
     assert_eq!(answered.attempts[0].kind, AttemptKind::Fallback);
 }
@@ -173,7 +178,7 @@ async fn retries_over_all_callers_are_a_fifth_of_the_calls() {
     let stage = Stage::new([("A", Act::Break), ("B", Act::Break)]);
     let template = idempotent(&stage, 4);
     for _ in 0..1000 {
-        let unanswered = run_task(template.clone()).await.unwrap_err();
+        let unanswered = run_once(template.clone()).await.unwrap_err();
         assert!(unanswered.stop.is_some());
     }
     let reached: usize = ["A", "B"]
@@ -214,7 +219,7 @@ async fn nothing_is_dispatched_after_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_leaves_ends_the_call_at_the_instance() {
     let stage = Stage::new([("A", Act::Silent)]);
-    let call = run_task(stage.route(Policy::Balanced, ms(1000)));
+    let call = run_once(stage.route(Policy::Balanced, ms(1000)));
     let _left = tokio::time::timeout(ms(10), call).await;
     assert_eq!(stage.instance("A").calls.lock().unwrap().len(), 1);
     assert_eq!(stage.instance("A").running(), 0);
@@ -227,7 +232,7 @@ async fn down_instances_get_no_work_and_the_caller_learns_why() {
     check(&stage, Policy::Ordered, ms(1000), "answered by B: B ok").await;
     stage.set_down("B", "says that it does not serve");
     check(&stage, Policy::Balanced, ms(1000), "no_instance: ").await;
-    let failure = run_task(stage.route(Policy::Balanced, ms(1000)))
+    let failure = run_once(stage.route(Policy::Balanced, ms(1000)))
         .await
         .unwrap_err()
         .failure;
@@ -235,4 +240,63 @@ async fn down_instances_get_no_work_and_the_caller_learns_why() {
         failure.detail,
         "all 2 candidates are down (A: connection refused; B: says that it does not serve)"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_have_begun_somewhere_is_not_called_retryable() {
+    let stage = Stage::new([("A", Act::Break), ("B", Act::Refuse)]);
+    let unanswered = run_once(idempotent(&stage, 2)).await.unwrap_err();
+    assert_eq!(unanswered.failure.reason, Reason::InstanceDown);
+    assert!(!unanswered.failure.is_retryable(), "A may have begun it");
+    let stage = Stage::new([("A", Act::Refuse), ("B", Act::Refuse)]);
+    let unanswered = run_once(idempotent(&stage, 2)).await.unwrap_err();
+    assert!(unanswered.failure.is_retryable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_never_got_a_connection_is_told_too() {
+    let stage = Stage::new([("A", Act::Unconnected)]);
+    let unanswered = run_once(stage.route(Policy::Ordered, ms(1000)))
+        .await
+        .unwrap_err();
+    assert_eq!(unanswered.failure.reason, Reason::DeadlineExceeded);
+    assert!(unanswered.failure.is_retryable(), "nothing has left");
+    assert_eq!(unanswered.attempts.len(), 1);
+    assert_eq!(unanswered.attempts[0].elapsed, ms(950));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_instance_is_passed_over_and_asking_it_costs_no_budget() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(10))), ("B", Act::Echo(ms(10)))]);
+    stage.limit("A", 0);
+    for selection in [Policy::Ordered, Policy::Balanced, Policy::Hash("k".into())] {
+        let answered = run_once(stage.route(selection, ms(1000))).await.unwrap();
+        assert_eq!(
+            (answered.instance.as_str(), answered.attempts.len()),
+            ("B", 1)
+        );
+    }
+    stage.limit("B", 0);
+    let route = stage.route(Policy::Ordered, ms(1000));
+    let retries = Arc::clone(&route.retries);
+    let unanswered = run_once(route).await.unwrap_err();
+    assert_eq!(unanswered.failure.reason, Reason::InstanceBusy);
+    assert_eq!(unanswered.failure.progress, Progress::NeverSent);
+    let ids = |id: &str| {
+        unanswered
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.instance.as_str() == id)
+            .count()
+    };
+    assert!(
+        0 < ids("A") && 0 < ids("B"),
+        "both are asked before it is given up"
+    );
+    assert_eq!(stage.instance("A").calls.lock().unwrap().len(), 0);
+    let now = Instant::now().into_std();
+    let left = (0..20)
+        .filter(|_| retries.lock().unwrap().take(now))
+        .count();
+    assert_eq!(left, 10, "nothing was taken");
 }

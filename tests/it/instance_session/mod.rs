@@ -12,6 +12,7 @@ use orchestrator::instance::endpoint::{Endpoint, dial_tcp};
 use orchestrator::instance::grpc::GrpcInstance;
 use orchestrator::instance::session::{Data, Frame, Open, Opened, Received};
 use orchestrator::instance::{Credential, InstanceClient, Spec, tls};
+use orchestrator::memory::Memory;
 use orchestrator::tasks::Tasks;
 use prost_types::value::Kind;
 
@@ -29,10 +30,11 @@ fn instance(address: SocketAddr, tasks: &Tasks) -> GrpcInstance {
         endpoint: Endpoint::parse(&address.to_string()).unwrap(),
         labels: Default::default(),
         weight: 1,
+        calls_in_flight_max: None,
         credential: Credential::bearer("token-of-a"),
         tls: tls::Settings::default(),
     };
-    GrpcInstance::new(&spec, &dial_tcp(), tasks).unwrap()
+    GrpcInstance::new(&spec, &dial_tcp(), tasks, &Memory::new(usize::MAX)).unwrap()
 }
 
 /// The first opening of a session.

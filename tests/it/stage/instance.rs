@@ -1,6 +1,6 @@
 //! A real gRPC instance that counts what happens to it and does as a test tells it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(crate) enum Act {
     Answer(bytes::Bytes),
     /// Answers with a status.
     Fail(tonic::Code),
+    /// Answers with this status, details included.
+    FailWith(Status),
     /// Never answers.
     Silent,
 }
@@ -51,6 +53,9 @@ pub(crate) struct Counts {
     pub(crate) reset: usize,
 }
 
+/// A port of its own.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// A running instance.
 pub(crate) struct Instance {
     life: Option<Runtime>,
@@ -65,15 +70,20 @@ pub(crate) struct Instance {
 impl Instance {
     /// Starts an instance with one act that it repeats; it lives until it is killed or dropped.
     pub(crate) async fn start(act: Act) -> Self {
-        Self::begin(act, Probes::Answered).await
+        Self::begin(act, Probes::Answered, LOOPBACK).await
+    }
+
+    /// As `start`, where an instance was before.
+    pub(crate) async fn start_at(address: SocketAddr, act: Act) -> Self {
+        Self::begin(act, Probes::Answered, address).await
     }
 
     /// As `start`, but it never answers a probe.
     pub(crate) async fn start_unprobed(act: Act) -> Self {
-        Self::begin(act, Probes::Ignored).await
+        Self::begin(act, Probes::Ignored, LOOPBACK).await
     }
 
-    async fn begin(act: Act, probes: Probes) -> Self {
+    async fn begin(act: Act, probes: Probes, address: SocketAddr) -> Self {
         // A runtime of its own: dropping it closes every socket, as the death of a process does.
         let life = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -81,7 +91,7 @@ impl Instance {
             .build()
             .unwrap();
         let listener = life
-            .spawn(TcpListener::bind("127.0.0.1:0"))
+            .spawn(TcpListener::bind(address))
             .await
             .unwrap()
             .unwrap();
@@ -192,6 +202,10 @@ impl InstanceService for Service {
             Act::Fail(code) => {
                 ends.1 = true;
                 return Err(Status::new(code, "as the test wants it"));
+            }
+            Act::FailWith(status) => {
+                ends.1 = true;
+                return Err(status);
             }
             Act::Silent => std::future::pending().await,
         };

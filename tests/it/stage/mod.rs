@@ -62,6 +62,7 @@ pub(crate) fn planned(id: &str, address: SocketAddr) -> Planned {
         endpoint: Endpoint::parse(&address.to_string()).unwrap(),
         labels: Default::default(),
         weight: 1,
+        calls_in_flight_max: None,
         credential: None,
         tls: tls::Settings::default(),
     })

@@ -1,0 +1,195 @@
+//! The streams of one connection: each begins with an exchange of its own, and is reset once its reader has
+//! stopped reading.
+//!
+//! A peer that answers PINGs and never opens its window would otherwise keep its answer here until the
+//! connection is too old. HTTP/2 asks an answer for its next piece only when there is room for the one before,
+//! so that a piece that stays in our hands is a reader that stands still.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::ingress::Door;
+use crate::ingress::exchange::Exchange;
+use crate::ingress::outgoing::Outgoing;
+use crate::memory::Memory;
+use crate::tasks::Tasks;
+
+/// How the two sides of a connection meet: hyper calls the service for a request, and then, before the next
+/// request, gives the future of that stream to the executor.
+type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
+
+/// The two sides of a connection.
+pub(super) fn streams<D>(
+    door: D,
+    memory: Memory,
+    tasks: Tasks,
+    idle_max: Duration,
+) -> (Calls<D>, Watched) {
+    let begun = Begun::default();
+    let watched = Watched {
+        tasks,
+        begun: Arc::clone(&begun),
+        idle_max,
+    };
+    let calls = Calls {
+        door,
+        memory,
+        begun,
+    };
+    (calls, watched)
+}
+
+/// Begins an exchange for each request.
+pub(super) struct Calls<D> {
+    door: D,
+    memory: Memory,
+    begun: Begun,
+}
+
+impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
+    type Response = Response<Outgoing>;
+    type Error = Infallible;
+    type Future = Answer<D::Future>;
+
+    /// The exchange must be there when this returns: a future that began it when it is first asked would be
+    /// asked by the executor, which needs it before.
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let exchange = Exchange::new(&self.memory);
+        request.extensions_mut().insert(Arc::clone(&exchange));
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        *begun = Some(Arc::clone(&exchange));
+        drop(begun);
+        Answer {
+            answering: self.door.clone().call(request),
+            parts: Some((exchange, self.memory.clone())),
+        }
+    }
+}
+
+/// The answer to a request, on its way.
+pub(super) struct Answer<F> {
+    answering: F,
+    parts: Option<(Arc<Exchange>, Memory)>,
+}
+
+impl<F, B> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>> + Unpin,
+    B: Into<tonic::body::Body>,
+{
+    type Output = Result<Response<Outgoing>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(Pin::new(&mut self.answering).poll(context))?;
+        match self.parts.take() {
+            Some((exchange, memory)) => {
+                let response = response.map(Into::into);
+                Poll::Ready(Ok(Outgoing::wrap(response, exchange, memory)))
+            }
+            // A future that is over is not asked again.
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Runs the streams of a connection, and ends those whose readers stand still.
+#[derive(Clone)]
+pub(super) struct Watched {
+    tasks: Tasks,
+    begun: Begun,
+    idle_max: Duration,
+}
+
+/// hyper spawns one future for each HTTP/2 stream.
+impl<F> hyper::rt::Executor<F> for Watched
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let exchange = begun.take();
+        drop(begun);
+        let idle_max = self.idle_max;
+        self.tasks.spawn(async move {
+            let mut stream = pin!(stream);
+            let mut idle = Idle::new(idle_max);
+            // A stream that is dropped before its end is reset, and what it had to send is dropped with it.
+            std::future::poll_fn(|context| {
+                if stream.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(());
+                }
+                let waiting = exchange.as_ref().and_then(|exchange| exchange.waiting());
+                idle.poll_over(waiting, context)
+            })
+            .await;
+        });
+    }
+}
+
+/// How long the same piece has waited.
+struct Idle {
+    limit: Duration,
+    piece: Option<(u32, Pin<Box<Sleep>>)>,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self { limit, piece: None }
+    }
+
+    /// Ready once the piece that waits now has waited for too long.
+    fn poll_over(&mut self, waiting: Option<u32>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(waiting) = waiting else {
+            self.piece = None;
+            return Poll::Pending;
+        };
+        let limit = self.limit;
+        let timer = || Box::pin(sleep_until(Instant::now() + limit));
+        let (piece, timer) = self.piece.get_or_insert_with(|| (waiting, timer()));
+        if *piece != waiting {
+            *piece = waiting;
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        ready!(timer.as_mut().poll(context));
+        tracing::debug!("stream reset: its reader stands still");
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_piece_that_waits_by_itself_for_too_long_ends_its_stream() {
+        let second = Duration::from_secs(1);
+        let mut idle = Idle::new(10 * second);
+        let start = Instant::now();
+        // A reader who moves, however slowly, and one who has nothing to read.
+        for (seconds, piece) in [
+            (0, Some(1)),
+            (9, Some(1)),
+            (10, Some(3)),
+            (19, Some(3)),
+            (20, None),
+            (40, Some(5)),
+        ] {
+            tokio::time::advance((start + seconds * second).duration_since(Instant::now())).await;
+            let over = poll_fn(|context| Poll::Ready(idle.poll_over(piece, context))).await;
+            assert!(over.is_pending(), "{seconds} s");
+        }
+        poll_fn(|context| idle.poll_over(Some(5), context)).await;
+        assert_eq!(start.elapsed(), 50 * second);
+    }
+}

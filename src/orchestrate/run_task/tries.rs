@@ -1,0 +1,139 @@
+//! Every try of one task, readable while it runs: whoever cuts a task short can still tell what was done.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use crate::domain::failure::{Failure, Progress};
+use crate::domain::id::InstanceId;
+use crate::domain::limit::ATTEMPTS_MAX;
+use crate::domain::task::{Attempt, AttemptKind};
+use crate::instance::Sent;
+
+/// The tries of one task, in the order in which they began.
+#[derive(Debug, Default)]
+pub struct Tries(Mutex<Made>);
+
+#[derive(Debug, Default)]
+struct Made {
+    /// A try that runs stands here as if it had just ended well.
+    attempts: Vec<Attempt>,
+    /// The tries that run, by their place among the attempts.
+    running: [Option<Running>; ATTEMPTS_MAX as usize],
+}
+
+#[derive(Debug)]
+struct Running {
+    began: Instant,
+    sent: Sent,
+}
+
+impl Running {
+    fn progress(&self) -> Progress {
+        if self.sent.get() {
+            Progress::MayHaveBegun
+        } else {
+            Progress::NeverSent
+        }
+    }
+
+    fn end(&self, attempt: &mut Attempt, failure: &Failure) {
+        attempt.elapsed = self.began.elapsed();
+        attempt.failure = Some(Failure {
+            instance: Some(attempt.instance.clone()),
+            progress: self.progress(),
+            ..failure.clone()
+        });
+    }
+}
+
+impl Tries {
+    /// A try begins; returns its place. `arrived` is when the call came.
+    pub(super) fn begin(
+        &self,
+        instance: &InstanceId,
+        kind: AttemptKind,
+        arrived: Instant,
+        sent: Sent,
+    ) -> usize {
+        let began = Instant::now();
+        let mut made = self.made();
+        let at = made.attempts.len();
+        if at == 0 {
+            // Most tasks are tried once.
+            made.attempts.reserve_exact(1);
+        }
+        made.attempts.push(Attempt {
+            instance: instance.clone(),
+            kind,
+            failure: None,
+            offset: began.saturating_duration_since(arrived),
+            elapsed: std::time::Duration::ZERO,
+        });
+        if let Some(place) = made.running.get_mut(at) {
+            *place = Some(Running { began, sent });
+        }
+        at
+    }
+
+    /// The try at that place has ended.
+    pub(super) fn end(&self, at: usize, failure: Option<&Failure>) {
+        let mut made = self.made();
+        let running = made.running.get_mut(at).and_then(Option::take);
+        if let (Some(running), Some(attempt)) = (running, made.attempts.get_mut(at)) {
+            attempt.failure = failure.cloned();
+            attempt.elapsed = running.began.elapsed();
+        }
+    }
+
+    /// Every try that still runs is over, with this failure: the instance and how far it came are its own.
+    pub(in crate::orchestrate) fn cut(&self, failure: &Failure) {
+        let mut made = self.made();
+        let Made { attempts, running } = &mut *made;
+        for (attempt, place) in attempts.iter_mut().zip(running) {
+            if let Some(running) = place.take() {
+                running.end(attempt, failure);
+            }
+        }
+    }
+
+    /// As they stand for somebody who waits no longer, for this reason. They go on.
+    pub(in crate::orchestrate) fn left(&self, failure: &Failure) -> Vec<Attempt> {
+        let made = self.made();
+        let mut attempts = made.attempts.clone();
+        for (attempt, place) in attempts.iter_mut().zip(&made.running) {
+            if let Some(running) = place {
+                running.end(attempt, failure);
+            }
+        }
+        attempts
+    }
+
+    /// How far the task has come at whichever instance it came farthest.
+    pub(in crate::orchestrate) fn progress(&self) -> Progress {
+        let made = self.made();
+        let of_tries = made.attempts.iter().enumerate().map(|(at, attempt)| {
+            let running = made.running.get(at).and_then(Option::as_ref);
+            match (running, &attempt.failure) {
+                (Some(running), _) => running.progress(),
+                (None, Some(failure)) => failure.progress,
+                (None, None) => Progress::Answered,
+            }
+        });
+        of_tries.fold(Progress::NeverSent, Progress::farthest)
+    }
+
+    /// Looks at the tries so far.
+    pub(in crate::orchestrate) fn with<T>(&self, look: impl FnOnce(&[Attempt]) -> T) -> T {
+        look(&self.made().attempts)
+    }
+
+    /// Hands them out; none are left.
+    pub(in crate::orchestrate) fn take(&self) -> Vec<Attempt> {
+        std::mem::take(&mut *self.made()).attempts
+    }
+
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

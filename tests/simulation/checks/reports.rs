@@ -1,0 +1,127 @@
+//! What callers are told of tries, next to what instances saw of them.
+
+use super::{Call, Execution, Facts};
+use crate::history::{Begun, End, Left, Tried};
+use crate::payload;
+
+/// The sum of what instances saw is the sum of what was reported, try by try.
+pub(super) fn what_is_reported_is_what_instances_saw(facts: &Facts<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, call) in &facts.calls {
+        let seen: Vec<_> = facts.of_call(*number).collect();
+        let mut judge = |tried: &[Tried], seen: &[&Execution<'_>]| {
+            let complaints = leg(facts, call, tried, seen);
+            found.extend(complaints.map(|what| format!("call {number}: {what}")));
+        };
+        match call.ended {
+            Some((
+                _,
+                End::Answered {
+                    by,
+                    payload,
+                    attempts,
+                },
+            )) => {
+                judge(attempts, &seen);
+                let last = attempts.last();
+                if last.is_none_or(|last| last.instance != *by || last.failure.is_some()) {
+                    found.push(format!("call {number}: the last try is not the answer"));
+                }
+                if *payload != payload::answered(*number, by) {
+                    found.push(format!(
+                        "call {number} has the answer of another: {payload}"
+                    ));
+                }
+            }
+            Some((_, End::Failed { attempts, .. })) => judge(attempts, &seen),
+            Some((_, End::Streamed(stream))) => {
+                for part in &stream.partials {
+                    let own: Vec<_> = seen
+                        .iter()
+                        .filter(|execution| execution.arrival.instance == part.instance)
+                        .copied()
+                        .collect();
+                    if is_cut_short(&part.outcome) {
+                        if !own.is_empty() && part.attempts.is_empty() {
+                            found.push(format!(
+                                "call {number}: a try at {} was not reported",
+                                part.instance
+                            ));
+                        }
+                        continue;
+                    }
+                    let complaints = leg(facts, call, &part.attempts, &own);
+                    found.extend(complaints.map(|what| format!("call {number}: {what}")));
+                }
+            }
+            Some((_, End::Broken | End::LeftEarly | End::GaveUp)) | None => {}
+        }
+    }
+    found
+}
+
+/// A leg that was reset by its own call: all that is known of it is that it was tried.
+fn is_cut_short(outcome: &str) -> bool {
+    outcome == "OUTCOME_CANCELLED" || outcome == "OUTCOME_TIMED_OUT"
+}
+
+fn leg(
+    facts: &Facts<'_>,
+    call: &Call<'_>,
+    tried: &[Tried],
+    seen: &[&Execution<'_>],
+) -> impl Iterator<Item = String> + use<> {
+    let mut found = Vec::new();
+    for execution in seen {
+        let arrival = execution.arrival;
+        let reported = tried.get((arrival.attempt as usize).wrapping_sub(1));
+        match reported.filter(|tried| tried.instance == arrival.instance) {
+            None => found.push(format!(
+                "try {} at {} was not reported",
+                arrival.attempt, arrival.instance
+            )),
+            Some(tried)
+                if tried.failure.as_deref() == Some("INSTANCE_DOWN")
+                    && arrival.begun == Begun::Yes =>
+            {
+                found.push(format!(
+                    "try {} at {} is said never to have begun, and was executed",
+                    arrival.attempt, arrival.instance
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    for (at, tried) in tried.iter().enumerate() {
+        let own = seen
+            .iter()
+            .find(|execution| execution.arrival.attempt as usize == at + 1);
+        let never_began = tried.failure.as_deref() == Some("INSTANCE_DOWN");
+        match (&tried.failure, own) {
+            (None, Some(execution))
+                if execution.left.is_some_and(|(_, how)| how == Left::Answered) => {}
+            (None, _) => found.push(format!("{} has not answered, as is said", tried.instance)),
+            (Some(_), None) if !never_began => {
+                // What was sent may have been lost, or be on its way still.
+                let until = call.ended.map_or(call.asked, |(at, _)| at);
+                let is_clear = facts.instance_is_clear(&tried.instance, call.asked, until);
+                // So may what was on its way to a connection that was closed.
+                let since = call.asked.saturating_sub(facts.latency);
+                let hung_up = facts.weather.hung_up(&tried.instance, since, until);
+                if is_clear && !hung_up && !is_of_time(tried) {
+                    found.push(format!(
+                        "{} has never seen the try that is reported",
+                        tried.instance
+                    ));
+                }
+            }
+            (Some(_), _) => {}
+        }
+    }
+    found.into_iter()
+}
+
+/// A try that ran out of time may have been reset before the instance had it.
+fn is_of_time(tried: &Tried) -> bool {
+    tried.failure.as_deref() == Some("DEADLINE_EXCEEDED")
+}
