@@ -145,12 +145,7 @@ impl App {
         tasks.spawn_vital("keys", tasks.until_stop(expiring));
 
         // Before anybody can call: what a client was told before the restart stands.
-        let (fleet_now, drawing) = (fleet.now(), chance.clone());
-        let sessions = Sessions::recover(Arc::clone(&store), fleet_now, tasks.clone(), drawing)
-            .await
-            .map_err(StartError::Recovery)?;
-        let keeping = sessions.clone().keep(fleet.changes());
-        tasks.spawn_vital("sessions", tasks.until_stop(keeping));
+        let sessions = hold(&store, &fleet, &tasks, &chance).await?;
 
         let draining = CancellationToken::new();
         let house = grpc::House {
@@ -167,8 +162,7 @@ impl App {
             draining: draining.clone(),
         };
         let methods = grpc::Methods::new(&house)?;
-        let tokens = sessions.clone();
-        let tokens: FindToken = Arc::new(move |hash| tokens.find_by_token(hash));
+        let tokens = find_token(&sessions);
         let door = front_door(keys, tokens, limits.body, methods, chance.clone());
         let cut = CancellationToken::new();
         let serving = listener::serve(
@@ -285,6 +279,27 @@ struct FleetPlan {
     probe: ProbeSettings,
     health: health::Settings,
     registration: registration::Settings,
+}
+
+/// The sessions that the store has, kept from now on.
+async fn hold(
+    store: &Arc<dyn Store>,
+    fleet: &Arc<Fleet>,
+    tasks: &Tasks,
+    chance: &Chance,
+) -> Result<Sessions, StartError> {
+    let (store, fleet_now) = (Arc::clone(store), fleet.now());
+    let recovered = Sessions::recover(store, fleet_now, tasks.clone(), chance.clone()).await;
+    let sessions = recovered.map_err(StartError::Recovery)?;
+    let keeping = sessions.clone().keep(fleet.changes());
+    tasks.spawn_vital("sessions", tasks.until_stop(keeping));
+    Ok(sessions)
+}
+
+/// How the door finds out what a session's token is good for.
+fn find_token(sessions: &Sessions) -> FindToken {
+    let sessions = sessions.clone();
+    Arc::new(move |hash| sessions.find_by_token(hash))
 }
 
 /// Opens what keeps sessions. It blocks for a moment, before anybody is served.

@@ -113,6 +113,7 @@ impl Sessions {
         let mut next = Instant::now() + RESOLUTION;
         loop {
             tokio::select! {
+                biased;
                 changed = fleet_changes.changed() => match changed {
                     Ok(()) => self.0.signal_all(Signal::Look),
                     Err(_) => return,

@@ -1,6 +1,6 @@
 //! The sessions by their names and by their tokens.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::store::record::{Old, Query, Session, State, StateFilter};
 /// The sessions by their names and by their tokens.
 #[derive(Default)]
 pub(super) struct Registry {
-    by_id: HashMap<SessionId, Arc<Entry>>,
+    by_id: BTreeMap<SessionId, Arc<Entry>>,
     by_token: HashMap<token::Hash, SessionId>,
 }
 
