@@ -16,6 +16,7 @@ pub mod orchestrate;
 pub mod fleet;
 
 pub mod instance;
+pub mod store;
 
 pub mod message_json;
 

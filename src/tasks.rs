@@ -64,6 +64,23 @@ impl Tasks {
         });
     }
 
+    /// Runs work that blocks in a thread of its own, until it ends by itself. When it panics, `fallen` fires. It must
+    /// end when whoever gives it work has gone or tells it to: `finish` waits for it as for every task.
+    pub fn spawn_thread(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        let (counted, fallen) = (self.tracker.token(), self.fallen.clone());
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || {
+            let _counted = counted;
+            let _guard = Panics { name, fallen };
+            work();
+        })?;
+        Ok(())
+    }
+
     /// A task that would go on for ever, made to end when tasks should.
     pub fn until_stop<T>(&self, task: T) -> impl Future<Output = ()> + Send + use<T>
     where
@@ -125,6 +142,20 @@ where
     }
 }
 
+struct Panics {
+    name: &'static str,
+    fallen: CancellationToken,
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(thread = self.name, "a thread has panicked");
+            self.fallen.cancel();
+        }
+    }
+}
+
 struct Vital {
     name: &'static str,
     stop: CancellationToken,
@@ -170,6 +201,22 @@ mod tests {
             tasks.finish(Duration::from_secs(30)).await,
             Finish::Abandoned(1)
         );
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_stops_the_house_and_one_that_runs_is_waited_for() {
+        let tasks = Tasks::new();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let work = move || assert!(ended.recv().is_err());
+        tasks.spawn_thread("runs", work).unwrap();
+        assert_eq!(tasks.finish(Duration::ZERO).await, Finish::Abandoned(1));
+        drop(end);
+        assert_eq!(tasks.finish(Duration::MAX).await, Finish::Complete);
+        assert!(!tasks.fallen().is_cancelled());
+        tasks
+            .spawn_thread("panics", || panic!("on purpose"))
+            .unwrap();
+        tasks.fallen().cancelled().await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,14 +10,15 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::chance::Chance;
-use crate::config::{Builtin, Config, Planned, Shutdown};
+use crate::config::{Builtin, Config, Journal, Planned, Shutdown};
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
+use crate::domain::limit::STORE_BYTES_MAX;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
-use crate::ingress::caller::Keys;
+use crate::ingress::caller::{FindToken, Keys};
 use crate::ingress::listener::{self, Listen};
 use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
@@ -26,7 +27,11 @@ use crate::instance::{InstanceClient, Spec, builtin, tls};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
 use crate::orchestrate::deduplicate::Deduplicate;
+use crate::orchestrate::hold_session::Sessions;
 use crate::orchestrate::run_task::Readiness;
+use crate::store::Store;
+use crate::store::memory::{self as in_memory, MemoryStore};
+use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tasks::{Finish, Tasks};
 
 mod capacity;
@@ -42,6 +47,8 @@ pub struct App {
     draining: CancellationToken,
     cut: CancellationToken,
     shutdown: Shutdown,
+    sessions: Sessions,
+    store: Arc<dyn Store>,
     gate: Arc<Gate>,
     memory: Memory,
 }
@@ -70,6 +77,12 @@ pub enum StartError {
     /// A broken contract.
     #[error("{0}")]
     Contract(#[from] BadContract),
+    /// The journal cannot be used.
+    #[error("{0}")]
+    Journal(#[from] OpenError),
+    /// The sessions that are in the journal cannot be taken over.
+    #[error("the sessions of the journal: {0}")]
+    Recovery(Failure),
 }
 
 /// How a shutdown went.
@@ -106,6 +119,8 @@ impl App {
             chance,
         } = outside;
         let (tasks, connections) = (Tasks::new(), Tasks::new());
+        // First of all: one that is in use, or damaged, stops the start.
+        let store = store(&config.journal, &tasks)?;
         let (limits, admission) = capacity::within_means(config.limits, config.admission);
         let memory = Memory::new(admission.buffered_bytes);
         let plan = FleetPlan {
@@ -129,12 +144,16 @@ impl App {
         let expiring = async move { expiry.expire().await };
         tasks.spawn_vital("keys", tasks.until_stop(expiring));
 
+        // Before anybody can call: what a client was told before the restart stands.
+        let sessions = hold(&store, &fleet, &tasks, &chance).await?;
+
         let draining = CancellationToken::new();
         let house = methods::House {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
             gate: Arc::clone(&gate),
             timeouts: config.timeouts,
+            sessions: sessions.clone(),
             retries: Arc::default(),
             hedges: Arc::default(),
             readiness: Arc::new(Readiness::new(fleet.changes())),
@@ -142,7 +161,8 @@ impl App {
             chance: chance.clone(),
             draining: draining.clone(),
         };
-        let door = front_door(keys, limits.body, &house)?;
+        let tokens = find_token(&sessions);
+        let door = front_door(keys, tokens, limits.body, &house)?;
         let cut = CancellationToken::new();
         let serving = listener::serve(
             listener,
@@ -162,6 +182,8 @@ impl App {
             draining,
             cut,
             shutdown: config.shutdown,
+            sessions,
+            store,
             gate,
             memory,
         })
@@ -219,12 +241,15 @@ impl App {
         tracing::info!("stopping: not ready");
         self.draining.cancel();
         time::sleep(self.shutdown.not_ready_for).await;
+        tracing::info!("stopping: sessions come again later");
+        self.sessions.drain(SESSIONS_GRACE).await;
         tracing::info!("stopping: no new calls, running ones finish");
         let finished = self.connections.finish(self.shutdown.grace).await;
         if let Finish::Abandoned(left) = finished {
             tracing::warn!(left, "stopping: the limit is reached, the rest is cut");
             self.cut.cancel();
         }
+        self.store.stop().await;
         if let Finish::Abandoned(left) = self.tasks.finish(LAST_GRACE).await {
             tracing::warn!(left, "stopping: tasks do not end");
         }
@@ -235,6 +260,8 @@ impl App {
     }
 }
 
+/// For sessions, which only have to say so and to finish what they write.
+const SESSIONS_GRACE: time::Duration = time::Duration::from_secs(5);
 /// The callers that have a quota of their own.
 fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
     let keys = keys.keys.iter();
@@ -251,6 +278,44 @@ struct FleetPlan {
     probe: ProbeSettings,
     health: health::Settings,
     registration: registration::Settings,
+}
+
+/// The sessions that the store has, kept from now on.
+async fn hold(
+    store: &Arc<dyn Store>,
+    fleet: &Arc<Fleet>,
+    tasks: &Tasks,
+    chance: &Chance,
+) -> Result<Sessions, StartError> {
+    let (store, fleet_now) = (Arc::clone(store), fleet.now());
+    let recovered = Sessions::recover(store, fleet_now, tasks.clone(), chance.clone()).await;
+    let sessions = recovered.map_err(StartError::Recovery)?;
+    let keeping = sessions.clone().keep(fleet.changes());
+    tasks.spawn_vital("sessions", tasks.until_stop(keeping));
+    Ok(sessions)
+}
+
+/// How the door finds out what a session's token is good for.
+fn find_token(sessions: &Sessions) -> FindToken {
+    let sessions = sessions.clone();
+    Arc::new(move |hash| sessions.find_by_token(hash))
+}
+
+/// Opens what keeps sessions. It blocks for a moment, before anybody is served.
+fn store(journal: &Journal, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
+    match journal {
+        Journal::Memory => {
+            let settings = in_memory::Settings {
+                bytes_max: STORE_BYTES_MAX / 4,
+                ..in_memory::Settings::default()
+            };
+            Ok(Arc::new(MemoryStore::new(settings)))
+        }
+        Journal::Folder(folder) => {
+            let store = SqliteStore::open(folder, sqlite::Settings::default(), tasks)?;
+            Ok(Arc::new(store))
+        }
+    }
 }
 
 /// The fleet with the instances of the config, whose leases are watched from now on.

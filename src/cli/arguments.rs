@@ -110,7 +110,7 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-fn metadata_entry(text: &str) -> Result<(String, String), String> {
+pub(super) fn metadata_entry(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("write NAME=VALUE".to_owned()),

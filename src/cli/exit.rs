@@ -76,6 +76,8 @@ pub(super) enum Error {
     Config(String),
     /// The server did not start, or has fallen.
     Start(String),
+    /// The journal cannot be read or copied.
+    Journal(String),
     /// No key in the environment, or one that cannot be sent.
     Key(String),
     /// The server cannot be reached.
@@ -115,7 +117,7 @@ impl Error {
             Self::Connect { .. } => Exit::Unavailable,
             Self::Call(status) => failure_text::exit(status),
             Self::Overdue => Exit::Deadline,
-            Self::Answer(_) | Self::System(_) | Self::Start(_) => Exit::Failed,
+            Self::Answer(_) | Self::System(_) | Self::Start(_) | Self::Journal(_) => Exit::Failed,
             Self::ReaderGone => Exit::Done,
             Self::Interrupted => Exit::Interrupted,
         }

@@ -19,7 +19,7 @@ pub(super) fn lines(error: &Error) -> String {
         ),
         Error::Usage { what, hint } => (what.clone(), hint.clone()),
         Error::Config(mistakes) => return config_lines(mistakes),
-        Error::Start(what) => (what.clone(), String::new()),
+        Error::Start(what) | Error::Journal(what) => (what.clone(), String::new()),
         Error::Key(what) => (what.clone(), KEY_HINT.to_owned()),
         Error::Connect { server, what } => (
             format!("cannot reach the orchestrator at {server}: {what}"),

@@ -3,6 +3,7 @@
 mod arguments;
 mod completions;
 mod connection;
+mod data_directory;
 mod demo;
 mod drain;
 mod exit;
@@ -11,6 +12,7 @@ mod failure_text;
 mod fanout;
 mod health;
 mod instances;
+mod journal;
 mod json_output;
 mod man;
 mod output;
@@ -22,6 +24,11 @@ mod route;
 #[cfg(test)]
 mod samples;
 mod serve;
+mod session_attach;
+mod session_output;
+mod sessions;
+mod sessions_send;
+mod sessions_spawn;
 mod table;
 mod task_request;
 mod words;
@@ -50,10 +57,20 @@ enum Command {
     Route(route::Arguments),
     /// Give one task to every target and collect what comes back.
     Fanout(fanout::Arguments),
+    /// Begin a session: an ordered, durable conversation with one instance.
+    #[command(name = "sessions_spawn")]
+    SessionsSpawn(sessions_spawn::Arguments),
+    /// Send one message to a session and bring its reply.
+    #[command(name = "sessions_send")]
+    SessionsSend(sessions_send::Arguments),
+    /// List, show, close or attach to sessions.
+    Sessions(sessions::Arguments),
     /// Tell who is well, and why not.
     Health(health::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
+    /// Check or copy the file that sessions live in.
+    Journal(journal::Arguments),
     /// Give instances nothing new, and wait until they have nothing left.
     Drain(drain::Arguments),
     /// Give instances work again.
@@ -89,8 +106,12 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Route(arguments) => route::run(&arguments),
         Command::Fanout(arguments) => fanout::run(&arguments),
+        Command::SessionsSpawn(arguments) => sessions_spawn::run(&arguments),
+        Command::SessionsSend(arguments) => sessions_send::run(&arguments),
+        Command::Sessions(arguments) => sessions::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
+        Command::Journal(arguments) => journal::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Undrain(arguments) => drain::undrain(&arguments),
         Command::Completions(arguments) => completions::run(&arguments, CommandLine::command()),

@@ -11,10 +11,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::data_directory;
 use super::exit::{Error, Exit};
 use super::output::{self, Output};
 use crate::app::App;
-use crate::config::{self, Config, Settled};
+use crate::config::{self, Config, Journal, Settled};
 use crate::telemetry;
 
 const EXAMPLES: &str = "\
@@ -40,6 +41,8 @@ pub(super) struct Arguments {
     /// Threads that serve [default: one for each core; 1 where there are no more than two]. With 1 a call costs least.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    #[command(flatten)]
+    data: data_directory::DataArguments,
     /// What is logged to standard error: a level, or target=level pairs.
     #[arg(
         long,
@@ -110,6 +113,7 @@ fn config(arguments: &Arguments) -> Result<(Config, Option<String>), Error> {
             .map_err(|mistakes| Error::Config(mistakes.to_string()))?,
     };
     config.listen = arguments.listen.unwrap_or(config.listen);
+    config.journal = Journal::Folder(arguments.data.directory()?);
     let from_environment = environment("ORCHESTRATOR_API_KEY");
     let settled = config::settle_keys(&mut config, from_environment.as_deref(), config::make_key)
         .map_err(|bad| Error::Key(bad.to_string()))?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -100,6 +100,17 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How it stops.
     pub shutdown: Shutdown,
+    /// Where sessions are kept.
+    pub journal: Journal,
+}
+
+/// Where sessions are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Journal {
+    /// In memory: they end with the orchestrator.
+    Memory,
+    /// In a file in this folder, which is made when it is not there.
+    Folder(PathBuf),
 }
 
 /// An instance of the config.
@@ -222,6 +233,7 @@ impl Config {
             admission: Admission::default(),
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),
+            journal: Journal::Memory,
         }
     }
 }

@@ -137,13 +137,33 @@ pub enum Reason {
     RegistrationUnknown,
     /// The fleet has as many instances as it may have.
     FleetFull,
+    /// No such session, or none any more.
+    SessionUnknown,
+    /// The name of a new session is in use.
+    SessionExists,
+    /// The session has ended.
+    SessionClosed,
+    /// Another stream has attached to the session.
+    SessionSuperseded,
+    /// The client of a session asks for what it has acknowledged.
+    SessionTruncated,
+    /// Somebody else holds the session now.
+    SessionStale,
+    /// A bound of the session's log is reached.
+    SessionFull,
+    /// The token of a session, shown for something else than its session's own calls.
+    SessionTokenForeign,
+    /// The disk has no room for what sessions must keep.
+    JournalFull,
+    /// The disk has failed for what sessions must keep.
+    JournalFailed,
     /// A bug of ours.
     Internal,
 }
 
 impl Reason {
     /// Every kind, for tables; an instance's status stands there with one for all.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 51] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::ScopeMissing,
@@ -184,6 +204,16 @@ impl Reason {
         Self::IncarnationStale,
         Self::RegistrationUnknown,
         Self::FleetFull,
+        Self::SessionUnknown,
+        Self::SessionExists,
+        Self::SessionClosed,
+        Self::SessionSuperseded,
+        Self::SessionTruncated,
+        Self::SessionStale,
+        Self::SessionFull,
+        Self::SessionTokenForeign,
+        Self::JournalFull,
+        Self::JournalFailed,
         Self::Internal,
     ];
 
@@ -230,6 +260,16 @@ impl Reason {
             Self::IncarnationStale => "INCARNATION_STALE",
             Self::RegistrationUnknown => "REGISTRATION_UNKNOWN",
             Self::FleetFull => "FLEET_FULL",
+            Self::SessionUnknown => "SESSION_UNKNOWN",
+            Self::SessionExists => "SESSION_EXISTS",
+            Self::SessionClosed => "SESSION_CLOSED",
+            Self::SessionSuperseded => "SESSION_SUPERSEDED",
+            Self::SessionTruncated => "SESSION_TRUNCATED",
+            Self::SessionStale => "SESSION_STALE",
+            Self::SessionFull => "SESSION_FULL",
+            Self::SessionTokenForeign => "SESSION_TOKEN_FOREIGN",
+            Self::JournalFull => "JOURNAL_FULL",
+            Self::JournalFailed => "JOURNAL_FAILED",
             Self::Internal => "INTERNAL",
         }
     }
@@ -370,6 +410,12 @@ impl Failure {
                 | Reason::InstanceConfigured
                 | Reason::IncarnationStale
                 | Reason::RegistrationUnknown
+                | Reason::SessionUnknown
+                | Reason::SessionExists
+                | Reason::SessionClosed
+                | Reason::SessionSuperseded
+                | Reason::SessionTruncated
+                | Reason::SessionTokenForeign
         );
         let began = matches!(self.progress, Progress::MayHaveBegun | Progress::Answered);
         !began && !fault_of_the_request

@@ -161,6 +161,81 @@ pub const LINK_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Addresses that one host name may resolve to.
 pub const ADDRESSES_PER_NAME_MAX: usize = 16;
 
+/// Bytes of the id of a session.
+pub const SESSION_ID_BYTES_MAX: usize = 128;
+/// Sessions that the store remembers, closed ones included.
+pub const SESSIONS_MAX: usize = 200_000;
+/// Messages of one session and one direction that are not acknowledged.
+pub const UNACKNOWLEDGED_MAX: usize = 1000;
+/// Bytes of these messages; one message always fits.
+pub const UNACKNOWLEDGED_BYTES_MAX: usize = 1024 * 1024;
+/// Acknowledged messages of one direction that are kept so that a repeated one is recognised. Up to twice as many
+/// are there for a while, so that they are removed some at a time.
+pub const SETTLED_KEPT: usize = 32;
+/// Bytes of these messages, likewise.
+pub const SETTLED_KEPT_BYTES: usize = 16 * 1024;
+/// Acknowledged messages that are kept for the policy REPLAY, and replies to posts that wait for an older message
+/// to be acknowledged.
+pub const HELD_MAX: usize = 10_000;
+/// Bytes of these messages.
+pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Posts of one session whose keys are remembered, with their replies.
+pub const POSTS_REMEMBERED_MAX: usize = 1000;
+/// Bytes of these replies; the last one is always kept.
+pub const POST_BYTES_REMEMBERED_MAX: usize = 1024 * 1024;
+/// Frames that wait for the client of a session to read them.
+pub const SESSION_FRAMES_QUEUED_MAX: usize = 64;
+/// Bytes of these; one message always fits.
+pub const SESSION_FRAME_BYTES_QUEUED_MAX: usize = 256 * 1024;
+/// Calls that wait for the task of one session.
+pub const SESSION_COMMANDS_QUEUED_MAX: usize = 256;
+/// Calls that wait for what was posted to one session.
+pub const SESSION_POSTS_WAITING_MAX: usize = 1000;
+/// Posts of one session whose keys are known while it is held, before the store is asked.
+pub const SESSION_POSTS_KNOWN_MAX: usize = 64;
+/// How long the reply to a post is remembered under its key.
+pub const POSTS_REMEMBERED_FOR: Duration = Duration::from_secs(600);
+/// Silence on a session's stream after which an acknowledgement is repeated.
+pub const SESSION_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long an instance may take to take a session.
+pub const SESSION_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an instance that has lost a session may take to come back before the session's policy decides.
+pub const SESSION_REATTACH_GRACE: Duration = Duration::from_secs(10);
+/// The same, counted from the start of the orchestrator: registered instances have to register again.
+pub const SESSION_RECOVERY_GRACE: Duration = Duration::from_secs(45);
+/// Shortest wait between two tries to open a session.
+pub const SESSION_REOPEN_DELAY_MIN: Duration = Duration::from_millis(50);
+/// Longest wait between two tries to open a session.
+pub const SESSION_REOPEN_DELAY_MAX: Duration = Duration::from_secs(2);
+/// How long a session without any instance to go to waits until it looks again by itself.
+pub const SESSION_WAIT_FOR_INSTANCE: Duration = Duration::from_secs(5);
+/// How long the client of a session that has ended may take to acknowledge what it was sent last.
+pub const SESSION_CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// Bytes that are read at once from the log of a session that is replayed.
+pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
+/// Sessions that are read at once when the orchestrator starts.
+pub const SESSION_PAGE_READ: usize = 1000;
+/// Idle TTL of a session that names none.
+pub const SESSION_IDLE_TTL_DEFAULT: Duration = Duration::from_secs(300);
+/// How long a client may take to say which session it attaches to.
+pub const SESSION_HELLO_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of the target expressions of one session, which are kept with it.
+pub const SESSION_TARGET_BYTES_MAX: usize = 4096;
+/// Shortest idle TTL and lifetime.
+pub const SESSION_TTL_MIN: Duration = Duration::from_secs(1);
+/// Longest idle TTL and lifetime.
+pub const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of an idempotency key.
+pub const SESSION_KEY_BYTES_MAX: usize = 128;
+/// Calls that wait for the store.
+pub const STORE_QUEUE_MAX: usize = 1024;
+/// Bytes of the messages of these calls; one call always fits.
+pub const STORE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of all sessions that the journal keeps.
+pub const STORE_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+/// Messages of one call to the store.
+pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
+
 /// Keys of the config.
 pub const KEYS_MAX: usize = 1000;
 /// How long a key may outlive its date when the wall clock jumps.

@@ -15,5 +15,6 @@ pub mod nearest;
 pub mod payload;
 pub mod retry;
 pub mod selection;
+pub mod session;
 pub mod target;
 pub mod task;

@@ -44,6 +44,12 @@ impl Payload {
         Ok(Self(encoded))
     }
 
+    /// An encoded Value that was looked over when it came in, and was kept since.
+    #[must_use]
+    pub fn looked_over_before(encoded: Bytes) -> Self {
+        Self(encoded)
+    }
+
     /// The encoded Value.
     #[must_use]
     pub fn encoded(&self) -> &Bytes {

@@ -14,6 +14,7 @@ use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::REQUEST_ID_CHARS_MAX;
+use crate::domain::session::SessionId;
 use crate::domain::task::Names;
 use crate::fleet::registration::{Asker, Rank};
 use crate::memory::Memory;
@@ -37,6 +38,8 @@ pub struct Arrival {
     pub timeout: Option<Duration>,
     /// Who has called, once its key was checked.
     pub caller: Caller,
+    /// The session whose token was shown instead of a key.
+    pub session: Option<SessionId>,
     /// What it shares with its answer.
     pub exchange: Arc<Exchange>,
     /// What its key may do beyond its scopes' own calls.
@@ -86,6 +89,7 @@ pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
         names: names(request.headers(), chance),
         timeout: None,
         caller: Caller::default(),
+        session: None,
         exchange,
         rank: Rank::default(),
     };

@@ -17,7 +17,7 @@ use crate::domain::failure::{Failure, Reason};
 /// A body that fails once its time is over, or memory is short. Most bodies are there at once and never start a timer.
 pub struct Timely<B> {
     inner: B,
-    ends: Instant,
+    ends: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     exchange: Arc<Exchange>,
 }
@@ -27,7 +27,18 @@ impl<B> Timely<B> {
     pub fn new(inner: B, ends: Instant, exchange: Arc<Exchange>) -> Self {
         Self {
             inner,
-            ends,
+            ends: Some(ends),
+            timer: None,
+            exchange,
+        }
+    }
+
+    /// A body that lasts as long as both sides like. It is not weighed: what it brings is gone again long before it
+    /// ends, and whoever keeps some of it has bounds of its own.
+    pub fn without_end(inner: B, exchange: Arc<Exchange>) -> Self {
+        Self {
+            inner,
+            ends: None,
             timer: None,
             exchange,
         }
@@ -55,6 +66,9 @@ where
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
             return Poll::Ready(frame.map(|frame| {
                 let frame = frame.map_err(|error| self.break_off(cut_off(&error)))?;
+                if self.ends.is_none() {
+                    return Ok(frame);
+                }
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 match self.exchange.weigh(bytes) {
                     Ok(()) => Ok(frame),
@@ -62,7 +76,9 @@ where
                 }
             }));
         }
-        let ends = self.ends;
+        let Some(ends) = self.ends else {
+            return Poll::Pending;
+        };
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends)));

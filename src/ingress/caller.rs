@@ -15,6 +15,7 @@ use super::arrival::Arrival;
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::KEY_LOOK_INTERVAL;
+use crate::domain::session::{SessionId, token};
 use crate::fleet::registration::Rank;
 
 /// What a key may be used for.
@@ -183,7 +184,7 @@ pub enum Access {
 }
 
 /// The methods of the contract and what each needs.
-pub const METHODS: [(&str, Scope); 10] = [
+pub const METHODS: [(&str, Scope); 16] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Route",
         Scope::Route,
@@ -191,6 +192,30 @@ pub const METHODS: [(&str, Scope); 10] = [
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Fanout",
         Scope::Fanout,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/SessionSpawn",
+        Scope::Session,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/SessionSend",
+        Scope::Session,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/SessionPost",
+        Scope::Session,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/SessionGet",
+        Scope::Session,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/SessionList",
+        Scope::Session,
+    ),
+    (
+        "/openclaw.orchestrator.v1.OrchestratorService/SessionClose",
+        Scope::Session,
     ),
     (
         "/openclaw.orchestrator.v1.OrchestratorService/Explain",
@@ -248,16 +273,36 @@ pub fn without_api(path: &str) -> &str {
     let rest = path.strip_prefix("/api");
     rest.filter(|rest| rest.starts_with('/')).unwrap_or(path)
 }
+/// The method whose stream lasts as long as both sides like.
+pub(super) const SESSION_SEND: &str = "/openclaw.orchestrator.v1.OrchestratorService/SessionSend";
+
+/// The methods for which the token of a session is as good as a key, for its own session.
+pub const TOKEN_METHODS: [&str; 4] = [
+    SESSION_SEND,
+    "/openclaw.orchestrator.v1.OrchestratorService/SessionPost",
+    "/openclaw.orchestrator.v1.OrchestratorService/SessionGet",
+    "/openclaw.orchestrator.v1.OrchestratorService/SessionClose",
+];
+
+/// Finds the session that the token with this hash is good for, and the name of the key that has spawned it.
+pub type FindToken = Arc<dyn Fn(&token::Hash) -> Option<(SessionId, String)> + Send + Sync>;
 
 impl Keys {
     /// Lets a request pass, or says why not; notes who has called.
-    pub fn authenticate<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
+    pub fn authenticate<B>(
+        &self,
+        request: &mut Request<B>,
+        sessions: &FindToken,
+    ) -> Result<(), Failure> {
         let access = self.access(request.uri().path());
         if access == Access::Public {
             return Ok(());
         }
         let token = bearer(request.headers())?;
-        let key = self.find(token).ok_or_else(unknown_key)?;
+        let Some(key) = self.find(token) else {
+            let (session, caller) = session_of(token, sessions).ok_or_else(unknown_key)?;
+            return let_session_pass(request, session, caller);
+        };
         if key.is_over(SystemTime::now()) {
             return Err(unknown_key());
         }
@@ -351,6 +396,30 @@ fn token(value: &HeaderValue) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
 }
 
+fn session_of(shown: &[u8], sessions: &FindToken) -> Option<(SessionId, String)> {
+    if !shown.starts_with(token::PREFIX.as_bytes()) {
+        return None;
+    }
+    sessions(&token::hash(shown))
+}
+
+/// The method compares the session with the one that is asked for.
+fn let_session_pass<B>(
+    request: &mut Request<B>,
+    session: SessionId,
+    caller: String,
+) -> Result<(), Failure> {
+    if !TOKEN_METHODS.contains(&request.uri().path()) {
+        let detail = "the token of a session is good for SessionSend, SessionPost, SessionGet and SessionClose";
+        return Err(Failure::new(Reason::SessionTokenForeign, detail));
+    }
+    if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
+        arrival.caller = Caller(Some(caller.into()));
+        arrival.session = Some(session);
+    }
+    Ok(())
+}
+
 /// What is told to whoever is still served by a key that is no longer accepted.
 pub(super) fn revoked_key() -> Failure {
     Failure {
@@ -396,6 +465,34 @@ mod tests {
         }
     }
 
+    /// One session, whose token is `ost_good`.
+    fn sessions() -> FindToken {
+        Arc::new(|hash| {
+            let id = SessionId::parse("s1").ok()?;
+            (*hash == token::hash(b"ost_good")).then(|| (id, "router".to_owned()))
+        })
+    }
+
+    #[test]
+    fn the_token_of_a_session_is_good_for_its_calls_and_for_nothing_else() {
+        for (path, _) in METHODS {
+            let expected = if TOKEN_METHODS.contains(&path) {
+                Ok(())
+            } else {
+                Err(Reason::SessionTokenForeign)
+            };
+            check(path, &["Bearer ost_good"], expected);
+            check(path, &["Bearer ost_wrong"], Err(Reason::KeyInvalid));
+            check(path, &["Bearer ost_"], Err(Reason::KeyInvalid));
+            let twice = ["Bearer ost_good", "Bearer ost_good"];
+            check(path, &twice, Err(Reason::KeyMissing));
+        }
+        for path in ["/openclaw.later.v1.S/M", "/grpc.reflection.v1.R/I", "/"] {
+            let foreign = Err(Reason::SessionTokenForeign);
+            check(path, &["Bearer ost_good"], foreign);
+        }
+    }
+
     fn check(path: &str, authorization: &[&str], expected: Result<(), Reason>) {
         let mut request = Request::builder().uri(path).body(()).unwrap();
         for value in authorization {
@@ -404,7 +501,7 @@ mod tests {
                 .append(header::AUTHORIZATION, value.parse().unwrap());
         }
         let found = keys()
-            .authenticate(&mut request)
+            .authenticate(&mut request, &sessions())
             .map_err(|failure| failure.reason);
         assert_eq!(found, expected, "{path} {authorization:?}");
     }

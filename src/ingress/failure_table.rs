@@ -20,7 +20,7 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
         Reason::KeyMissing | Reason::KeyInvalid => {
             (Code::Unauthenticated, StatusCode::UNAUTHORIZED)
         }
-        Reason::ScopeMissing | Reason::AddressNotAllowed => {
+        Reason::ScopeMissing | Reason::AddressNotAllowed | Reason::SessionTokenForeign => {
             (Code::PermissionDenied, StatusCode::FORBIDDEN)
         }
         Reason::MethodUnknown => (Code::Unimplemented, StatusCode::NOT_FOUND),
@@ -33,7 +33,7 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
         | Reason::IdempotencyConflict
         | Reason::TimeoutInvalid
         | Reason::RequestMalformed => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
-        Reason::TargetUnknown | Reason::RegistrationUnknown => {
+        Reason::TargetUnknown | Reason::RegistrationUnknown | Reason::SessionUnknown => {
             (Code::NotFound, StatusCode::NOT_FOUND)
         }
         Reason::MessageTooLarge => (Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE),
@@ -64,6 +64,15 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
         Reason::AnswerMalformed => (Code::Internal, StatusCode::BAD_GATEWAY),
         Reason::InstanceConfigured => (Code::AlreadyExists, StatusCode::CONFLICT),
         Reason::IncarnationStale => (Code::FailedPrecondition, StatusCode::CONFLICT),
+        Reason::SessionExists => (Code::AlreadyExists, StatusCode::CONFLICT),
+        Reason::SessionClosed | Reason::SessionStale => {
+            (Code::FailedPrecondition, StatusCode::CONFLICT)
+        }
+        Reason::SessionSuperseded => (Code::Aborted, StatusCode::CONFLICT),
+        Reason::SessionTruncated => (Code::OutOfRange, StatusCode::GONE),
+        Reason::SessionFull => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+        Reason::JournalFull => (Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE),
+        Reason::JournalFailed => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
         Reason::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR),
     }
 }

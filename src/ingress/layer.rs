@@ -14,7 +14,7 @@ use tower::Service;
 
 use super::arrival::{self, Arrival};
 use super::body::Timely;
-use super::caller::Keys;
+use super::caller::{FindToken, Keys, SESSION_SEND};
 use super::failure_body::Problem;
 use super::failure_table::{self, Protocol};
 use crate::chance::Chance;
@@ -85,6 +85,7 @@ where
 pub(super) struct Guard<S> {
     pub(super) inner: S,
     pub(super) keys: Arc<Keys>,
+    pub(super) sessions: FindToken,
 }
 
 impl<S, B> Service<Request<B>> for Guard<S>
@@ -100,7 +101,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Answering {
-        match self.keys.authenticate(&mut request) {
+        match self.keys.authenticate(&mut request, &self.sessions) {
             Ok(()) => self.inner.call(request),
             Err(failure) => refuse(&request, &failure),
         }
@@ -137,6 +138,12 @@ where
             let bug = Failure::new(Reason::Internal, "the request has no arrival");
             return refuse(&request, &bug);
         };
+        // A session lasts as long as both sides like; only its beginning is waited for, by the method itself.
+        if request.uri().path() == SESSION_SEND {
+            let exchange = Arc::clone(&arrival.exchange);
+            let body = |body| Body::new(Timely::without_end(body, exchange));
+            return self.inner.call(request.map(body));
+        }
         // Reflection is a conversation: clients ask more as they go.
         let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
         let (own, longest) = match arrival.protocol {

@@ -21,7 +21,7 @@ pub mod methods;
 mod outgoing;
 mod rest;
 
-use caller::Keys;
+use caller::{FindToken, Keys};
 pub use doors::BadContract;
 pub use layer::Door;
 use methods::House;
@@ -29,6 +29,7 @@ use methods::House;
 /// The way of a request through the door, outermost first.
 pub fn front_door(
     keys: Arc<Keys>,
+    sessions: FindToken,
     body_timeout: Duration,
     house: &House,
 ) -> Result<impl Door<Incoming> + use<>, BadContract> {
@@ -43,6 +44,7 @@ pub fn front_door(
         .layer_fn(move |inner| layer::Guard {
             inner,
             keys: Arc::clone(&keys),
+            sessions: Arc::clone(&sessions),
         })
         // Who may call is known; until when comes next. It stands where bodies are read, since one that
         // trickles in may not hold a call past its deadline.

@@ -7,6 +7,7 @@ pub mod deduplicate;
 pub mod excluded;
 pub mod explain;
 pub mod fan_out;
+pub mod hold_session;
 pub mod run_task;
 
 #[cfg(test)]

@@ -71,10 +71,18 @@ impl Stage {
         stage
     }
 
+    pub(super) fn set_healthy(&mut self, id: &str) {
+        self.set_state(id, State::Healthy, "");
+    }
+
     pub(super) fn set_down(&mut self, id: &str, reason: &str) {
+        self.set_state(id, State::Down, reason);
+    }
+
+    fn set_state(&mut self, id: &str, state: State, reason: &str) {
         for member in &mut self.members {
             if member.id().as_str() == id {
-                let health = Health::probed(State::Down, reason);
+                let health = Health::probed(state, reason);
                 *member = Arc::new(Member {
                     health,
                     ..Member::clone(member)
@@ -117,8 +125,12 @@ impl Stage {
             .sum()
     }
 
+    pub(super) fn view(&self) -> Arc<View> {
+        Arc::new(View::new(self.members.iter().cloned()))
+    }
+
     fn fleet_now(&self) -> FleetNow {
-        let view = Arc::new(View::new(self.members.iter().cloned()));
+        let view = self.view();
         Arc::new(move || Arc::clone(&view))
     }
 

@@ -96,7 +96,7 @@ class Orchestrator(Process):
     """An orchestrator on a port of its own."""
 
     def __init__(self, folder: Path, config: dict | None = None):
-        command = [binary(), "serve", "--listen", "127.0.0.1:0"]
+        command = [binary(), "serve", "--listen", "127.0.0.1:0", "--data-dir", folder / "data"]
         if config is not None:
             file = folder / "orchestrator.json"
             file.write_text(json.dumps(config))

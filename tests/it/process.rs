@@ -11,12 +11,16 @@ const KEY: &str = "process-key-canary-93b1";
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
+    /// Where it keeps its sessions.
+    _data: tempfile::TempDir,
 }
 
 impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
         let mut child = orchestrator(&["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
+            .env("XDG_DATA_HOME", data.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -29,6 +33,7 @@ impl Server {
         Self {
             child,
             address: started["listening"].as_str().unwrap().to_owned(),
+            _data: data,
         }
     }
 
@@ -279,8 +284,10 @@ fn a_reader_who_leaves_is_no_panic() {
 
 #[test]
 fn without_a_key_one_is_made_on_loopback_and_refused_elsewhere() {
+    let data = tempfile::tempdir().unwrap();
     let made = |listen: &str| {
         orchestrator(&["serve", "--listen", listen])
+            .env("XDG_DATA_HOME", data.path())
             .env_remove("ORCHESTRATOR_API_KEY")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -419,6 +426,7 @@ fn a_supervisor_is_told_when_it_is_ready_and_when_it_stops() {
     };
     let mut child = orchestrator(&["serve", "--listen", "127.0.0.1:0"])
         .env("NOTIFY_SOCKET", &path)
+        .env("XDG_DATA_HOME", folder.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -14,7 +14,7 @@ const FLOORS: [&[&str]; 10] = [
         "memory",
     ],
     &["message_json"],
-    &["instance"],
+    &["instance", "store"],
     &["fleet"],
     &["orchestrate"],
     &["ingress"],

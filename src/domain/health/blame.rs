@@ -27,26 +27,7 @@ pub fn said(failure: &Failure, given: Duration) -> Said {
         Said::Nothing
     };
     match failure.reason {
-        Reason::InstanceFailed(status) => match status {
-            // The caller's faults, what the task itself led to, and a load that others may share.
-            Status::Cancelled
-            | Status::InvalidArgument
-            | Status::NotFound
-            | Status::AlreadyExists
-            | Status::PermissionDenied
-            | Status::ResourceExhausted
-            | Status::FailedPrecondition
-            | Status::Aborted
-            | Status::OutOfRange => Said::Nothing,
-            Status::DeadlineExceeded => late,
-            // It shows our credential to nobody else, and every instance has the method that is called.
-            Status::Unauthenticated
-            | Status::Unimplemented
-            | Status::Unknown
-            | Status::Internal
-            | Status::Unavailable
-            | Status::DataLoss => Said::Failure,
-        },
+        Reason::InstanceFailed(status) => said_by(status, late),
         Reason::DeadlineExceeded if failure.progress != Progress::NeverSent => late,
         Reason::InstanceDown | Reason::InstanceLost | Reason::AnswerMalformed => Said::Failure,
         Reason::KeyMissing
@@ -85,7 +66,41 @@ pub fn said(failure: &Failure, given: Duration) -> Said {
         | Reason::IncarnationStale
         | Reason::RegistrationUnknown
         | Reason::FleetFull
+        | Reason::SessionUnknown
+        | Reason::SessionExists
+        | Reason::SessionClosed
+        | Reason::SessionSuperseded
+        | Reason::SessionTruncated
+        | Reason::SessionStale
+        | Reason::SessionFull
+        | Reason::SessionTokenForeign
+        | Reason::JournalFull
+        | Reason::JournalFailed
         | Reason::Internal => Said::Nothing,
+    }
+}
+
+/// What an instance's own status says of it.
+fn said_by(status: Status, late: Said) -> Said {
+    match status {
+        // The caller's faults, what the task itself led to, and a load that others may share.
+        Status::Cancelled
+        | Status::InvalidArgument
+        | Status::NotFound
+        | Status::AlreadyExists
+        | Status::PermissionDenied
+        | Status::ResourceExhausted
+        | Status::FailedPrecondition
+        | Status::Aborted
+        | Status::OutOfRange => Said::Nothing,
+        Status::DeadlineExceeded => late,
+        // It shows our credential to nobody else, and every instance has the method that is called.
+        Status::Unauthenticated
+        | Status::Unimplemented
+        | Status::Unknown
+        | Status::Internal
+        | Status::Unavailable
+        | Status::DataLoss => Said::Failure,
     }
 }
 

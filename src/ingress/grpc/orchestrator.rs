@@ -3,16 +3,19 @@
 use std::pin::Pin;
 
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::arrival;
+use super::{arrival, sessions};
 use crate::domain::failure::Failure;
 use crate::ingress::failure_table;
-use crate::ingress::methods::{self, NotRouted, failed_attempts};
+use crate::ingress::methods::{self, NotRouted, SESSION, failed_attempts};
 use crate::proto::orchestrator::orchestrator_service_server::OrchestratorService;
 use crate::proto::orchestrator::{
     ExplainRequest, ExplainResponse, FanoutRequest, FanoutResponse, HealthRequest, HealthResponse,
-    HealthWatchRequest, HealthWatchResponse, RouteRequest, RouteResponse,
+    HealthWatchRequest, HealthWatchResponse, RouteRequest, RouteResponse, SessionCloseRequest,
+    SessionCloseResponse, SessionGetRequest, SessionGetResponse, SessionListRequest,
+    SessionListResponse, SessionPostRequest, SessionPostResponse, SessionSendRequest,
+    SessionSendResponse, SessionSpawnRequest, SessionSpawnResponse,
 };
 
 #[derive(Clone)]
@@ -22,7 +25,7 @@ fn status(failure: Failure) -> Status {
     failure_table::status(&failure)
 }
 
-type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl OrchestratorService for Orchestrator {
@@ -54,6 +57,68 @@ impl OrchestratorService for Orchestrator {
         Ok(Response::new(Box::pin(
             events.map(|event| event.map_err(status)),
         )))
+    }
+
+    async fn session_spawn(
+        &self,
+        mut request: Request<SessionSpawnRequest>,
+    ) -> Result<Response<SessionSpawnResponse>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let answered = self.0.session_spawn(arrival, request.into_inner()).await;
+        answered.map(Response::new).map_err(status)
+    }
+
+    type SessionSendStream = Events<SessionSendResponse>;
+
+    async fn session_send(
+        &self,
+        mut request: Request<Streaming<SessionSendRequest>>,
+    ) -> Result<Response<Self::SessionSendStream>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let (metadata, _, incoming) = request.into_parts();
+        let named = metadata.get(SESSION);
+        let named = named.map(|name| name.to_str().unwrap_or_default());
+        let incoming = incoming.map(|frame| frame.map_err(|status| sessions::gone(&status)));
+        let frames = self.0.session_send(arrival, named, incoming).await;
+        let frames = frames.map_err(status)?;
+        Ok(Response::new(Box::pin(
+            frames.map(|frame| frame.map_err(status)),
+        )))
+    }
+
+    async fn session_post(
+        &self,
+        mut request: Request<SessionPostRequest>,
+    ) -> Result<Response<SessionPostResponse>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let answered = self.0.session_post(arrival, request.into_inner()).await;
+        answered.map(Response::new).map_err(status)
+    }
+
+    async fn session_get(
+        &self,
+        mut request: Request<SessionGetRequest>,
+    ) -> Result<Response<SessionGetResponse>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let answered = self.0.session_get(arrival, request.into_inner()).await;
+        answered.map(Response::new).map_err(status)
+    }
+
+    async fn session_list(
+        &self,
+        request: Request<SessionListRequest>,
+    ) -> Result<Response<SessionListResponse>, Status> {
+        let listed = self.0.session_list(request.into_inner()).await;
+        listed.map(Response::new).map_err(status)
+    }
+
+    async fn session_close(
+        &self,
+        mut request: Request<SessionCloseRequest>,
+    ) -> Result<Response<SessionCloseResponse>, Status> {
+        let arrival = arrival(&mut request).map_err(status)?;
+        let answered = self.0.session_close(arrival, request.into_inner()).await;
+        answered.map(Response::new).map_err(status)
     }
 
     async fn explain(

@@ -215,7 +215,7 @@ pub(super) fn registration(request: RegisterRequest) -> Result<Registration, Fai
     Ok(Registration {
         id: instance_id("instance.id", &id)?,
         endpoint: Endpoint::parse(&address).map_err(|bad| invalid("instance.address", bad))?,
-        labels: checked_labels(labels)?,
+        labels: checked_labels("instance.labels", labels)?,
         weight: weight.max(1),
         incarnation: request.incarnation,
         lease,
@@ -226,7 +226,10 @@ pub(super) fn instance_id(field: &str, id: &str) -> Result<InstanceId, Failure> 
     InstanceId::parse(id).map_err(|bad| invalid(field, bad))
 }
 
-fn checked_labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, Failure> {
+pub(super) fn checked_labels(
+    field: &str,
+    labels: HashMap<String, String>,
+) -> Result<BTreeMap<String, String>, Failure> {
     let too_long = |text: &String| LABEL_BYTES_MAX < text.len();
     if LABELS_MAX < labels.len()
         || labels
@@ -234,7 +237,7 @@ fn checked_labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, St
             .any(|(name, value)| too_long(name) || too_long(value))
     {
         let detail = format!("at most {LABELS_MAX} labels of {LABEL_BYTES_MAX} bytes each");
-        return Err(invalid("instance.labels", detail));
+        return Err(invalid(field, detail));
     }
     Ok(labels.into_iter().collect())
 }

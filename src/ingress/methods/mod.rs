@@ -12,6 +12,7 @@ use crate::domain::limit::{FANOUT_TIMEOUT_DEFAULT, ROUTE_TIMEOUT_DEFAULT, TIMEOU
 use crate::fleet::Fleet;
 use crate::orchestrate::admit::Gate;
 use crate::orchestrate::deduplicate::Deduplicate;
+use crate::orchestrate::hold_session::Sessions;
 use crate::orchestrate::run_task::Readiness;
 use crate::tasks::Tasks;
 
@@ -19,11 +20,15 @@ mod cluster;
 mod explain;
 mod from_proto;
 mod orchestrator;
+mod session_from_proto;
+mod session_to_proto;
+mod sessions;
 mod to_proto;
 mod watch;
 
 pub(super) use cluster::Cluster;
 pub(super) use orchestrator::{NotRouted, Orchestrator};
+pub(super) use sessions::SESSION;
 pub(super) use to_proto::{attempts_told, failed_attempts, failure_told};
 
 /// What the methods work with.
@@ -37,6 +42,8 @@ pub struct House {
     pub gate: Arc<Gate>,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// Conversations with instances.
+    pub sessions: Sessions,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
     /// Hedges over all callers.

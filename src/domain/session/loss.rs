@@ -1,0 +1,178 @@
+//! What becomes of a session whose instance does not hold it now.
+//!
+//! ```text
+//! lost ── grace ──┬─ it is back ────────────→ reopen at the same one
+//!                 └─ over, or hopeless ─┬─ FAIL ─────────────→ end
+//!                                       └─ REASSIGN, REPLAY ─→ move, or wait for somebody
+//! ```
+
+use std::time::{Duration, Instant};
+
+use super::LossPolicy;
+use crate::domain::limit::{
+    SESSION_REOPEN_DELAY_MAX, SESSION_REOPEN_DELAY_MIN, SESSION_WAIT_FOR_INSTANCE,
+};
+
+/// What is known of the end of a session's stream to its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The instance may come back, and know the session.
+    Broken,
+    /// The instance cannot hold it, by its own word.
+    Hopeless,
+}
+
+/// Whether an instance may be given a session now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidate {
+    /// It may.
+    Fit,
+    /// It is down, or not there.
+    Unfit,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Open the session at the same instance.
+    Reopen,
+    /// Look again at this instant, or when the fleet changes.
+    Wait(Instant),
+    /// Open the session at another instance.
+    Move,
+    /// End the session.
+    End,
+}
+
+/// A session without its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absence {
+    grace_ends: Instant,
+    not_before: Instant,
+    failures: u32,
+    loss: Loss,
+}
+
+impl Absence {
+    /// The instance does not hold the session since `now`; it may come back for as long as `grace`.
+    #[must_use]
+    pub fn begin(loss: Loss, now: Instant, grace: Duration) -> Self {
+        Self {
+            grace_ends: now + grace,
+            not_before: now,
+            failures: 0,
+            loss,
+        }
+    }
+
+    /// Opening the session has failed.
+    pub fn failed(&mut self, loss: Loss, now: Instant) {
+        let delay = SESSION_REOPEN_DELAY_MIN.saturating_mul(1 << self.failures.min(8));
+        self.failures += 1;
+        self.not_before = now + delay.min(SESSION_REOPEN_DELAY_MAX);
+        self.loss = loss;
+    }
+
+    /// What to do now.
+    #[must_use]
+    pub fn step(
+        &self,
+        policy: LossPolicy,
+        now: Instant,
+        same: Candidate,
+        other: Candidate,
+    ) -> Step {
+        let may_come_back = self.loss == Loss::Broken && now < self.grace_ends;
+        let soon = now + SESSION_WAIT_FOR_INSTANCE;
+        if may_come_back {
+            return match same {
+                Candidate::Fit if self.not_before <= now => Step::Reopen,
+                Candidate::Fit => Step::Wait(self.not_before.min(self.grace_ends)),
+                Candidate::Unfit => Step::Wait(self.grace_ends),
+            };
+        }
+        match (policy, same, other) {
+            (LossPolicy::Fail, _, _) => Step::End,
+            (LossPolicy::Reassign | LossPolicy::Replay, _, _) if now < self.not_before => {
+                Step::Wait(self.not_before)
+            }
+            (LossPolicy::Reassign | LossPolicy::Replay, _, Candidate::Fit) => Step::Move,
+            (LossPolicy::Reassign | LossPolicy::Replay, Candidate::Fit, Candidate::Unfit) => {
+                Step::Reopen
+            }
+            (LossPolicy::Reassign | LossPolicy::Replay, Candidate::Unfit, Candidate::Unfit) => {
+                Step::Wait(soon)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "any instant will do")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+    use Candidate::{Fit, Unfit};
+
+    #[test]
+    fn an_instance_that_is_back_within_the_grace_goes_on_whatever_the_policy() {
+        let start = Instant::now();
+        let absence = Absence::begin(Loss::Broken, start, GRACE);
+        for policy in [LossPolicy::Fail, LossPolicy::Reassign, LossPolicy::Replay] {
+            let step = |after, same| absence.step(policy, start + after, same, Fit);
+            assert_eq!(step(Duration::ZERO, Fit), Step::Reopen);
+            assert_eq!(step(Duration::ZERO, Unfit), Step::Wait(start + GRACE));
+            assert_ne!(step(GRACE, Fit), Step::Wait(start + GRACE));
+        }
+    }
+
+    #[test]
+    fn after_the_grace_the_policy_decides() {
+        let start = Instant::now();
+        let absence = Absence::begin(Loss::Broken, start, GRACE);
+        let step = |policy, same, other| absence.step(policy, start + GRACE, same, other);
+        assert_eq!(step(LossPolicy::Fail, Fit, Fit), Step::End);
+        for policy in [LossPolicy::Reassign, LossPolicy::Replay] {
+            assert_eq!(step(policy, Unfit, Fit), Step::Move);
+            assert_eq!(step(policy, Fit, Unfit), Step::Reopen);
+            assert!(matches!(step(policy, Unfit, Unfit), Step::Wait(_)));
+        }
+    }
+
+    #[test]
+    fn an_instance_without_sessions_gets_no_grace() {
+        let start = Instant::now();
+        let absence = Absence::begin(Loss::Hopeless, start, GRACE);
+        assert_eq!(absence.step(LossPolicy::Fail, start, Fit, Fit), Step::End);
+        assert_eq!(
+            absence.step(LossPolicy::Reassign, start, Fit, Fit),
+            Step::Move
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_always_lies_ahead_and_tries_never_come_faster_than_their_delay(
+            failures in 0_u32..40, after in 0_u64..60_000, policy in 0..3_usize, same: bool, other: bool,
+        ) {
+            let start = Instant::now();
+            let mut absence = Absence::begin(Loss::Broken, start, GRACE);
+            for _ in 0..failures {
+                absence.failed(Loss::Broken, start);
+            }
+            let now = start + Duration::from_millis(after);
+            let policy = [LossPolicy::Fail, LossPolicy::Reassign, LossPolicy::Replay][policy];
+            let candidate = |fit| if fit { Fit } else { Unfit };
+            match absence.step(policy, now, candidate(same), candidate(other)) {
+                Step::Wait(until) => prop_assert!(now < until),
+                Step::Reopen | Step::Move => {
+                    prop_assert!(failures == 0 || start + SESSION_REOPEN_DELAY_MIN <= now);
+                }
+                Step::End => prop_assert_eq!(policy, LossPolicy::Fail),
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The end of a session: both sides learn why, and what was for the client can still be fetched.
+
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::client_side::ClientHas;
+use super::frame::{Direction, ServerFrame};
+use super::instance_side::Link;
+use super::owner::Owner;
+use crate::domain::failure::Failure;
+use crate::domain::limit::SESSION_CLOSE_WAIT;
+use crate::domain::session::CloseReason;
+use crate::instance::session;
+use crate::store::Error;
+
+/// Whether the session goes on.
+pub(super) enum Life {
+    /// It does.
+    Open,
+    /// Its end is being written down.
+    Ending {
+        reason: CloseReason,
+        /// Messages to the instance that will not be delivered, by the client's numbers.
+        lost: Option<(u64, u64)>,
+        /// To be told.
+        closed: Vec<oneshot::Sender<Result<(), Failure>>>,
+    },
+    /// It does not. The client may still fetch what there is for it.
+    Over {
+        reason: CloseReason,
+        lost: Option<(u64, u64)>,
+        /// Until when an attached client may take to acknowledge.
+        until: Option<Instant>,
+    },
+}
+
+impl Life {
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Over { .. })
+    }
+
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        match self {
+            Self::Over { until, .. } => *until,
+            Self::Open | Self::Ending { .. } => None,
+        }
+    }
+}
+
+impl Owner {
+    /// Ends the session.
+    pub(super) fn end(&mut self, reason: CloseReason) {
+        if !self.life.is_open() {
+            return;
+        }
+        self.fail_posts(&super::closed(reason));
+        self.say_farewell(match reason {
+            CloseReason::Expired => session::CloseReason::Expired,
+            CloseReason::ByClient
+            | CloseReason::ByInstance
+            | CloseReason::InstanceLost
+            | CloseReason::Restarted => session::CloseReason::Done,
+        });
+        self.link = Link::Resting;
+        self.look_at = None;
+        // Whoever ends it knows; nobody else does.
+        let lost = match reason {
+            CloseReason::ByClient => None,
+            CloseReason::ByInstance
+            | CloseReason::InstanceLost
+            | CloseReason::Expired
+            | CloseReason::Restarted => self.to_instance.unacknowledged_seqs(),
+        };
+        self.life = Life::Ending {
+            reason,
+            lost,
+            closed: Vec::new(),
+        };
+    }
+
+    /// Ends the session for somebody who waits for that.
+    pub(super) fn close_for(&mut self, closed: oneshot::Sender<Result<(), Failure>>) {
+        self.end(CloseReason::ByClient);
+        match &mut self.life {
+            Life::Ending { closed: told, .. } => told.push(closed),
+            // It is over already, which is what was wanted.
+            Life::Open | Life::Over { .. } => drop(closed.send(Ok(()))),
+        }
+    }
+
+    pub(super) fn go_on_closing(&mut self) {
+        match &self.life {
+            Life::Open => {}
+            Life::Ending { reason, .. } => {
+                if self.storing.has_no_writes() && !self.storing.is_closing() {
+                    // What is not written yet was never acknowledged.
+                    self.to_instance.forget_unstored();
+                    self.to_client.forget_unstored();
+                    let answer = self.house.store.close(
+                        &self.entry.terms.id,
+                        &self.fence(),
+                        reason.word(),
+                        super::now_ms(),
+                    );
+                    self.storing.close(answer);
+                }
+            }
+            Life::Over { .. } => self.dismiss_client(),
+        }
+    }
+
+    pub(super) fn on_closed(&mut self, answer: Result<(), Error>) {
+        let Life::Ending {
+            reason,
+            lost,
+            closed,
+        } = std::mem::replace(&mut self.life, Life::Open)
+        else {
+            return;
+        };
+        let is_closed = matches!(answer, Ok(()) | Err(Error::Closed { .. }));
+        for told in closed {
+            let answer = match &answer {
+                Err(error) if !is_closed => Err(super::storing::failure(error)),
+                Ok(()) | Err(_) => Ok(()),
+            };
+            // Whoever asked may have left.
+            drop(told.send(answer));
+        }
+        if let Err(error) = answer
+            && !is_closed
+        {
+            // It goes on, and will be ended again by whatever ended it now.
+            self.detach_with(super::storing::failure(&error));
+            return self.follow(&error);
+        }
+        let id = &self.entry.terms.id;
+        tracing::info!(session = %id, reason = reason.word(), "session closed");
+        self.entry.closed.store(true, Ordering::Relaxed);
+        self.house.ended(&self.session.instance);
+        let forgotten = Instant::now() + self.entry.terms.idle_ttl;
+        self.entry.set_expires(Some(forgotten));
+        self.life = Life::Over {
+            reason,
+            lost,
+            until: Some(Instant::now() + SESSION_CLOSE_WAIT),
+        };
+    }
+
+    /// A client that has all there is, and has said so or taken too long over it, is told that it is over.
+    fn dismiss_client(&mut self) {
+        let Life::Over {
+            reason,
+            lost,
+            until,
+        } = &mut self.life
+        else {
+            return;
+        };
+        let (reason, lost) = (*reason, *lost);
+        let is_late = match until {
+            None => {
+                *until = Some(Instant::now() + SESSION_CLOSE_WAIT);
+                false
+            }
+            Some(until) => *until <= Instant::now(),
+        };
+        let dismissed = match self.client_has_all() {
+            ClientHas::Left => {
+                self.clear_wait();
+                return;
+            }
+            ClientHas::Less => {
+                self.clear_wait();
+                false
+            }
+            ClientHas::All => is_late,
+            ClientHas::Acknowledged => true,
+        };
+        if !dismissed {
+            return;
+        }
+        if let Some((first, last)) = lost {
+            self.tell(ServerFrame::Lost {
+                direction: Direction::ToInstance,
+                first,
+                last,
+            });
+        }
+        self.tell(ServerFrame::Closed { reason });
+        self.clear_wait();
+        self.detach();
+    }
+
+    fn clear_wait(&mut self) {
+        if let Life::Over { until, .. } = &mut self.life {
+            *until = None;
+        }
+    }
+}

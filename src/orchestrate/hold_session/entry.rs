@@ -1,0 +1,247 @@
+//! A session as the whole house sees it: how it is reached, and what is known of it at a glance.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Labels;
+use super::frame::Incoming;
+use super::outbox::Outgoing;
+use crate::domain::failure::Failure;
+use crate::domain::limit::SESSION_COMMANDS_QUEUED_MAX;
+use crate::domain::payload::Payload;
+use crate::domain::session::lifetime::Lifetime;
+use crate::store::record::{PostKey, Terms};
+
+/// What a session is asked to do.
+pub(super) enum Command {
+    /// A client attaches.
+    Attach {
+        /// The last message that it has.
+        last_received_seq: Option<u64>,
+        /// What it says.
+        incoming: Incoming,
+        /// What it reads, or why it is not attached.
+        reply: oneshot::Sender<Result<Outgoing, Failure>>,
+    },
+    /// A message comes by itself.
+    Post {
+        /// By which it is known when it comes again.
+        key: Option<PostKey>,
+        /// What it carries.
+        payload: Payload,
+        /// Told once it is safe.
+        stored: oneshot::Sender<Result<u64, Failure>>,
+        /// Told when the instance replies.
+        replied: Option<oneshot::Sender<Result<Replied, Failure>>>,
+    },
+    /// Somebody waits for the reply to what was posted before.
+    Await {
+        /// Where that stands.
+        position: u64,
+        /// Told when the instance replies.
+        replied: oneshot::Sender<Result<Replied, Failure>>,
+    },
+    /// The session is to end.
+    Close {
+        /// Told once it has.
+        closed: oneshot::Sender<Result<(), Failure>>,
+    },
+}
+
+/// The reply to what was posted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Replied {
+    /// Its number among the messages for the client.
+    pub(super) seq: u64,
+    /// What it carries.
+    pub(super) payload: Payload,
+}
+
+/// Whether a task holds the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// None does: nothing is to be done.
+    Dormant,
+    /// One does.
+    Live,
+    /// The session was forgotten.
+    Gone,
+}
+
+/// What all sessions wake up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Signal {
+    /// The fleet has changed.
+    Look = 1,
+    /// The time of the session may be over.
+    Expire = 2,
+    /// The orchestrator is about to stop.
+    Drain = 4,
+}
+
+struct Inbox {
+    phase: Phase,
+    commands: VecDeque<Command>,
+}
+
+/// A session as the whole house sees it.
+pub(super) struct Entry {
+    pub(super) terms: Arc<Terms>,
+    pub(super) labels: Labels,
+    pub(super) lifetime: Lifetime,
+    inbox: Mutex<Inbox>,
+    signals: AtomicU8,
+    waker: AtomicWaker,
+    /// Whether a client is attached.
+    pub(super) attached: AtomicBool,
+    /// Whether the session has ended.
+    pub(super) closed: AtomicBool,
+    /// Whether no instance has seen the epoch yet.
+    pub(super) epoch_is_fresh: AtomicBool,
+    /// When it expires if nothing is said, or is forgotten once it has ended.
+    expires: Mutex<Option<Instant>>,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The task that holds the session will find it.
+    Queued,
+    /// So will the task that has to be started now.
+    Wakes,
+    /// Too many wait.
+    Full,
+    /// The session was forgotten.
+    Gone,
+}
+
+impl Entry {
+    pub(super) fn new(
+        terms: Arc<Terms>,
+        lifetime: Lifetime,
+        expires: Option<Instant>,
+    ) -> Arc<Self> {
+        let inbox = Inbox {
+            phase: Phase::Dormant,
+            commands: VecDeque::new(),
+        };
+        Arc::new(Self {
+            labels: Arc::new(terms.labels.clone()),
+            terms,
+            lifetime,
+            inbox: Mutex::new(inbox),
+            signals: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+            attached: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            epoch_is_fresh: AtomicBool::new(true),
+            expires: Mutex::new(expires),
+        })
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a command for whoever holds the session.
+    pub(super) fn send(&self, command: Command) -> Sent {
+        let mut inbox = self.inbox();
+        let sent = match inbox.phase {
+            Phase::Gone => return Sent::Gone,
+            Phase::Live => Sent::Queued,
+            Phase::Dormant => Sent::Wakes,
+        };
+        if SESSION_COMMANDS_QUEUED_MAX <= inbox.commands.len() {
+            return Sent::Full;
+        }
+        inbox.phase = Phase::Live;
+        inbox.commands.push_back(command);
+        drop(inbox);
+        self.waker.wake();
+        sent
+    }
+
+    /// Makes the session live without a command; tells whether a task has to be started.
+    pub(super) fn wake_up(&self) -> bool {
+        let mut inbox = self.inbox();
+        let starts = inbox.phase == Phase::Dormant;
+        if starts {
+            inbox.phase = Phase::Live;
+        }
+        starts
+    }
+
+    /// Whether a task holds the session.
+    pub(super) fn is_live(&self) -> bool {
+        self.inbox().phase == Phase::Live
+    }
+
+    /// The next command, for the task that holds the session.
+    pub(super) fn take(&self) -> Option<Command> {
+        self.inbox().commands.pop_front()
+    }
+
+    /// Whether there is a command or a signal for the task that holds the session.
+    pub(super) fn is_called(&self) -> bool {
+        !self.inbox().commands.is_empty() || self.signals.load(Ordering::Acquire) != 0
+    }
+
+    /// The task ends, unless there is a command after all.
+    pub(super) fn rest(&self) -> bool {
+        let mut inbox = self.inbox();
+        let rests = inbox.commands.is_empty() && self.signals.load(Ordering::Acquire) == 0;
+        if rests {
+            inbox.phase = Phase::Dormant;
+        }
+        rests
+    }
+
+    /// Nothing is taken any more; what waits is dropped, and whoever waits for it learns.
+    pub(super) fn end(&self) {
+        let commands = {
+            let mut inbox = self.inbox();
+            inbox.phase = Phase::Gone;
+            std::mem::take(&mut inbox.commands)
+        };
+        drop(commands);
+    }
+
+    /// Calls the task that holds the session, if one does.
+    pub(super) fn signal(&self, signal: Signal) {
+        if self.is_live() {
+            self.signals.fetch_or(signal as u8, Ordering::AcqRel);
+            self.waker.wake();
+        }
+    }
+
+    /// Takes a signal that was given since.
+    pub(super) fn take_signal(&self) -> Option<Signal> {
+        let given = self.signals.load(Ordering::Acquire);
+        let all = [Signal::Drain, Signal::Expire, Signal::Look];
+        let signal = all.into_iter().find(|signal| given & *signal as u8 != 0)?;
+        self.signals.fetch_and(!(signal as u8), Ordering::AcqRel);
+        Some(signal)
+    }
+
+    /// Who is woken by commands and signals.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// When the session expires.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        *self.expires.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes when the session expires.
+    pub(super) fn set_expires(&self, at: Option<Instant>) {
+        *self.expires.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+}

@@ -1,0 +1,227 @@
+//! Sessions: ordered, durable, resumable conversations pinned to one instance.
+//!
+//! Each session that has something to do is held by one task (`owner`); all others are an entry in a map and what
+//! the store knows. Whoever wants something of a session leaves a command for its task, which is started when there
+//! is none. It does not know which door a client came by, or how messages are kept.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+mod answer;
+mod client_side;
+mod closing;
+mod entry;
+pub mod frame;
+mod held;
+mod instance_side;
+mod outbox;
+mod owner;
+mod place;
+mod posts;
+mod registry;
+mod spawn;
+mod storing;
+#[cfg(test)]
+mod test_conversation;
+#[cfg(test)]
+mod test_failover;
+#[cfg(test)]
+mod test_keeping;
+#[cfg(test)]
+mod test_posting;
+#[cfg(test)]
+mod test_stage;
+mod wake;
+
+pub use answer::{Post, Posted, Shown, Wait};
+pub use outbox::Outgoing;
+pub use spawn::{Deduplicated, Spawn, Spawned};
+
+use crate::chance::Chance;
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::id::InstanceId;
+use crate::domain::limit::{SESSION_REATTACH_GRACE, SESSION_RECOVERY_GRACE};
+use crate::domain::selection::Policy;
+use crate::domain::session::{CloseReason, SessionId};
+use crate::fleet::view::{FleetNow, Member, View};
+use crate::store::Store;
+use crate::store::record::Owner as StoreOwner;
+use crate::tasks::Tasks;
+use entry::{Entry, Signal};
+use place::Counts;
+use registry::Registry;
+
+/// All sessions of one orchestrator. Clones are the same sessions.
+#[derive(Clone)]
+pub struct Sessions(Arc<House>);
+
+/// What every session works with.
+pub(super) struct House {
+    store: Arc<dyn Store>,
+    fleet_now: FleetNow,
+    tasks: Tasks,
+    chance: Chance,
+    /// This run of this orchestrator.
+    owner: StoreOwner,
+    registry: RwLock<Registry>,
+    counts: Counts,
+    draining: AtomicBool,
+    started: std::time::Instant,
+}
+
+impl Sessions {
+    /// Takes over what the store has. Sessions with messages for their instances are woken; all others rest until
+    /// somebody wants something of them.
+    pub async fn recover(
+        store: Arc<dyn Store>,
+        fleet_now: FleetNow,
+        tasks: Tasks,
+        chance: Chance,
+    ) -> Result<Self, Failure> {
+        let run: u128 = chance.draw();
+        let house = Arc::new(House {
+            owner: StoreOwner::new(&format!("run-{run:032x}")),
+            store,
+            fleet_now,
+            tasks,
+            chance,
+            registry: RwLock::default(),
+            counts: Counts::default(),
+            draining: AtomicBool::new(false),
+            started: Instant::now().into_std(),
+        });
+        let recovered = house.store.recover(&house.owner).await;
+        for session in recovered.map_err(|error| storing::failure(&error))? {
+            let entry = house.enter(&session);
+            house.counts.add(&session.instance);
+            if session.to_instance.acked < session.to_instance.last {
+                house.wake(&entry);
+            }
+        }
+        house.enter_closed().await?;
+        Ok(Self(house))
+    }
+
+    /// Ends sessions whose time is over and forgets those that ended long ago, once a second, and tells all of
+    /// them when the fleet has changed; until everything stops.
+    pub async fn keep(self, mut fleet_changes: tokio::sync::watch::Receiver<u64>) {
+        const RESOLUTION: Duration = Duration::from_secs(1);
+        let mut next = Instant::now() + RESOLUTION;
+        loop {
+            tokio::select! {
+                biased;
+                changed = fleet_changes.changed() => match changed {
+                    Ok(()) => self.0.signal_all(Signal::Look),
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep_until(next) => {
+                    next = Instant::now() + RESOLUTION;
+                    self.0.sweep().await;
+                }
+            }
+        }
+    }
+
+    /// Tells every attached client to come again later, ends its stream, and takes nothing more. What was
+    /// acknowledged is in the store.
+    pub async fn drain(&self, limit: Duration) {
+        self.0.draining.store(true, Ordering::Release);
+        self.0.signal_all(Signal::Drain);
+        let ends = Instant::now() + limit;
+        // They only have to notice.
+        while self.0.has_live() && Instant::now() < ends {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl House {
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// How long an instance that is not there may take to come back: longer after a start, since registered
+    /// instances have to register again.
+    fn grace(&self, now: std::time::Instant) -> Duration {
+        let since_start = now.saturating_duration_since(self.started);
+        SESSION_RECOVERY_GRACE
+            .saturating_sub(since_start)
+            .max(SESSION_REATTACH_GRACE)
+    }
+
+    fn place(
+        &self,
+        fleet: &View,
+        targets: &[String],
+        selection: &Policy,
+        except: Option<&InstanceId>,
+    ) -> Result<Arc<Member>, Failure> {
+        place::place(
+            fleet,
+            targets,
+            selection,
+            except,
+            &self.counts,
+            &self.chance,
+        )
+    }
+
+    /// A session went from one instance to another.
+    fn moved(&self, from: &InstanceId, to: &InstanceId) {
+        if from != to {
+            self.counts.remove(from);
+            self.counts.add(to);
+        }
+    }
+
+    /// A session of this instance has ended.
+    fn ended(&self, instance: &InstanceId) {
+        self.counts.remove(instance);
+    }
+
+    fn find(&self, id: &SessionId) -> Result<Arc<Entry>, Failure> {
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        registry.find(id).ok_or_else(|| unknown(id))
+    }
+}
+
+fn unknown(id: &SessionId) -> Failure {
+    let detail = format!("no session `{id}`: it never was, or has expired");
+    Failure::new(Reason::SessionUnknown, detail)
+}
+
+fn closed(reason: CloseReason) -> Failure {
+    let detail = match reason {
+        CloseReason::ByClient => "the session was closed by its client",
+        CloseReason::ByInstance => "the session was ended by its instance",
+        CloseReason::InstanceLost => "the session has ended: its instance was lost",
+        CloseReason::Expired => "the session has expired",
+        CloseReason::Restarted => "the session has ended with the orchestrator that held it",
+    };
+    Failure::new(Reason::SessionClosed, detail)
+}
+
+fn draining() -> Failure {
+    let detail = "the orchestrator is stopping: attach again in a moment";
+    Failure::new(Reason::Draining, detail)
+}
+
+fn key_used_otherwise() -> Failure {
+    let detail = "idempotency_key: was used with another request";
+    Failure::new(Reason::ArgumentInvalid, detail)
+}
+
+/// Milliseconds since 1970 by the wall clock.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// Labels as the link wants them.
+type Labels = Arc<BTreeMap<String, String>>;

@@ -1,0 +1,94 @@
+//! Which instance a session is given to, and how many sessions each has.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use crate::chance::Chance;
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::health::Panic;
+use crate::domain::id::InstanceId;
+use crate::domain::limit::FLEET_MAX;
+use crate::domain::selection::{self, Fitness, Load, Policy};
+use crate::fleet::view::{Member, View};
+
+/// Open sessions of each instance.
+#[derive(Default)]
+pub(super) struct Counts(Mutex<HashMap<InstanceId, u32>>);
+
+impl Counts {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, instance: &InstanceId) {
+        *self.lock().entry(instance.clone()).or_default() += 1;
+    }
+
+    pub(super) fn remove(&self, instance: &InstanceId) {
+        let mut counts = self.lock();
+        if let Some(count) = counts.get_mut(instance) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(instance);
+            }
+        }
+    }
+
+    fn of(&self, instance: &InstanceId) -> u32 {
+        self.lock().get(instance).copied().unwrap_or(0)
+    }
+}
+
+/// The instance out of those that the expressions select that should have one more session, other than `except`.
+pub(super) fn place(
+    fleet: &View,
+    targets: &[String],
+    selection: &Policy,
+    except: Option<&InstanceId>,
+    counts: &Counts,
+    chance: &Chance,
+) -> Result<Arc<Member>, Failure> {
+    let members = if targets.is_empty() {
+        Arc::clone(fleet.members())
+    } else {
+        fleet.resolve(targets, FLEET_MAX).map_err(|bad| {
+            let reason = if bad.is_missing() {
+                Reason::TargetUnknown
+            } else {
+                Reason::TargetInvalid
+            };
+            Failure::new(reason, bad.to_string())
+        })?
+    };
+    let now = Instant::now();
+    let fitness = |at: usize| {
+        let member: &Member = &members[at];
+        if except == Some(member.id()) {
+            Fitness::Unfit
+        } else {
+            member.fitness(Panic::Off, now)
+        }
+    };
+    let load = |at: usize| Load {
+        outstanding: counts.of(members[at].id()),
+        weight: members[at].spec.weight,
+        latency_ns: 0.0,
+        warmth: 1.0,
+    };
+    let name = |at: usize| members[at].id().as_str();
+    let draw = || chance.draw();
+    let chosen = selection::choose(selection, members.len(), name, fitness, load, draw);
+    match chosen {
+        Some(at) => Ok(Arc::clone(&members[at])),
+        None => Err(nobody(&members)),
+    }
+}
+
+fn nobody(members: &[Arc<Member>]) -> Failure {
+    if members.is_empty() {
+        return Failure::new(Reason::NoInstance, "the fleet has no instances");
+    }
+    crate::orchestrate::excluded::nobody(members, Panic::Off)
+}

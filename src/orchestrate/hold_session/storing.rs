@@ -1,0 +1,345 @@
+//! What a session writes to its log. One append of each direction is under way at a time, and takes along whatever
+//! has come in the meantime; only when it has answered is anything acknowledged or delivered.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+use super::client_side::Client;
+use super::instance_side::Link;
+use super::owner::{Leave, Owner};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::{APPEND_MAX, UNACKNOWLEDGED_BYTES_MAX};
+use crate::domain::session::to_client::{Reply, ToClient};
+use crate::domain::session::to_instance::{Source, ToInstance};
+use crate::store::record::{Appended, Direction, NewToClient, NewToInstance, Origin, Session};
+use crate::store::{Error, Pending};
+
+/// Calls to the store that are under way.
+#[derive(Default)]
+pub(super) struct Storing {
+    to_instance: Option<Append>,
+    to_client: Option<Append>,
+    note: Option<Pending<Result<(), Error>>>,
+    close: Option<Pending<Result<(), Error>>>,
+    take_over: Option<Pending<Result<Session, Error>>>,
+    /// What the store was told of acknowledgements.
+    noted: Noted,
+    /// Replies that were handed to posts, and of which the store was not told yet.
+    pub(super) takes: Vec<u64>,
+}
+
+struct Append {
+    first: u64,
+    last: u64,
+    answer: Pending<Result<Vec<Appended>, Error>>,
+}
+
+#[derive(Default)]
+struct Noted {
+    to_instance: u64,
+    to_client: u64,
+}
+
+/// What the store has answered.
+pub(super) enum Stored {
+    ToInstance(Result<u64, Error>),
+    ToClient(Result<u64, Error>),
+    Noted(Result<(), Error>),
+    Closed(Result<(), Error>),
+    TakenOver(Result<Box<Session>, Error>),
+}
+
+impl Storing {
+    pub(super) fn new(to_instance: &ToInstance, to_client: &ToClient) -> Self {
+        let noted = Noted {
+            to_instance: to_instance.acked(),
+            to_client: to_client.acked(),
+        };
+        Self {
+            noted,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.has_no_writes() && self.close.is_none() && self.take_over.is_none()
+    }
+
+    /// Whether nothing is under way that carries the epoch.
+    pub(super) fn has_no_writes(&self) -> bool {
+        self.to_instance.is_none() && self.to_client.is_none() && self.note.is_none()
+    }
+
+    pub(super) fn take_over(&mut self, answer: Pending<Result<Session, Error>>) {
+        self.take_over = Some(answer);
+    }
+
+    pub(super) fn close(&mut self, answer: Pending<Result<(), Error>>) {
+        self.close = Some(answer);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.close.is_some()
+    }
+
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Stored> {
+        if let Poll::Ready(answer) = poll_append(&mut self.to_instance, context) {
+            return Poll::Ready(Stored::ToInstance(answer));
+        }
+        if let Poll::Ready(answer) = poll_append(&mut self.to_client, context) {
+            return Poll::Ready(Stored::ToClient(answer));
+        }
+        if let Poll::Ready(answer) = poll_once(&mut self.note, context) {
+            return Poll::Ready(Stored::Noted(answer));
+        }
+        if let Poll::Ready(answer) = poll_once(&mut self.close, context) {
+            return Poll::Ready(Stored::Closed(answer));
+        }
+        poll_once(&mut self.take_over, context)
+            .map(|answer| Stored::TakenOver(answer.map(Box::new)))
+    }
+}
+
+fn poll_once<T>(pending: &mut Option<Pending<T>>, context: &mut Context<'_>) -> Poll<T> {
+    let Some(answer) = pending else {
+        return Poll::Pending;
+    };
+    let answer = answer.as_mut().poll(context);
+    if answer.is_ready() {
+        *pending = None;
+    }
+    answer
+}
+
+fn poll_append(append: &mut Option<Append>, context: &mut Context<'_>) -> Poll<Result<u64, Error>> {
+    let Some(under_way) = append else {
+        return Poll::Pending;
+    };
+    let Poll::Ready(answer) = under_way.answer.as_mut().poll(context) else {
+        return Poll::Pending;
+    };
+    let (first, last) = (under_way.first, under_way.last);
+    *append = None;
+    Poll::Ready(answer.and_then(|appended| {
+        // The log and this task count alike, or something has gone wrong that only reading again can mend.
+        let expected = (first..=last).map(Appended::New);
+        if appended.iter().copied().eq(expected) {
+            Ok(last)
+        } else {
+            Err(Error::Conflict)
+        }
+    }))
+}
+
+impl Owner {
+    /// Starts what can be written now. Nothing is while the session changes hands or ends: it would carry an epoch
+    /// that is about to be over.
+    pub(super) fn store_what_came(&mut self) {
+        if self.link.is_changing_hands() || !self.life.is_open() && !self.life.is_over() {
+            return;
+        }
+        if self.life.is_open() {
+            self.append_to_instance();
+            self.append_to_client();
+        }
+        self.note_acks();
+    }
+
+    fn append_to_instance(&mut self) {
+        if self.storing.to_instance.is_some() {
+            return;
+        }
+        let now_ms = super::now_ms();
+        let mut bytes = 0;
+        let mut messages = Vec::new();
+        for message in self.to_instance.unstored().take(APPEND_MAX) {
+            bytes += message.payload.encoded().len();
+            if UNACKNOWLEDGED_BYTES_MAX < bytes && !messages.is_empty() {
+                break;
+            }
+            let origin = match message.source {
+                Source::Streamed { seq } => Origin::Stream { seq },
+                Source::Posted => Origin::Post {
+                    key: self.key_of_post(message.position),
+                    at_ms: now_ms,
+                },
+            };
+            messages.push(NewToInstance {
+                origin,
+                in_reply_to: message.in_reply_to,
+                payload: message.payload.encoded().clone(),
+            });
+        }
+        if messages.is_empty() {
+            return;
+        }
+        let first = self.to_instance.stored() + 1;
+        let last = self.to_instance.stored() + messages.len() as u64;
+        let (id, store) = (&self.entry.terms.id, &self.house.store);
+        let answer = store.append_to_instance(id, &self.fence(), messages);
+        self.storing.to_instance = Some(Append {
+            first,
+            last,
+            answer,
+        });
+    }
+
+    fn append_to_client(&mut self) {
+        if self.storing.to_client.is_some() {
+            return;
+        }
+        let base = self.base;
+        let mut bytes = 0;
+        let mut messages = Vec::new();
+        for message in self.to_client.unstored().take(APPEND_MAX) {
+            bytes += message.payload.encoded().len();
+            if UNACKNOWLEDGED_BYTES_MAX < bytes && !messages.is_empty() {
+                break;
+            }
+            messages.push(NewToClient {
+                instance_seq: message.seq - base,
+                in_reply_to: position_answered(&self.answers, message.seq),
+                payload: message.payload.encoded().clone(),
+            });
+        }
+        if messages.is_empty() {
+            return;
+        }
+        let first = self.to_client.stored() + 1;
+        let last = self.to_client.stored() + messages.len() as u64;
+        let (id, store) = (&self.entry.terms.id, &self.house.store);
+        let answer = store.append_to_client(id, &self.fence(), messages);
+        self.storing.to_client = Some(Append {
+            first,
+            last,
+            answer,
+        });
+    }
+
+    /// Tells the store of acknowledgements, one after another: a later one says what an earlier one did.
+    fn note_acks(&mut self) {
+        if self.storing.note.is_some() {
+            return;
+        }
+        let (id, store, fence) = (&self.entry.terms.id, &self.house.store, self.fence());
+        let (by_instance, by_client) = (self.to_instance.acked(), self.to_client.acked());
+        let storing = &mut self.storing;
+        if storing.noted.to_instance < by_instance && self.life.is_open() {
+            storing.noted.to_instance = by_instance;
+            storing.note = Some(store.acknowledge(id, &fence, Direction::ToInstance, by_instance));
+        } else if storing.noted.to_client < by_client {
+            storing.noted.to_client = by_client;
+            storing.note = Some(store.acknowledge(id, &fence, Direction::ToClient, by_client));
+        } else if let Some(seq) = storing.takes.pop() {
+            storing.note = Some(store.take(id, &fence, seq));
+        }
+    }
+
+    pub(super) fn on_stored(&mut self, stored: Stored) {
+        match stored {
+            Stored::ToInstance(Ok(through)) => {
+                self.to_instance.store(through);
+                self.posts_are_safe();
+            }
+            Stored::ToInstance(Err(error)) => {
+                let failure = failure(&error);
+                self.to_instance.forget_unstored();
+                self.refuse_posts(&failure);
+                if let Some(Client { .. }) = self.client {
+                    self.detach_with(failure);
+                }
+                self.follow(&error);
+            }
+            Stored::ToClient(Ok(through)) => {
+                self.to_client.store(through);
+                self.replies_are_safe(through);
+                self.link.ack(self.to_client.stored());
+            }
+            Stored::ToClient(Err(error)) => {
+                // The instance keeps what was not acknowledged, and says it again.
+                self.to_client.forget_unstored();
+                self.lose_link(&failure(&error));
+                self.follow(&error);
+            }
+            Stored::Noted(Ok(())) => {}
+            Stored::Noted(Err(error)) => self.follow(&error),
+            Stored::Closed(answer) => self.on_closed(answer),
+            Stored::TakenOver(answer) => self.on_taken_over(answer),
+        }
+    }
+
+    /// What else follows when the store has refused.
+    pub(super) fn follow(&mut self, error: &Error) {
+        match error {
+            // Nothing was kept, and it may go on when there is room.
+            Error::Full(_) | Error::NoSpace => {}
+            Error::StaleEpoch { .. } | Error::NotFound => self.ends = Some(Leave::Lost),
+            Error::Closed { .. }
+            | Error::AlreadyExists
+            | Error::Open
+            | Error::Conflict
+            | Error::Gap { .. }
+            | Error::OverAck { .. }
+            | Error::Failed(_) => {
+                tracing::warn!(session = %self.entry.terms.id, %error, "session is read again from its log");
+                self.detach_with(failure(error));
+                self.ends = Some(Leave::Reload);
+            }
+            Error::Stopped => self.ends = Some(Leave::Stop),
+        }
+        if self.ends.is_some() {
+            self.link = Link::Resting;
+        }
+    }
+
+    /// What replies are in the line, for whoever waits for one.
+    fn replies_are_safe(&mut self, through: u64) {
+        let acked = self.to_instance.acked();
+        while let Some((seq, position)) = self.answers.front().copied()
+            && seq <= through
+        {
+            self.answers.pop_front();
+            if acked < position {
+                self.replied.insert(position);
+            }
+            self.hand_reply(seq, position);
+        }
+    }
+
+    fn hand_reply(&mut self, seq: u64, position: u64) {
+        let message = self.to_client.after(seq - 1).next();
+        let Some(message) =
+            message.filter(|message| message.reply == Some(Reply::Posted(position)))
+        else {
+            return;
+        };
+        let payload = message.payload.clone();
+        if self.give_reply(position, seq, &payload) {
+            self.to_client.take(seq);
+            self.storing.takes.push(seq);
+        }
+    }
+}
+
+/// The position that the message with this seq answers; 0 for none.
+fn position_answered(answers: &VecDeque<(u64, u64)>, seq: u64) -> u64 {
+    let answer = answers.iter().find(|(answering, _)| *answering == seq);
+    answer.map_or(0, |(_, position)| *position)
+}
+
+/// What a refusal of the store is called outside.
+pub(super) fn failure(error: &Error) -> Failure {
+    let reason = match error {
+        Error::NotFound => Reason::SessionUnknown,
+        Error::AlreadyExists => Reason::SessionExists,
+        Error::Closed { .. } => Reason::SessionClosed,
+        Error::StaleEpoch { .. } => Reason::SessionStale,
+        Error::Conflict => Reason::ArgumentInvalid,
+        Error::Full(_) => Reason::SessionFull,
+        Error::NoSpace => Reason::JournalFull,
+        Error::Failed(_) => Reason::JournalFailed,
+        Error::Stopped => Reason::Draining,
+        Error::Open | Error::Gap { .. } | Error::OverAck { .. } => Reason::Internal,
+    };
+    Failure::new(reason, error.to_string())
+}

@@ -1,0 +1,271 @@
+//! The loss of an instance, and of the orchestrator.
+
+use std::time::Duration;
+
+use super::frame::{Direction, ServerFrame};
+use super::test_stage::{House, name, reason, settle, text};
+use crate::domain::failure::{Reason, Status};
+use crate::domain::session::{CloseReason, LossPolicy};
+use crate::instance::scripted::SessionAct;
+
+fn moved(frames: &[ServerFrame]) -> Vec<(String, String, u64)> {
+    let moved = frames.iter().filter_map(|frame| match frame {
+        ServerFrame::Moved {
+            previous,
+            instance,
+            epoch,
+        } => Some((previous.to_string(), instance.to_string(), epoch.number())),
+        ServerFrame::Ready(_)
+        | ServerFrame::Data { .. }
+        | ServerFrame::Ack { .. }
+        | ServerFrame::Lost { .. }
+        | ServerFrame::GoAway { .. }
+        | ServerFrame::Closed { .. } => None,
+    });
+    moved.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_breaks_is_opened_again_at_the_same_instance_in_a_new_epoch() {
+    let house = House::new(&["A", "B"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.message().await;
+    settle().await;
+    house.instance("A").sessions.opened()[0].lose();
+    client.send(2, "two").await;
+    let mut frames = Vec::new();
+    loop {
+        let frame = client.next().await;
+        let is_last = matches!(frame, ServerFrame::Data { .. });
+        frames.push(frame);
+        if is_last {
+            break;
+        }
+    }
+    assert_eq!(moved(&frames), [("A".into(), "A".into(), 2)]);
+    let opened = house.instance("A").sessions.opened();
+    let epochs: Vec<_> = opened.iter().map(|held| held.open.epoch).collect();
+    assert_eq!(epochs, [1, 2]);
+    assert_eq!(opened[1].open.received.through, 1);
+    assert_eq!(
+        opened[1].seqs(),
+        [2],
+        "what the instance has is not sent again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_instance_did_not_acknowledge_goes_to_another_one_and_nothing_else() {
+    let mut house = House::new(&["A", "B"]).await;
+    let script = [SessionAct::Echo];
+    house.instance("A").sessions.script(script);
+    house.spawn("s", LossPolicy::Reassign).await;
+    let mut client = house.attach("s", Some(0)).await;
+    for seq in 1..=3 {
+        client.send(seq, &format!("m{seq}")).await;
+        client.message().await;
+    }
+    settle().await;
+    house.set_down("A");
+    for seq in 4..=6 {
+        client.send(seq, &format!("m{seq}")).await;
+    }
+    let mut seqs = Vec::new();
+    let mut frames = Vec::new();
+    while seqs.len() < 3 {
+        let frame = client.next().await;
+        if let ServerFrame::Data { seq, payload, .. } = &frame {
+            seqs.push((*seq, text(payload)));
+        }
+        frames.push(frame);
+    }
+    let expected = [(4, "m4"), (5, "m5"), (6, "m6")];
+    assert_eq!(seqs, expected.map(|(seq, text)| (seq, text.to_owned())));
+    assert_eq!(moved(&frames), [("A".into(), "B".into(), 2)]);
+    let opened = house.instance("B").sessions.opened();
+    assert_eq!(opened[0].seqs(), [4, 5, 6]);
+    assert_eq!(opened[0].open.next_seq, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_without_memory_gets_the_whole_conversation_again_where_that_was_wanted() {
+    let mut house = House::new(&["A", "B"]).await;
+    house.spawn("s", LossPolicy::Replay).await;
+    let mut client = house.attach("s", Some(0)).await;
+    for seq in 1..=40 {
+        client.send(seq, &format!("m{seq}")).await;
+        client.message().await;
+        client.ack(seq).await;
+    }
+    settle().await;
+    house.set_down("A");
+    client.send(41, "m41").await;
+    assert_eq!(client.message().await, (41, "m41".to_owned()));
+    let opened = house.instance("B").sessions.opened();
+    assert_eq!(opened[0].open.next_seq, 1);
+    assert_eq!(opened[0].open.answered_through, 40);
+    assert_eq!(opened[0].seqs(), (1..=41).collect::<Vec<_>>());
+    let seen = opened[0].seen();
+    let redelivered = seen.iter().filter(
+        |frame| matches!(frame, crate::instance::session::Frame::Data(data) if data.redelivered),
+    );
+    assert_eq!(redelivered.count(), 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_must_not_move_ends_with_its_instance_and_says_what_is_lost() {
+    let mut house = House::new(&["A", "B"]).await;
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.send(2, "two").await;
+    client.acked(2).await;
+    house.set_down("A");
+    let begun = tokio::time::Instant::now();
+    let rest = client.rest().await;
+    assert!(
+        Duration::from_secs(10) <= begun.elapsed(),
+        "it had its grace"
+    );
+    let lost = ServerFrame::Lost {
+        direction: Direction::ToInstance,
+        first: 1,
+        last: 2,
+    };
+    let closed = ServerFrame::Closed {
+        reason: CloseReason::InstanceLost,
+    };
+    assert_eq!(rest[rest.len() - 2..], [lost, closed]);
+    assert!(house.instance("B").sessions.opened().is_empty());
+    assert_eq!(
+        reason(house.try_attach("s", None).await),
+        Reason::SessionClosed
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_back_in_time_goes_on_even_where_the_policy_is_fail() {
+    let mut house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.message().await;
+    house.set_down("A");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.send(2, "two").await;
+    client.acked(2).await;
+    house.set_healthy("A");
+    assert_eq!(client.message().await, (2, "two".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_without_sessions_is_left_at_once() {
+    let house = House::new(&["A", "B"]).await;
+    let unimplemented = SessionAct::Fail(Status::Unimplemented);
+    house.instance("A").sessions.script([unimplemented]);
+    house.spawn("s", LossPolicy::Reassign).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(client.message().await, (1, "one".to_owned()));
+    assert!(begun.elapsed() < Duration::from_secs(5), "no grace for it");
+    assert_eq!(house.instance("A").sessions.opened().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_of_an_older_stream_is_never_taken() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.message().await;
+    settle().await;
+    let older = house.instance("A").sessions.opened().remove(0);
+    older.lose();
+    client.send(2, "two").await;
+    assert_eq!(client.message().await, (2, "two".to_owned()));
+    assert!(!older.is_held(), "nobody listens to it any more");
+    let kept = house.sessions.get(&name("s")).await.unwrap().session;
+    assert_eq!(kept.epoch.number(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loses_nothing_that_was_acknowledged_and_raises_the_epoch() {
+    let mut house = House::new(&["A"]).await;
+    let spawned = house.spawn("s", LossPolicy::Reassign).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    assert_eq!(client.message().await, (1, "one".to_owned()));
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    client.send(2, "two").await;
+    client.acked(2).await;
+    settle().await;
+    house.crash().await;
+    house.instance("A").sessions.script([SessionAct::Echo]);
+    drop(client);
+    settle().await;
+    let hash = crate::domain::session::token::hash(spawned.token.as_bytes());
+    let (found, _) = house.sessions.find_by_token(&hash).unwrap();
+    assert_eq!(found, name("s"), "the same token");
+    let (mut client, ready) = house.ready("s", Some(0)).await;
+    assert_eq!(ready.last_received_seq, 2);
+    assert!(1 < ready.epoch.number());
+    assert_eq!(client.message().await, (1, "one".to_owned()));
+    client.send(3, "three").await;
+    assert_eq!(client.message().await.0, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_delivered_before_a_crash_is_delivered_after_it_without_anybody_asking() {
+    let mut house = House::new(&["A"]).await;
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    house.spawn("s", LossPolicy::Reassign).await;
+    let client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    settle().await;
+    house.crash().await;
+    house.instance("A").sessions.forget();
+    house.instance("A").sessions.script([SessionAct::Echo]);
+    settle().await;
+    let opened = house.instance("A").sessions.opened();
+    let last = opened.last().unwrap();
+    assert_eq!(last.seqs(), [1]);
+    assert!(1 < last.open.epoch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Reassign).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.message().await;
+    settle().await;
+    // Another one takes over over the same store.
+    let fleet: crate::fleet::view::FleetNow = {
+        let view = house.view();
+        std::sync::Arc::new(move || std::sync::Arc::clone(&view))
+    };
+    let store = std::sync::Arc::new(house.store.clone());
+    let other =
+        super::Sessions::recover(store, fleet, house.tasks.clone(), Default::default()).await;
+    let other = other.unwrap();
+    client.send(2, "stale").await;
+    assert_eq!(
+        client.end().await.map(|failure| failure.reason),
+        Some(Reason::SessionStale)
+    );
+    let kept = other.get(&name("s")).await.unwrap().session;
+    assert_eq!(kept.to_instance.last, 1, "it was not appended");
+    let seqs: Vec<_> = house
+        .instance("A")
+        .sessions
+        .opened()
+        .iter()
+        .flat_map(|held| held.seqs())
+        .collect();
+    assert_eq!(seqs, [1], "nor delivered");
+}

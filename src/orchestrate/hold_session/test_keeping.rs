@@ -1,0 +1,213 @@
+//! How sessions begin, last, are listed and end.
+
+use std::time::Duration;
+
+use super::Deduplicated;
+use super::frame::ServerFrame;
+use super::test_stage::{House, asked, name, reason, settle};
+use crate::domain::failure::Reason;
+use crate::domain::selection::Policy;
+use crate::domain::session::{CloseReason, Durability, LossPolicy, token};
+use crate::instance::session::{self, Frame};
+use crate::store::memory::Fault;
+use crate::store::record::Query;
+
+#[tokio::test(start_paused = true)]
+async fn sessions_spread_over_the_instances_by_how_many_each_has() {
+    let house = House::new(&["A", "B", "C", "D"]).await;
+    for at in 0..40 {
+        let mut spawn = asked(&format!("s{at}"), LossPolicy::Fail);
+        spawn.selection = Policy::Balanced;
+        house.sessions.spawn(spawn).await.unwrap();
+    }
+    let query = Query {
+        limit: 100,
+        ..Query::default()
+    };
+    let all = house.sessions.list(query).await.unwrap();
+    for id in ["A", "B", "C", "D"] {
+        let has = all
+            .iter()
+            .filter(|shown| shown.session.instance.as_str() == id)
+            .count();
+        assert!((7..=13).contains(&has), "{id} has {has}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spawn_that_is_repeated_mints_a_fresh_token_and_the_old_one_is_void() {
+    let house = House::new(&["A"]).await;
+    let mut spawn = asked("s", LossPolicy::Fail);
+    spawn.idempotency = Some(("k".to_owned(), [1; 32]));
+    let first = house.sessions.spawn(spawn.clone()).await.unwrap();
+    let again = house.sessions.spawn(spawn.clone()).await.unwrap();
+    assert_eq!(again.deduplicated, Deduplicated::Yes);
+    assert_eq!(again.session.session.id(), first.session.session.id());
+    let finds = |token: &str| house.sessions.find_by_token(&token::hash(token.as_bytes()));
+    assert!(finds(&first.token).is_none());
+    assert!(finds(&again.token).is_some());
+    spawn.idempotency = Some(("k".to_owned(), [2; 32]));
+    assert_eq!(
+        reason(house.sessions.spawn(spawn).await),
+        Reason::ArgumentInvalid
+    );
+    let other = asked("s", LossPolicy::Fail);
+    assert_eq!(
+        reason(house.sessions.spawn(other).await),
+        Reason::SessionExists
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_a_session_and_then_it_is_forgotten() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.message().await;
+    client.ack(1).await;
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert!(
+        house.sessions.get(&name("s")).await.unwrap().attached,
+        "an attached client keeps it"
+    );
+    drop(client);
+    tokio::time::sleep(Duration::from_secs(298)).await;
+    house.sessions.get(&name("s")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    settle().await;
+    assert_eq!(
+        reason(house.try_attach("s", None).await),
+        Reason::SessionClosed
+    );
+    let held = house.instance("A").sessions.opened().remove(0);
+    let expired = |frame: &Frame| matches!(frame, Frame::Close { reason, .. } if *reason == session::CloseReason::Expired);
+    assert!(
+        expired(held.seen().last().unwrap()),
+        "the instance was told"
+    );
+    tokio::time::sleep(Duration::from_secs(310)).await;
+    assert_eq!(
+        reason(house.sessions.get(&name("s")).await),
+        Reason::SessionUnknown
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_ends_a_session_whoever_is_attached() {
+    let house = House::new(&["A"]).await;
+    let mut spawn = asked("s", LossPolicy::Fail);
+    spawn.lifetime = Some(Duration::from_secs(20));
+    house.sessions.spawn(spawn).await.unwrap();
+    let mut client = house.attach("s", Some(0)).await;
+    let begun = tokio::time::Instant::now();
+    let rest = client.rest().await;
+    assert_eq!(
+        rest.last(),
+        Some(&ServerFrame::Closed {
+            reason: CloseReason::Expired
+        })
+    );
+    assert!((19..=22).contains(&begun.elapsed().as_secs()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_sends_clients_away_and_keeps_what_was_acknowledged() {
+    let mut house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    assert_eq!(client.message().await.0, 1);
+    house.sessions.drain(Duration::from_secs(5)).await;
+    let mut saw_go_away = false;
+    let failure = loop {
+        match client.try_next().await {
+            Ok(frame) => saw_go_away |= matches!(frame, ServerFrame::GoAway { .. }),
+            Err(failure) => break failure,
+        }
+    };
+    assert!(saw_go_away);
+    assert_eq!(failure.reason, Reason::Draining);
+    assert_eq!(reason(house.try_attach("s", None).await), Reason::Draining);
+    settle().await;
+    let seen = house.instance("A").sessions.opened()[0].seen();
+    let suspended = |frame: &Frame| matches!(frame, Frame::Close { reason, .. } if *reason == session::CloseReason::Suspended);
+    assert!(suspended(seen.last().unwrap()), "the instance keeps it");
+    house.crash().await;
+    let (_, ready) = house.ready("s", Some(0)).await;
+    assert_eq!((ready.last_received_seq, ready.first_seq), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_what_is_new_and_it_goes_on_by_itself_when_there_is_room() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    assert_eq!(client.message().await.0, 1);
+    house.store.set_fault(Fault::NoSpace);
+    client.send(2, "two").await;
+    assert_eq!(
+        client.end().await.map(|failure| failure.reason),
+        Some(Reason::JournalFull)
+    );
+    assert_eq!(
+        reason(house.post("s", None, "x").await),
+        Reason::JournalFull
+    );
+    house.store.set_fault(Fault::None);
+    let (mut client, ready) = house.ready("s", Some(1)).await;
+    assert_eq!(
+        ready.last_received_seq, 1,
+        "what was refused was never taken"
+    );
+    client.send(2, "two").await;
+    assert_eq!(client.message().await, (2, "two".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_acknowledges_nothing_and_the_session_goes_on_from_what_it_kept() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    assert_eq!(client.message().await.0, 1);
+    house.store.set_fault(Fault::SyncFails);
+    client.send(2, "two").await;
+    assert_eq!(
+        client.end().await.map(|failure| failure.reason),
+        Some(Reason::JournalFailed)
+    );
+    house.store.set_fault(Fault::None);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (mut client, ready) = house.ready("s", Some(1)).await;
+    let next = ready.last_received_seq + 1;
+    client.send(next, "next").await;
+    client.acked(next).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_without_durability_ends_with_the_orchestrator_and_says_so() {
+    let mut house = House::new(&["A"]).await;
+    let mut spawn = asked("s", LossPolicy::Reassign);
+    spawn.durability = Durability::None;
+    house.sessions.spawn(spawn).await.unwrap();
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    assert_eq!(client.message().await.0, 1);
+    house.crash().await;
+    assert_eq!(
+        reason(house.try_attach("s", Some(1)).await),
+        Reason::SessionClosed
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_session_has_no_task() {
+    let house = House::new(&["A"]).await;
+    for at in 0..100 {
+        house.spawn(&format!("s{at}"), LossPolicy::Fail).await;
+    }
+    settle().await;
+    assert!(!house.sessions.0.has_live());
+}

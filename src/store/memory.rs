@@ -1,0 +1,421 @@
+//! The engine in memory, with a disk that is only told of: it can be slow, full or broken, and a crash takes
+//! everything back that was not synced. For tests and for the simulation. It has no thread, so that a run can be
+//! repeated exactly.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::record::{
+    Appended, Created, Direction, Fence, Hash, NewSession, NewToClient, NewToInstance, Old, Owner,
+    Post, Query, Session, Slice, ToClient, ToInstance,
+};
+use super::shelf::Shelf;
+use super::world::World;
+use super::{Error, Pending, Readiness, Store};
+use crate::domain::id::InstanceId;
+use crate::domain::session::{Epoch, SessionId};
+
+/// How the disk behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a sync takes. What waits for the disk meanwhile is synced together.
+    pub sync_takes: Duration,
+    /// Whether the engine keeps its promise. An engine that does not must be found out by tests.
+    pub promise: Promise,
+    /// Bytes of all sessions.
+    pub bytes_max: usize,
+}
+
+/// Whether a durable call waits for the sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promise {
+    /// It does.
+    Kept,
+    /// It answers before: a batch is synced when the next one comes, which is a lie.
+    AckBeforeSync,
+}
+
+/// What is wrong with the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// There is no room.
+    NoSpace,
+    /// Every sync fails.
+    SyncFails,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            sync_takes: Duration::ZERO,
+            promise: Promise::Kept,
+            bytes_max: usize::MAX,
+        }
+    }
+}
+
+/// A store that forgets everything with its process, or at a `crash` what a real one could forget.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    disk: Mutex<Disk>,
+    readiness: watch::Sender<Readiness>,
+}
+
+struct Disk {
+    /// What everybody sees.
+    now: World,
+    /// What a crash leaves.
+    durable: World,
+    /// What has changed since the last sync.
+    unsynced: BTreeSet<SessionId>,
+    queue: VecDeque<Job>,
+    fault: Fault,
+    state: Readiness,
+}
+
+/// What a call promises once it has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strength {
+    Durable,
+    Relaxed,
+}
+
+struct Job {
+    strength: Strength,
+    /// Carries the call out, and gives back what answers it.
+    run: Box<dyn FnOnce(&mut World) -> Answer + Send>,
+}
+
+/// Answers a call, with its own result or with what has happened to its batch.
+type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+impl MemoryStore {
+    /// Nothing is kept yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self::over(settings, World::new(settings.bytes_max), Fault::None)
+    }
+
+    fn over(settings: Settings, durable: World, fault: Fault) -> Self {
+        let mut durable = durable;
+        durable.reopen();
+        durable.commit().for_each(drop);
+        let mut now = World::new(settings.bytes_max);
+        now.copy(&durable, durable.ids());
+        let disk = Disk {
+            now,
+            durable,
+            unsynced: BTreeSet::new(),
+            queue: VecDeque::new(),
+            fault,
+            state: Readiness::Ready,
+        };
+        let shared = Shared {
+            settings,
+            disk: Mutex::new(disk),
+            readiness: watch::Sender::new(Readiness::Ready),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The process is killed and the power is cut. This store has failed from now on, whoever holds it; the one that
+    /// is given back has what was synced.
+    #[must_use]
+    pub fn crash(&self) -> Self {
+        let mut disk = self.shared.lock();
+        let durable = std::mem::replace(&mut disk.durable, World::new(0));
+        disk.queue.clear();
+        let fault = disk.fault;
+        self.shared.turn(&mut disk, Readiness::Failed);
+        drop(disk);
+        Self::over(self.shared.settings, durable, fault)
+    }
+
+    /// Something is wrong with the disk from now on, or nothing any more.
+    pub fn set_fault(&self, fault: Fault) {
+        let mut disk = self.shared.lock();
+        disk.fault = fault;
+        if fault == Fault::None && disk.state == Readiness::Failed {
+            self.shared.turn(&mut disk, Readiness::Ready);
+        }
+    }
+
+    /// Carries out a call in its turn.
+    fn call<T: Send + 'static>(
+        &self,
+        strength: Strength,
+        call: impl FnOnce(&mut World) -> Result<T, Error> + Send + 'static,
+    ) -> Pending<Result<T, Error>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let (sender, mut answered) = oneshot::channel();
+            let run = Box::new(move |world: &mut World| -> Answer {
+                let result = call(world);
+                Box::new(move |batch: Result<(), Error>| {
+                    // Whoever has left needs no answer.
+                    let _ = sender.send(batch.and(result));
+                })
+            });
+            shared.lock().enqueue(Job { strength, run })?;
+            if !shared.settings.sync_takes.is_zero() {
+                tokio::time::sleep(shared.settings.sync_takes).await;
+            }
+            shared.commit();
+            let gone = || Error::Failed("the process has crashed".into());
+            answered.try_recv().map_err(|_| gone())?
+        })
+    }
+
+    fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&World) -> Result<T, Error> + Send + 'static,
+    ) -> Pending<Result<T, Error>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let disk = shared.lock();
+            disk.usable()?;
+            look(&disk.now)
+        })
+    }
+
+    fn change<T: Send + 'static>(
+        &self,
+        strength: Strength,
+        id: &SessionId,
+        change: impl FnOnce(&mut Shelf, usize) -> Result<T, Error> + Send + 'static,
+    ) -> Pending<Result<T, Error>> {
+        let id = id.clone();
+        self.call(strength, move |world| world.change(&id, change))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, disk: &mut Disk, state: Readiness) {
+        disk.state = state;
+        self.readiness
+            .send_if_modified(|told| std::mem::replace(told, state) != state);
+    }
+
+    /// Carries out whatever has queued, in one batch.
+    fn commit(&self) {
+        let mut disk = self.lock();
+        if self.settings.promise == Promise::AckBeforeSync {
+            disk.sync();
+        }
+        let mut answers = Vec::new();
+        let mut strength = Strength::Relaxed;
+        while let Some(job) = disk.queue.pop_front() {
+            if job.strength == Strength::Durable {
+                strength = Strength::Durable;
+            }
+            answers.push((job.run)(&mut disk.now));
+        }
+        if answers.is_empty() {
+            return;
+        }
+        let batch = match disk.fault {
+            Fault::None => Ok(()),
+            Fault::NoSpace => Err((Error::NoSpace, Readiness::NoSpace)),
+            Fault::SyncFails => Err((Error::Failed("a sync has failed".into()), Readiness::Failed)),
+        };
+        match &batch {
+            Ok(()) => {
+                let changed = disk.now.commit();
+                disk.unsynced.extend(changed);
+                if strength == Strength::Durable && self.settings.promise == Promise::Kept {
+                    disk.sync();
+                }
+                self.turn(&mut disk, Readiness::Ready);
+            }
+            Err((_, state)) => {
+                disk.now.roll_back();
+                self.turn(&mut disk, *state);
+            }
+        }
+        for answer in answers {
+            answer(batch.clone().map_err(|(error, _)| error));
+        }
+    }
+}
+
+impl Disk {
+    fn usable(&self) -> Result<(), Error> {
+        match self.state {
+            Readiness::Ready | Readiness::NoSpace => Ok(()),
+            Readiness::Failed => Err(Error::Failed("not ready since a sync has failed".into())),
+            Readiness::Stopped => Err(Error::Stopped),
+        }
+    }
+
+    fn enqueue(&mut self, job: Job) -> Result<(), Error> {
+        self.usable()?;
+        self.queue.push_back(job);
+        Ok(())
+    }
+
+    fn sync(&mut self) {
+        let ids = std::mem::take(&mut self.unsynced);
+        self.durable.copy(&self.now, ids);
+    }
+}
+
+impl Store for MemoryStore {
+    fn create(&self, session: NewSession) -> Pending<Result<Created, Error>> {
+        self.call(Strength::Durable, |world| world.create(session))
+    }
+
+    fn get(&self, session: &SessionId) -> Pending<Result<Session, Error>> {
+        let id = session.clone();
+        self.look(move |world| Ok(world.shelf(&id)?.book.session()))
+    }
+
+    fn list(&self, query: Query) -> Pending<Result<Vec<Session>, Error>> {
+        self.look(move |world| Ok(world.list(&query)))
+    }
+
+    fn recover(&self, owner: &Owner) -> Pending<Result<Vec<Session>, Error>> {
+        let owner = owner.clone();
+        self.call(Strength::Durable, move |world| Ok(world.recover(&owner)))
+    }
+
+    fn take_over(
+        &self,
+        session: &SessionId,
+        expected: Epoch,
+        owner: &Owner,
+        instance: &InstanceId,
+    ) -> Pending<Result<Session, Error>> {
+        let (owner, instance) = (owner.clone(), instance.clone());
+        self.change(Strength::Durable, session, move |shelf, _| {
+            shelf.book.take_over(expected, &owner, Some(&instance))?;
+            Ok(shelf.book.session())
+        })
+    }
+
+    fn set_token(&self, session: &SessionId, token: Hash) -> Pending<Result<(), Error>> {
+        self.change(Strength::Durable, session, move |shelf, _| {
+            shelf.book.set_token(token)
+        })
+    }
+
+    fn close(
+        &self,
+        session: &SessionId,
+        fence: &Fence,
+        reason: &str,
+        at_ms: u64,
+    ) -> Pending<Result<(), Error>> {
+        let (fence, reason) = (fence.clone(), reason.to_owned());
+        self.change(Strength::Durable, session, move |shelf, _| {
+            shelf.book.close(&fence, &reason, at_ms)
+        })
+    }
+
+    fn forget(&self, session: &SessionId) -> Pending<Result<(), Error>> {
+        let id = session.clone();
+        self.call(Strength::Durable, move |world| world.forget(&id))
+    }
+
+    fn forget_old(&self, old: Old) -> Pending<Result<usize, Error>> {
+        self.call(Strength::Relaxed, move |world| Ok(world.forget_old(old)))
+    }
+
+    fn append_to_instance(
+        &self,
+        session: &SessionId,
+        fence: &Fence,
+        messages: Vec<NewToInstance>,
+    ) -> Pending<Result<Vec<Appended>, Error>> {
+        let fence = fence.clone();
+        self.change(Strength::Durable, session, move |shelf, free| {
+            shelf.append_to_instance(&fence, messages, free)
+        })
+    }
+
+    fn append_to_client(
+        &self,
+        session: &SessionId,
+        fence: &Fence,
+        messages: Vec<NewToClient>,
+    ) -> Pending<Result<Vec<Appended>, Error>> {
+        let fence = fence.clone();
+        self.change(Strength::Durable, session, move |shelf, free| {
+            shelf.append_to_client(&fence, messages, free)
+        })
+    }
+
+    fn acknowledge(
+        &self,
+        session: &SessionId,
+        fence: &Fence,
+        direction: Direction,
+        through: u64,
+    ) -> Pending<Result<(), Error>> {
+        let fence = fence.clone();
+        self.change(Strength::Relaxed, session, move |shelf, _| {
+            shelf.book.acknowledge(&fence, direction, through)
+        })
+    }
+
+    fn take(&self, session: &SessionId, fence: &Fence, seq: u64) -> Pending<Result<(), Error>> {
+        let fence = fence.clone();
+        self.change(Strength::Relaxed, session, move |shelf, _| {
+            shelf.take(&fence, seq)
+        })
+    }
+
+    fn read_to_instance(
+        &self,
+        session: &SessionId,
+        after: u64,
+        bytes_max: usize,
+    ) -> Pending<Result<Slice<ToInstance>, Error>> {
+        let id = session.clone();
+        self.look(move |world| Ok(world.shelf(&id)?.read_to_instance(after, bytes_max)))
+    }
+
+    fn read_to_client(
+        &self,
+        session: &SessionId,
+        after: u64,
+        bytes_max: usize,
+    ) -> Pending<Result<Slice<ToClient>, Error>> {
+        let id = session.clone();
+        self.look(move |world| Ok(world.shelf(&id)?.read_to_client(after, bytes_max)))
+    }
+
+    fn find_post(&self, session: &SessionId, key: &str) -> Pending<Result<Option<Post>, Error>> {
+        let (id, key) = (session.clone(), key.to_owned());
+        self.look(move |world| Ok(world.shelf(&id)?.find_post(&key)))
+    }
+
+    fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.shared.readiness.subscribe()
+    }
+
+    fn stop(&self) -> Pending<()> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            shared.commit();
+            let mut disk = shared.lock();
+            disk.sync();
+            shared.turn(&mut disk, Readiness::Stopped);
+        })
+    }
+}

@@ -1,0 +1,278 @@
+//! Sessions over real sockets, kept in a real journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orchestrator::app::App;
+use orchestrator::config::Journal;
+use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
+use orchestrator::proto::orchestrator::session_send_request::Frame as Out;
+use orchestrator::proto::orchestrator::session_send_response::Frame as In;
+use orchestrator::proto::orchestrator::session_server_data::Reply;
+use orchestrator::proto::orchestrator::{
+    RouteRequest, SessionAck, SessionClientData, SessionCloseRequest, SessionGetRequest,
+    SessionHello, SessionListRequest, SessionPostRequest, SessionReady, SessionSendRequest,
+    SessionSendResponse, SessionServerData, SessionSpawnRequest, SessionSpawnResponse,
+    SessionState,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::stage::{Bearer, Client, Config, KEY, channel, client, embedded, reason, start, text};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// An attached client.
+pub(crate) struct Attached {
+    tx: mpsc::Sender<SessionSendRequest>,
+    rx: Streaming<SessionSendResponse>,
+    pub(crate) ready: SessionReady,
+}
+
+impl Attached {
+    pub(crate) async fn try_new(
+        client: &mut Client,
+        id: &str,
+        has: Option<u64>,
+    ) -> Result<Self, Status> {
+        let (tx, rx) = mpsc::channel(64);
+        let hello = SessionHello {
+            session_id: id.to_owned(),
+            last_received_seq: has,
+        };
+        tx.try_send(frame(Out::Hello(hello))).unwrap();
+        let answers = client.session_send(ReceiverStream::new(rx)).await?;
+        let mut attached = Self {
+            tx,
+            rx: answers.into_inner(),
+            ready: SessionReady::default(),
+        };
+        let In::Ready(ready) = attached.next().await? else {
+            panic!("ready comes first");
+        };
+        attached.ready = ready;
+        Ok(attached)
+    }
+
+    async fn new(client: &mut Client, id: &str, has: Option<u64>) -> Self {
+        Self::try_new(client, id, has).await.unwrap()
+    }
+
+    /// Sends; nothing when the stream is over.
+    pub(crate) async fn send(&self, seq: u64, text_of: &str) {
+        let data = SessionClientData {
+            seq,
+            payload: text(text_of),
+            in_reply_to: 0,
+        };
+        let _ = self.tx.send(frame(Out::Data(data))).await;
+    }
+
+    pub(crate) async fn ack(&self, seq: u64) {
+        let _ = self.tx.send(frame(Out::Ack(SessionAck { seq }))).await;
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<In, Status> {
+        let next = tokio::time::timeout(LONG, self.rx.message()).await;
+        let frame = next.expect("something is said")?;
+        frame
+            .and_then(|frame| frame.frame)
+            .ok_or_else(|| Status::unavailable("the stream has ended"))
+    }
+
+    async fn message(&mut self) -> SessionServerData {
+        loop {
+            match self.next().await.unwrap() {
+                In::Data(data) => return data,
+                In::Ack(_) | In::Moved(_) => {}
+                In::Ready(_) | In::Lost(_) | In::GoAway(_) | In::Closed(_) => {
+                    panic!("not what was expected")
+                }
+            }
+        }
+    }
+}
+
+fn frame(frame: Out) -> SessionSendRequest {
+    SessionSendRequest { frame: Some(frame) }
+}
+
+pub(crate) async fn spawn(client: &mut Client, id: &str) -> SessionSpawnResponse {
+    let request = SessionSpawnRequest {
+        session_id: id.to_owned(),
+        instances: vec!["A-C".to_owned()],
+        ..Default::default()
+    };
+    client.session_spawn(request).await.unwrap().into_inner()
+}
+
+async fn with_token(app: &App, token: &str) -> Client {
+    let bearer = Bearer(Arc::from(token));
+    OrchestratorServiceClient::with_interceptor(channel(app.address()).await, bearer)
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_over_cuts_and_newer_streams() {
+    let app = start(embedded()).await;
+    let mut client = client(&app).await;
+    spawn(&mut client, "s").await;
+    let mut first = Attached::new(&mut client, "s", Some(0)).await;
+    for seq in 1..=3 {
+        first.send(seq, &format!("m{seq}")).await;
+    }
+    for seq in 1..=2 {
+        let data = first.message().await;
+        assert_eq!((data.seq, data.payload), (seq, text(&format!("m{seq}"))));
+        assert_eq!(data.reply, Some(Reply::InReplyTo(seq)));
+    }
+    let mut second = Attached::new(&mut client, "s", Some(2)).await;
+    assert_eq!(second.ready.first_seq, 3);
+    let superseded = loop {
+        match first.next().await {
+            Ok(_) => {}
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(superseded.code(), Code::Aborted);
+    assert_eq!(reason(&superseded), "SESSION_SUPERSEDED");
+    assert_eq!(second.message().await.seq, 3);
+    drop(second);
+    let gone = Attached::try_new(&mut client, "s", Some(1)).await;
+    let gone = gone.err().unwrap();
+    assert_eq!(gone.code(), Code::OutOfRange);
+    let unknown = Attached::try_new(&mut client, "nobody", None).await;
+    assert_eq!(unknown.err().unwrap().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_post_has_its_reply_and_its_key_its_answer() {
+    let app = start(embedded()).await;
+    let mut client = client(&app).await;
+    spawn(&mut client, "s").await;
+    let request = SessionPostRequest {
+        session_id: "s".to_owned(),
+        payload: text("posted"),
+        idempotency_key: "k".to_owned(),
+        ..Default::default()
+    };
+    let answer = client.session_post(request.clone()).await.unwrap();
+    let answer = answer.into_inner();
+    assert_eq!((answer.position, answer.payload), (1, text("posted")));
+    let again = client.session_post(request.clone()).await.unwrap();
+    let again = again.into_inner();
+    assert!(again.deduplicated);
+    assert_eq!((again.position, again.payload), (1, text("posted")));
+    let other = SessionPostRequest {
+        payload: text("other"),
+        ..request
+    };
+    let refused = client.session_post(other).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let closing = SessionCloseRequest {
+        session_id: "s".to_owned(),
+    };
+    let closed = client.session_close(closing).await.unwrap().into_inner();
+    assert_eq!(closed.session.unwrap().state(), SessionState::Closed);
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_its_own_session_and_for_nothing_else() {
+    let app = start(embedded()).await;
+    let mut owner = client(&app).await;
+    let token = spawn(&mut owner, "mine").await.token;
+    spawn(&mut owner, "other").await;
+    let mut client = with_token(&app, &token).await;
+    let id = |id: &str| id.to_owned();
+    let get = |session_id| SessionGetRequest { session_id };
+    let post = |session_id| SessionPostRequest {
+        session_id,
+        ..Default::default()
+    };
+    let close = |session_id| SessionCloseRequest { session_id };
+    let denied = |status: Status| {
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+        assert_eq!(reason(&status), "SESSION_TOKEN_FOREIGN");
+    };
+    client.session_get(get(id("mine"))).await.unwrap();
+    client.session_post(post(id("mine"))).await.unwrap();
+    Attached::new(&mut client, "mine", None).await;
+    denied(client.session_get(get(id("other"))).await.unwrap_err());
+    denied(client.session_post(post(id("other"))).await.unwrap_err());
+    denied(client.session_close(close(id("other"))).await.unwrap_err());
+    let foreign = Attached::try_new(&mut client, "other", None).await;
+    denied(foreign.err().unwrap());
+    denied(
+        client
+            .session_list(SessionListRequest::default())
+            .await
+            .unwrap_err(),
+    );
+    denied(
+        client
+            .session_spawn(SessionSpawnRequest::default())
+            .await
+            .unwrap_err(),
+    );
+    denied(client.route(RouteRequest::default()).await.unwrap_err());
+    let mut wrong = with_token(&app, "ost_0000").await;
+    let refused = wrong.session_get(get(id("mine"))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    // One that names the session before it says anything is refused before it says anything.
+    let mut request = Request::new(tokio_stream::pending::<SessionSendRequest>());
+    let named = "other".parse().unwrap();
+    request
+        .metadata_mut()
+        .insert("x-orchestrator-session", named);
+    denied(client.session_send(request).await.err().unwrap());
+    client.session_close(close(id("mine"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_keeps_everything_that_was_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let durable = || Config {
+        journal: Journal::Folder(folder.path().to_owned()),
+        ..embedded()
+    };
+    let app = start(durable()).await;
+    let mut owner = client(&app).await;
+    let token = spawn(&mut owner, "s").await.token;
+    let mut attached = Attached::new(&mut owner, "s", Some(0)).await;
+    for seq in 1..=5 {
+        attached.send(seq, &format!("m{seq}")).await;
+        attached.message().await;
+    }
+    let told = tokio::spawn(async move {
+        let mut go_away = false;
+        loop {
+            match attached.next().await {
+                Ok(In::GoAway(_)) => go_away = true,
+                Ok(_) => {}
+                Err(status) => return (go_away, reason(&status)),
+            }
+        }
+    });
+    app.stop().await;
+    assert_eq!(told.await.unwrap(), (true, "DRAINING".to_owned()));
+
+    let app = start(durable()).await;
+    let mut client = with_token(&app, &token).await;
+    let mut attached = Attached::new(&mut client, "s", Some(2)).await;
+    assert_eq!(attached.ready.last_received_seq, 5);
+    assert!(1 < attached.ready.epoch);
+    for seq in 3..=5 {
+        let data = attached.message().await;
+        assert_eq!((data.seq, data.payload), (seq, text(&format!("m{seq}"))));
+    }
+    attached.ack(5).await;
+    attached.send(6, "m6").await;
+    assert_eq!(attached.message().await.seq, 6);
+    let mut admin = crate::stage::client(&app).await;
+    let listed = admin.session_list(SessionListRequest::default()).await;
+    assert_eq!(listed.unwrap().into_inner().sessions.len(), 1);
+    let again = App::start(durable()).await;
+    let told = again.err().expect("a second one is refused").to_string();
+    assert!(told.contains("in use"), "{told}");
+    assert_ne!(KEY, token);
+}
