@@ -16,18 +16,11 @@ class Health:
     """Says whether this process serves; the name of the service that is asked for does not matter."""
 
     def __init__(self) -> None:
-        self._serving = True
-        self._changed = asyncio.Condition()
+        self._stopped = asyncio.Event()
 
-    def set_serving(self, serving: bool) -> None:
-        """Watchers are told at their next look."""
-        self._serving = serving
-
-        async def tell() -> None:
-            async with self._changed:
-                self._changed.notify_all()
-
-        self._telling = asyncio.ensure_future(tell())
+    def stop_serving(self) -> None:
+        """From now on, and for good."""
+        self._stopped.set()
 
     def handlers(self) -> dict[str, Any]:
         return {
@@ -37,15 +30,15 @@ class Health:
 
     def _answer(self) -> bytes:
         # HealthCheckResponse { status = 1 }.
-        return bytes([0x08, SERVING if self._serving else NOT_SERVING])
+        return bytes([0x08, NOT_SERVING if self._stopped.is_set() else SERVING])
 
     async def _check(self, _: bytes, __: Any) -> bytes:
         return self._answer()
 
     async def _watch(self, _: bytes, __: Any) -> AsyncIterator[bytes]:
-        while True:
-            told = self._serving
+        if not self._stopped.is_set():
             yield self._answer()
-            async with self._changed:
-                while self._serving == told:
-                    await self._changed.wait()
+            await self._stopped.wait()
+        yield self._answer()
+        # A watch lasts until its caller ends it.
+        await asyncio.Event().wait()

@@ -99,6 +99,9 @@ class Instance:
         self._health = Health()
         self._sessions: dict[str, Conversation] = {}
         self._server: grpc.aio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.port = 0
+        """Where it listens, once it was started."""
 
     async def execute(self, payload: Json, call: Call) -> Json:
         """Does one task. Raise `Refused` to answer with a status. It is cancelled when nobody waits any more."""
@@ -126,15 +129,21 @@ class Instance:
                 grpc.method_handlers_generic_handler(HEALTH_SERVICE, self._health.handlers()),
             )
         )
-        port: int = server.add_insecure_port(listen)
+        self.port = server.add_insecure_port(listen)
         await server.start()
         self._server = server
-        return port
+        self._loop = asyncio.get_running_loop()
+        return self.port
+
+    def say_not_serving(self) -> None:
+        """Tells orchestrators that it takes no more work; what it has goes on. From any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._health.stop_serving)
 
     async def stop(self, grace: float = 10.0, notice: float = 0.0) -> None:
         """Says that it does not serve, waits `notice` seconds until that is known, then stops. Give it a little more than
         the orchestrator's probe interval, and no call fails."""
-        self._health.set_serving(False)
+        self._health.stop_serving()
         await asyncio.sleep(notice)
         if self._server is not None:
             await self._server.stop(grace)
