@@ -138,11 +138,8 @@ impl App {
         let connect = connect(dial, &tasks, &memory);
         let fleet = gather(plan, connect, &tasks, &chance).await?;
 
-        let keys = Arc::new(config.keys);
+        let keys = watched(config.keys, &tasks);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
-        let expiry = Arc::clone(&keys);
-        let expiring = async move { expiry.expire().await };
-        tasks.spawn_vital("keys", tasks.until_stop(expiring));
 
         // Before anybody can call: what a client was told before the restart stands.
         let sessions = hold(&store, &fleet, &tasks, &chance).await?;
@@ -258,6 +255,15 @@ impl App {
             Finish::Abandoned(_) => Stopped::Cut,
         }
     }
+}
+
+/// The keys, each of which ends at its date from now on.
+fn watched(keys: Keys, tasks: &Tasks) -> Arc<Keys> {
+    let keys = Arc::new(keys);
+    let expiry = Arc::clone(&keys);
+    let expiring = async move { expiry.expire().await };
+    tasks.spawn_vital("keys", tasks.until_stop(expiring));
+    keys
 }
 
 /// For sessions, which only have to say so and to finish what they write.
