@@ -140,9 +140,7 @@ impl App {
 
         let keys = Arc::new(config.keys);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
-        let expiry = Arc::clone(&keys);
-        let expiring = async move { expiry.expire().await };
-        tasks.spawn_vital("keys", tasks.until_stop(expiring));
+        expire(&keys, &tasks);
 
         // Before anybody can call: what a client was told before the restart stands.
         let sessions = hold(&store, &fleet, &tasks, &chance).await?;
@@ -162,8 +160,13 @@ impl App {
             draining: draining.clone(),
         };
         let methods = grpc::Methods::new(&house)?;
-        let tokens = find_token(&sessions);
-        let door = front_door(keys, tokens, limits.body, methods, chance.clone());
+        let door = front_door(
+            keys,
+            find_token(&sessions),
+            limits.body,
+            methods,
+            chance.clone(),
+        );
         let cut = CancellationToken::new();
         let serving = listener::serve(
             listener,
@@ -279,6 +282,13 @@ struct FleetPlan {
     probe: ProbeSettings,
     health: health::Settings,
     registration: registration::Settings,
+}
+
+/// Ends what was opened with a key when the key does.
+fn expire(keys: &Arc<Keys>, tasks: &Tasks) {
+    let keys = Arc::clone(keys);
+    let expiring = async move { keys.expire().await };
+    tasks.spawn_vital("keys", tasks.until_stop(expiring));
 }
 
 /// The sessions that the store has, kept from now on.
