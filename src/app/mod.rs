@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hyper::body::Incoming;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
 use crate::ingress::caller::{FindToken, Keys};
 use crate::ingress::listener::{self, Listen};
-use crate::ingress::{front_door, grpc};
+use crate::ingress::{Door, front_door, grpc};
 use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
@@ -159,14 +160,7 @@ impl App {
             chance: chance.clone(),
             draining: draining.clone(),
         };
-        let methods = grpc::Methods::new(&house)?;
-        let door = front_door(
-            keys,
-            find_token(&sessions),
-            limits.body,
-            methods,
-            chance.clone(),
-        );
+        let door = door(&house, keys, limits.body)?;
         let cut = CancellationToken::new();
         let serving = listener::serve(
             listener,
@@ -304,6 +298,17 @@ async fn hold(
     let keeping = sessions.clone().keep(fleet.changes());
     tasks.spawn_vital("sessions", tasks.until_stop(keeping));
     Ok(sessions)
+}
+
+/// The way in, for callers.
+fn door(
+    house: &grpc::House,
+    keys: Arc<Keys>,
+    body_timeout: time::Duration,
+) -> Result<impl Door<Incoming> + use<>, StartError> {
+    let methods = grpc::Methods::new(house)?;
+    let (tokens, chance) = (find_token(&house.sessions), house.chance.clone());
+    Ok(front_door(keys, tokens, body_timeout, methods, chance))
 }
 
 /// How the door finds out what a session's token is good for.
