@@ -1,7 +1,7 @@
 //! Every method of every service that is served needs its key, whether or not anybody remembered it here.
 
 use http::Request;
-use orchestrator::ingress::caller::{Key, METHODS, Reflection, Scope};
+use orchestrator::ingress::caller::{Key, METHODS, Reflection};
 use orchestrator::proto;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
