@@ -91,7 +91,8 @@ pub fn settle_keys(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingress::caller::{Revoked, Scope, hash};
+    use crate::ingress::access::Scope;
+    use crate::ingress::caller::{Revoked, hash};
 
     const KEY: &str = "canary-key";
 

@@ -173,6 +173,34 @@ fn with_details(
     status
 }
 
+/// Why no more of a client's stream comes, as the framework says it.
+#[must_use]
+pub(super) fn cut_off(status: &Status) -> Failure {
+    let code = status.code();
+    // The framework's own refusals: a message that is too large, or is none.
+    let reason = match code {
+        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
+        Code::Internal | Code::InvalidArgument => Reason::RequestMalformed,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => Reason::CallerGone,
+    };
+    Failure::new(
+        reason,
+        format!("the stream was cut off: {}", status.message()),
+    )
+}
+
 /// How a caller wants to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {

@@ -12,9 +12,10 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::Service;
 
+use super::access::SESSION_SEND;
 use super::arrival::{self, Arrival};
 use super::body::Timely;
-use super::caller::{FindToken, Keys, SESSION_SEND};
+use super::caller::{FindToken, Keys};
 use super::failure_body::Problem;
 use super::failure_table::{self, Protocol};
 use crate::chance::Chance;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
 
+pub mod access;
 pub mod arrival;
 pub mod body;
 pub mod caller;

@@ -1,7 +1,8 @@
 //! Every method of every service that is served needs its key, whether or not anybody remembered it here.
 
 use http::{Method, Request};
-use orchestrator::ingress::caller::{Access, Key, METHODS, PATHS, Reflection, Scope};
+use orchestrator::ingress::access::{Access, METHODS, PATHS, Scope};
+use orchestrator::ingress::caller::{Key, Reflection};
 use orchestrator::proto;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;

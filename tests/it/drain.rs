@@ -207,8 +207,8 @@ async fn only_operators_drain_and_only_what_is_there() {
     );
     let status = cluster.drain(names(&[])).await.unwrap_err();
     assert_eq!(reason(&status), "TARGET_INVALID");
-    let scopes = orchestrator::ingress::caller::METHODS;
+    let scopes = orchestrator::ingress::access::METHODS;
     let drains = scopes.iter().filter(|(method, _)| method.ends_with("rain"));
-    let admin = orchestrator::ingress::caller::Scope::Admin;
+    let admin = orchestrator::ingress::access::Scope::Admin;
     assert_eq!(drains.filter(|(_, scope)| *scope == admin).count(), 2);
 }

@@ -130,9 +130,10 @@ async fn an_orchestrator_that_is_killed_twenty_times_loses_nothing_that_it_has_a
         ..Default::default()
     };
     let mut first = client(&server.address).await;
+    let mut tries = tokio::time::interval(Duration::from_millis(20));
     while first.session_spawn(spawn.clone()).await.is_err() {
         // Not probed yet.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tries.tick().await;
     }
     let (mut history, mut received) = (Vec::new(), 0);
     for kill in 1..=KILLS {

@@ -9,7 +9,8 @@ use super::place::{Fields, Place};
 use crate::config::keys::RESERVED_NAMES;
 use crate::domain::admission::Quota;
 use crate::domain::limit::{KEY_NAME_BYTES_MAX, KEYS_MAX};
-use crate::ingress::caller::{self, Key, Revoked, Scope};
+use crate::ingress::access::Scope;
+use crate::ingress::caller::{self, Key, Revoked};
 
 /// `each` is the quota of a key that has none.
 pub(super) fn keys(place: &Place<'_>, each: Quota) -> Option<Vec<Key>> {

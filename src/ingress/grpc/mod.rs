@@ -23,7 +23,6 @@ use crate::proto::orchestrator::orchestrator_service_server::{self, Orchestrator
 mod cluster;
 mod orchestrator;
 mod serving;
-mod sessions;
 
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";

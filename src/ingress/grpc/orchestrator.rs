@@ -5,7 +5,7 @@ use std::pin::Pin;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{arrival, sessions};
+use super::arrival;
 use crate::domain::failure::Failure;
 use crate::ingress::failure_table;
 use crate::ingress::methods::{self, NotRouted, SESSION, failed_attempts};
@@ -78,7 +78,8 @@ impl OrchestratorService for Orchestrator {
         let (metadata, _, incoming) = request.into_parts();
         let named = metadata.get(SESSION);
         let named = named.map(|name| name.to_str().unwrap_or_default());
-        let incoming = incoming.map(|frame| frame.map_err(|status| sessions::gone(&status)));
+        let incoming =
+            incoming.map(|frame| frame.map_err(|status| failure_table::cut_off(&status)));
         let frames = self.0.session_send(arrival, named, incoming).await;
         let frames = frames.map_err(status)?;
         Ok(Response::new(Box::pin(

@@ -256,7 +256,7 @@ pub(super) static ENDPOINTS: [Endpoint; 11] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingress::caller::PATHS;
+    use crate::ingress::access::PATHS;
 
     #[test]
     fn every_path_has_its_access_and_every_access_its_path() {

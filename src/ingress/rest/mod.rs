@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
+use super::access::without_api;
 use super::arrival::Arrival;
-use super::caller::without_api;
 use super::failure_body::{Problem, json};
 use super::layer::Answering;
 use super::methods::{Cluster, House, Orchestrator};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::super::caller::{Access, PATHS};
+use super::super::access::{Access, PATHS};
 use super::super::failure_table::codes;
 use super::answer::{JSON, NDJSON};
 use super::endpoints::{ENDPOINTS, Endpoint, Holds, Operation};

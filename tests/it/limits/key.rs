@@ -1,7 +1,7 @@
 //! Who has no key is told so, in the words of the protocol that was spoken.
 
 use http::HeaderMap;
-use orchestrator::ingress::caller::METHODS;
+use orchestrator::ingress::access::METHODS;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
