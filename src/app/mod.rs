@@ -137,10 +137,8 @@ impl App {
         };
         let connect = connect(dial, &tasks, &memory);
         let fleet = gather(plan, connect, &tasks, &chance).await?;
-
         let keys = watched(config.keys, &tasks);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
-
         // Before anybody can call: what a client was told before the restart stands.
         let sessions = hold(&store, &fleet, &tasks, &chance).await?;
 
@@ -158,8 +156,7 @@ impl App {
             chance: chance.clone(),
             draining: draining.clone(),
         };
-        let tokens = find_token(&sessions);
-        let door = front_door(keys, tokens, limits.body, &house)?;
+        let door = front_door(keys, find_token(&sessions), limits.body, &house)?;
         let cut = CancellationToken::new();
         let serving = listener::serve(
             listener,
