@@ -12,10 +12,10 @@ use subtle::{Choice, ConstantTimeEq as _};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::arrival::Arrival;
+use super::session_token::{FindToken, let_session_pass, session_of};
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::KEY_LOOK_INTERVAL;
-use crate::domain::session::{SessionId, token};
 use crate::fleet::registration::Rank;
 
 /// What a key may be used for.
@@ -247,20 +247,6 @@ pub const METHODS: [(&str, Scope); 16] = [
     ),
 ];
 
-/// The method whose stream lasts as long as both sides like.
-pub(super) const SESSION_SEND: &str = "/openclaw.orchestrator.v1.OrchestratorService/SessionSend";
-
-/// The methods for which the token of a session is as good as a key, for its own session.
-pub const TOKEN_METHODS: [&str; 4] = [
-    SESSION_SEND,
-    "/openclaw.orchestrator.v1.OrchestratorService/SessionPost",
-    "/openclaw.orchestrator.v1.OrchestratorService/SessionGet",
-    "/openclaw.orchestrator.v1.OrchestratorService/SessionClose",
-];
-
-/// Finds the session that the token with this hash is good for, and the name of the key that has spawned it.
-pub type FindToken = Arc<dyn Fn(&token::Hash) -> Option<(SessionId, String)> + Send + Sync>;
-
 impl Keys {
     /// Lets a request pass, or says why not; notes who has called.
     pub fn authenticate<B>(
@@ -365,30 +351,6 @@ fn token(value: &HeaderValue) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
 }
 
-fn session_of(shown: &[u8], sessions: &FindToken) -> Option<(SessionId, String)> {
-    if !shown.starts_with(token::PREFIX.as_bytes()) {
-        return None;
-    }
-    sessions(&token::hash(shown))
-}
-
-/// The method compares the session with the one that is asked for.
-fn let_session_pass<B>(
-    request: &mut Request<B>,
-    session: SessionId,
-    caller: String,
-) -> Result<(), Failure> {
-    if !TOKEN_METHODS.contains(&request.uri().path()) {
-        let detail = "the token of a session is good for SessionSend, SessionPost, SessionGet and SessionClose";
-        return Err(Failure::new(Reason::SessionTokenForeign, detail));
-    }
-    if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
-        arrival.caller = Caller(Some(caller.into()));
-        arrival.session = Some(session);
-    }
-    Ok(())
-}
-
 /// What is told to whoever is still served by a key that is no longer accepted.
 pub(super) fn revoked_key() -> Failure {
     Failure {
@@ -400,7 +362,7 @@ pub(super) fn revoked_key() -> Failure {
     }
 }
 
-fn unknown_key() -> Failure {
+pub(super) fn unknown_key() -> Failure {
     Failure::new(
         Reason::KeyInvalid,
         "the key is not known or no longer valid: repeating the call with it will not help",
@@ -409,6 +371,8 @@ fn unknown_key() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use crate::domain::session::{SessionId, token};
+    use crate::ingress::session_token::TOKEN_METHODS;
     use std::time::Duration;
 
     use super::*;

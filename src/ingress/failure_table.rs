@@ -170,6 +170,30 @@ fn with_details(
     status
 }
 
+/// What has ended the stream of a caller, from the framework's own words.
+#[must_use]
+pub fn cut_off(status: &Status) -> Failure {
+    let reason = match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
+        Code::Internal | Code::InvalidArgument => Reason::RequestMalformed,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => Reason::CallerGone,
+    };
+    let detail = format!("the stream was cut off: {}", status.message());
+    Failure::new(reason, detail)
+}
+
 /// How a caller wants to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {

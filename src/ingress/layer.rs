@@ -14,8 +14,9 @@ use tower::Service;
 
 use super::arrival::{self, Arrival};
 use super::body::Timely;
-use super::caller::{FindToken, Keys, SESSION_SEND};
+use super::caller::Keys;
 use super::failure_table::{self, Protocol};
+use super::session_token::{FindToken, SESSION_SEND};
 use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::TIMEOUT_MAX;

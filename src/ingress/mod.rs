@@ -16,10 +16,12 @@ pub mod grpc;
 mod layer;
 pub mod listener;
 mod outgoing;
+pub mod session_token;
 
 use crate::chance::Chance;
-use caller::{FindToken, Keys};
+use caller::Keys;
 pub use layer::Door;
+use session_token::FindToken;
 
 /// The way of a request through the door, outermost first.
 pub fn front_door(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Streaming};
 
 use super::{House, arrival, from_proto, session_from_proto, session_to_proto};
 use crate::domain::failure::{Failure, Reason};
@@ -72,7 +72,7 @@ pub(super) async fn send(
         allowed(&arrival, &id)?;
         let frames: Incoming = Box::pin(incoming.map(|frame| match frame {
             Ok(frame) => session_from_proto::frame(frame),
-            Err(status) => Err(gone(&status)),
+            Err(status) => Err(failure_table::cut_off(&status)),
         }));
         let attached = house.sessions.attach(&id, hello.last_received_seq, frames);
         attached.await
@@ -98,7 +98,10 @@ fn named<T>(request: &Request<T>) -> Result<Option<SessionId>, Failure> {
 
 /// The first frame.
 async fn hello(incoming: &mut Streaming<SessionSendRequest>) -> Result<SessionHello, Failure> {
-    let first = incoming.message().await.map_err(|status| gone(&status))?;
+    let first = incoming
+        .message()
+        .await
+        .map_err(|status| failure_table::cut_off(&status))?;
     match first.and_then(|first| first.frame) {
         Some(Frame::Hello(hello)) => Ok(hello),
         Some(Frame::Data(_) | Frame::Ack(_) | Frame::Close(_)) | None => {
@@ -120,32 +123,6 @@ fn id(named: Option<SessionId>, hello: &SessionHello) -> Result<SessionId, Failu
             format!("differs from the metadata {SESSION}"),
         )),
     }
-}
-
-fn gone(status: &Status) -> Failure {
-    let code = status.code();
-    // The framework's own refusals: a message that is too large, or is none.
-    let reason = match code {
-        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Reason::MessageTooLarge,
-        tonic::Code::Internal | tonic::Code::InvalidArgument => Reason::RequestMalformed,
-        tonic::Code::Ok
-        | tonic::Code::Cancelled
-        | tonic::Code::Unknown
-        | tonic::Code::DeadlineExceeded
-        | tonic::Code::NotFound
-        | tonic::Code::AlreadyExists
-        | tonic::Code::PermissionDenied
-        | tonic::Code::FailedPrecondition
-        | tonic::Code::Aborted
-        | tonic::Code::Unimplemented
-        | tonic::Code::Unavailable
-        | tonic::Code::DataLoss
-        | tonic::Code::Unauthenticated => Reason::CallerGone,
-    };
-    Failure::new(
-        reason,
-        format!("the stream was cut off: {}", status.message()),
-    )
 }
 
 pub(super) async fn post(
