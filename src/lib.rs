@@ -18,6 +18,8 @@ pub mod fleet;
 pub mod instance;
 pub mod store;
 
+pub mod message_json;
+
 pub mod chance;
 pub mod late_flush;
 pub mod memory;

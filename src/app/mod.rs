@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
@@ -19,10 +18,9 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::STORE_BYTES_MAX;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
-use crate::ingress::caller::Keys;
+use crate::ingress::caller::{FindToken, Keys};
 use crate::ingress::listener::{self, Listen};
-use crate::ingress::session_token::FindToken;
-use crate::ingress::{Door, front_door, grpc};
+use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
@@ -76,15 +74,15 @@ pub enum StartError {
     /// An instance that cannot be.
     #[error("instance {0}")]
     Instance(Failure),
+    /// A broken contract.
+    #[error("{0}")]
+    Contract(#[from] BadContract),
     /// The journal cannot be used.
     #[error("{0}")]
     Journal(#[from] OpenError),
     /// The sessions that are in the journal cannot be taken over.
     #[error("the sessions of the journal: {0}")]
     Recovery(Failure),
-    /// Broken descriptors.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// How a shutdown went.
@@ -140,15 +138,14 @@ impl App {
         let connect = connect(dial, &tasks, &memory);
         let fleet = gather(plan, connect, &tasks, &chance).await?;
 
-        let keys = Arc::new(config.keys);
+        let keys = watched(config.keys, &tasks);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
-        expire(&keys, &tasks);
 
         // Before anybody can call: what a client was told before the restart stands.
         let sessions = hold(&store, &fleet, &tasks, &chance).await?;
 
         let draining = CancellationToken::new();
-        let house = grpc::House {
+        let house = methods::House {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
             gate: Arc::clone(&gate),
@@ -161,7 +158,8 @@ impl App {
             chance: chance.clone(),
             draining: draining.clone(),
         };
-        let door = door(&house, keys, limits.body)?;
+        let tokens = find_token(&sessions);
+        let door = front_door(keys, tokens, limits.body, &house)?;
         let cut = CancellationToken::new();
         let serving = listener::serve(
             listener,
@@ -259,6 +257,15 @@ impl App {
     }
 }
 
+/// The keys, each of which ends at its date from now on.
+fn watched(keys: Keys, tasks: &Tasks) -> Arc<Keys> {
+    let keys = Arc::new(keys);
+    let expiry = Arc::clone(&keys);
+    let expiring = async move { expiry.expire().await };
+    tasks.spawn_vital("keys", tasks.until_stop(expiring));
+    keys
+}
+
 /// For sessions, which only have to say so and to finish what they write.
 const SESSIONS_GRACE: time::Duration = time::Duration::from_secs(5);
 /// The callers that have a quota of their own.
@@ -279,13 +286,6 @@ struct FleetPlan {
     registration: registration::Settings,
 }
 
-/// Ends what was opened with a key when the key does.
-fn expire(keys: &Arc<Keys>, tasks: &Tasks) {
-    let keys = Arc::clone(keys);
-    let expiring = async move { keys.expire().await };
-    tasks.spawn_vital("keys", tasks.until_stop(expiring));
-}
-
 /// The sessions that the store has, kept from now on.
 async fn hold(
     store: &Arc<dyn Store>,
@@ -299,17 +299,6 @@ async fn hold(
     let keeping = sessions.clone().keep(fleet.changes());
     tasks.spawn_vital("sessions", tasks.until_stop(keeping));
     Ok(sessions)
-}
-
-/// The way in, for callers.
-fn door(
-    house: &grpc::House,
-    keys: Arc<Keys>,
-    body_timeout: time::Duration,
-) -> Result<impl Door<Incoming> + use<>, StartError> {
-    let methods = grpc::Methods::new(house)?;
-    let (tokens, chance) = (find_token(&house.sessions), house.chance.clone());
-    Ok(front_door(keys, tokens, body_timeout, methods, chance))
 }
 
 /// How the door finds out what a session's token is good for.

@@ -18,8 +18,8 @@ use crate::domain::limit::{
 use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
-use crate::ingress::grpc::Timeouts;
 use crate::ingress::listener::Limits;
+use crate::ingress::methods::Timeouts;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
 

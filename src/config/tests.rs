@@ -15,8 +15,8 @@ use crate::domain::health::Thresholds;
 use crate::fleet::ProbeSettings;
 use crate::fleet::registration::TakeOver;
 use crate::ingress::caller::{Key, Reflection, Revoked, Scope, hash};
-use crate::ingress::grpc::Timeouts;
 use crate::ingress::listener::Limits;
+use crate::ingress::methods::Timeouts;
 use crate::instance::Credential;
 use crate::instance::builtin::Behaviour;
 

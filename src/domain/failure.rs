@@ -65,6 +65,12 @@ pub enum Reason {
     ScopeMissing,
     /// No such method.
     MethodUnknown,
+    /// A path of the REST door that does not have this HTTP method.
+    MethodNotAllowed,
+    /// A body in a form that the REST door does not read.
+    MediaTypeUnsupported,
+    /// A caller of the REST door who takes none of the forms that the answer has.
+    NotAcceptable,
     /// A field of the request that cannot be meant; the detail names it.
     ArgumentInvalid,
     /// A target expression that cannot be read.
@@ -157,11 +163,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every kind, for tables; an instance's status stands there with one for all.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 51] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::ScopeMissing,
         Self::MethodUnknown,
+        Self::MethodNotAllowed,
+        Self::MediaTypeUnsupported,
+        Self::NotAcceptable,
         Self::ArgumentInvalid,
         Self::TargetInvalid,
         Self::TargetUnknown,
@@ -216,6 +225,9 @@ impl Reason {
             Self::KeyInvalid => "KEY_INVALID",
             Self::ScopeMissing => "SCOPE_MISSING",
             Self::MethodUnknown => "METHOD_UNKNOWN",
+            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::MediaTypeUnsupported => "MEDIA_TYPE_UNSUPPORTED",
+            Self::NotAcceptable => "NOT_ACCEPTABLE",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
             Self::TargetInvalid => "TARGET_INVALID",
             Self::TargetUnknown => "TARGET_UNKNOWN",
@@ -383,6 +395,9 @@ impl Failure {
                 | Reason::KeyInvalid
                 | Reason::ScopeMissing
                 | Reason::MethodUnknown
+                | Reason::MethodNotAllowed
+                | Reason::MediaTypeUnsupported
+                | Reason::NotAcceptable
                 | Reason::ArgumentInvalid
                 | Reason::TargetInvalid
                 | Reason::TargetUnknown

@@ -72,6 +72,10 @@ pub const FANOUT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// How long a unary request may take to arrive whole when it names no deadline.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same at the REST door, where people and slow scripts call.
+pub const REST_BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is read of a body that is too large, so that its sender gets to hear why it is refused.
+pub const BODY_DRAINED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How long an answer may wait for its reader to take the next piece of it.
 pub const STREAM_IDLE_MAX: Duration = Duration::from_secs(300);

@@ -11,6 +11,7 @@ pub mod hedge;
 pub mod id;
 pub mod idempotency;
 pub mod limit;
+pub mod nearest;
 pub mod payload;
 pub mod retry;
 pub mod selection;

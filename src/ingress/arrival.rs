@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::exchange::Exchange;
+use super::failure_table::Protocol;
 use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
@@ -22,15 +23,18 @@ use crate::memory::Memory;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("request-timeout");
 
 /// What is noted of a request when it arrives.
 #[derive(Debug, Clone)]
 pub struct Arrival {
     /// When.
     pub at: Instant,
+    /// How it is to be answered.
+    pub protocol: Protocol,
     /// What the call is called.
     pub names: Names,
-    /// `grpc-timeout`.
+    /// `grpc-timeout`, and without gRPC `request-timeout`, too.
     pub timeout: Option<Duration>,
     /// Who has called, once its key was checked.
     pub caller: Caller,
@@ -81,6 +85,7 @@ pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
     let exchange = begun.unwrap_or_else(|| Exchange::new(&Memory::new(usize::MAX)));
     let arrival = Arrival {
         at: Instant::now(),
+        protocol: Protocol::of(request.headers()),
         names: names(request.headers(), chance),
         timeout: None,
         caller: Caller::default(),
@@ -93,23 +98,60 @@ pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
 
 /// Notes how long the caller will wait; refuses a timeout that cannot be read.
 pub fn note_timeout<B>(request: &mut Request<B>) -> Result<(), Failure> {
-    let timeout = timeout(request.headers())?;
+    let mut timeout = one(
+        request.headers(),
+        &TIMEOUT,
+        from_grpc_timeout,
+        "grpc-timeout is one value of 1 to 8 digits and one of H M S m u n",
+    )?;
+    if Protocol::Http == protocol(request) {
+        let own = one(
+            request.headers(),
+            &REQUEST_TIMEOUT,
+            from_request_timeout,
+            "request-timeout is one number of seconds, or one duration such as 10s or 500ms",
+        )?;
+        timeout = timeout.into_iter().chain(own).min();
+    }
     if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
         arrival.timeout = timeout;
     }
     Ok(())
 }
 
-fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
-    let mut values = headers.get_all(TIMEOUT).iter();
+/// How a request is to be answered, as it was noted.
+#[must_use]
+pub fn protocol<B>(request: &Request<B>) -> Protocol {
+    let noted = request.extensions().get::<Arrival>();
+    noted.map_or(Protocol::Http, |arrival| arrival.protocol)
+}
+
+/// The one value of a header.
+fn one(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    read: impl Fn(&[u8]) -> Option<Duration>,
+    detail: &'static str,
+) -> Result<Option<Duration>, Failure> {
+    let mut values = headers.get_all(name).iter();
     let read = match (values.next(), values.next()) {
         (None, _) => return Ok(None),
-        (Some(value), None) => from_grpc_timeout(value.as_bytes()),
+        (Some(value), None) => read(value.as_bytes()),
         (Some(_), Some(_)) => None,
     };
-    let detail = "grpc-timeout is one value of 1 to 8 digits and one of H M S m u n";
     read.map(Some)
         .ok_or_else(|| Failure::new(Reason::TimeoutInvalid, detail))
+}
+
+/// Reads `request-timeout`: seconds, or a duration with its unit.
+fn from_request_timeout(value: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let seconds = |number: &str| {
+        let plain = number.chars().all(|c| c.is_ascii_digit() || c == '.');
+        let number = number.parse::<f64>().ok().filter(|_| plain)?;
+        Duration::try_from_secs_f64(number).ok()
+    };
+    seconds(text).or_else(|| humantime::parse_duration(text).ok())
 }
 
 fn names(headers: &HeaderMap, chance: &Chance) -> Names {
@@ -202,6 +244,24 @@ mod tests {
                 noted("grpc-timeout", bad).unwrap_err().reason,
                 Reason::TimeoutInvalid
             );
+        }
+    }
+
+    #[test]
+    fn without_grpc_a_timeout_may_be_seconds() {
+        let millis = |values: &[&str]| {
+            let noted = noted("request-timeout", values);
+            let timeout = noted.map(|arrival| arrival.timeout.unwrap().as_millis());
+            timeout.map_err(|failure| failure.reason)
+        };
+        assert_eq!(millis(&["5"]), Ok(5000));
+        assert_eq!(millis(&["0.25"]), Ok(250));
+        assert_eq!(millis(&["10s"]), Ok(10_000));
+        assert_eq!(millis(&["500ms"]), Ok(500));
+        // As with grpc-timeout: nobody waits.
+        assert_eq!(millis(&["0"]), Ok(0));
+        for bad in [&["soon"][..], &[""], &["-1"], &["1e3"], &["1", "1"]] {
+            assert_eq!(millis(bad), Err(Reason::TimeoutInvalid), "{bad:?}");
         }
     }
 

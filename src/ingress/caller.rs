@@ -12,10 +12,10 @@ use subtle::{Choice, ConstantTimeEq as _};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::arrival::Arrival;
-use super::session_token::{FindToken, let_session_pass, session_of};
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::KEY_LOOK_INTERVAL;
+use crate::domain::session::{SessionId, token};
 use crate::fleet::registration::Rank;
 
 /// What a key may be used for.
@@ -172,10 +172,14 @@ impl Caller {
     }
 }
 
+/// What a path needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Access {
+pub enum Access {
+    /// Nothing.
     Public,
+    /// A key, whatever it may be used for.
     AnyKey,
+    /// A key with this scope.
     Scope(Scope),
 }
 
@@ -247,6 +251,42 @@ pub const METHODS: [(&str, Scope); 16] = [
     ),
 ];
 
+/// The paths of the REST door and what each needs. They are served with `/api` in front, too.
+pub const PATHS: [(&str, Access); 11] = [
+    ("/orchestrator/route", Access::Scope(Scope::Route)),
+    ("/orchestrator/fanout", Access::Scope(Scope::Fanout)),
+    ("/orchestrator/explain", Access::Scope(Scope::Health)),
+    ("/orchestrator/health", Access::Scope(Scope::Health)),
+    ("/cluster/register", Access::Scope(Scope::Register)),
+    ("/cluster/deregister", Access::Scope(Scope::Register)),
+    ("/cluster/instances", Access::Scope(Scope::Health)),
+    ("/cluster/drain", Access::Scope(Scope::Admin)),
+    ("/cluster/undrain", Access::Scope(Scope::Admin)),
+    ("/health/check", Access::Public),
+    // It says what anybody may read in the repository.
+    ("/openapi.json", Access::Public),
+];
+
+/// A path of the REST door without the `/api` that it may begin with.
+#[must_use]
+pub fn without_api(path: &str) -> &str {
+    let rest = path.strip_prefix("/api");
+    rest.filter(|rest| rest.starts_with('/')).unwrap_or(path)
+}
+/// The method whose stream lasts as long as both sides like.
+pub(super) const SESSION_SEND: &str = "/openclaw.orchestrator.v1.OrchestratorService/SessionSend";
+
+/// The methods for which the token of a session is as good as a key, for its own session.
+pub const TOKEN_METHODS: [&str; 4] = [
+    SESSION_SEND,
+    "/openclaw.orchestrator.v1.OrchestratorService/SessionPost",
+    "/openclaw.orchestrator.v1.OrchestratorService/SessionGet",
+    "/openclaw.orchestrator.v1.OrchestratorService/SessionClose",
+];
+
+/// Finds the session that the token with this hash is good for, and the name of the key that has spawned it.
+pub type FindToken = Arc<dyn Fn(&token::Hash) -> Option<(SessionId, String)> + Send + Sync>;
+
 impl Keys {
     /// Lets a request pass, or says why not; notes who has called.
     pub fn authenticate<B>(
@@ -308,7 +348,12 @@ impl Keys {
         if path.starts_with("/grpc.health.v1.Health/") {
             return Access::Public;
         }
-        if path.starts_with("/openclaw.") {
+        let plain = without_api(path);
+        if let Some((_, access)) = PATHS.iter().find(|(known, _)| *known == plain) {
+            return *access;
+        }
+        let is_ours = ["/openclaw.", "/orchestrator/", "/cluster/"];
+        if is_ours.iter().any(|start| plain.starts_with(start)) {
             return Access::Scope(Scope::Admin);
         }
         match self.reflection {
@@ -336,7 +381,7 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], Failure> {
     let missing = |detail: &'static str| Failure::new(Reason::KeyMissing, detail);
     match (values.next(), values.next()) {
         (None, _) => Err(missing(
-            "no key: send the metadata `authorization: Bearer KEY`",
+            "no key: send `authorization: Bearer KEY` (over gRPC as metadata), then repeat the call",
         )),
         (Some(_), Some(_)) => Err(missing("more than one authorization value: send one")),
         (Some(value), None) => {
@@ -351,6 +396,30 @@ fn token(value: &HeaderValue) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
 }
 
+fn session_of(shown: &[u8], sessions: &FindToken) -> Option<(SessionId, String)> {
+    if !shown.starts_with(token::PREFIX.as_bytes()) {
+        return None;
+    }
+    sessions(&token::hash(shown))
+}
+
+/// The method compares the session with the one that is asked for.
+fn let_session_pass<B>(
+    request: &mut Request<B>,
+    session: SessionId,
+    caller: String,
+) -> Result<(), Failure> {
+    if !TOKEN_METHODS.contains(&request.uri().path()) {
+        let detail = "the token of a session is good for SessionSend, SessionPost, SessionGet and SessionClose";
+        return Err(Failure::new(Reason::SessionTokenForeign, detail));
+    }
+    if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
+        arrival.caller = Caller(Some(caller.into()));
+        arrival.session = Some(session);
+    }
+    Ok(())
+}
+
 /// What is told to whoever is still served by a key that is no longer accepted.
 pub(super) fn revoked_key() -> Failure {
     Failure {
@@ -362,7 +431,7 @@ pub(super) fn revoked_key() -> Failure {
     }
 }
 
-pub(super) fn unknown_key() -> Failure {
+fn unknown_key() -> Failure {
     Failure::new(
         Reason::KeyInvalid,
         "the key is not known or no longer valid: repeating the call with it will not help",
@@ -371,8 +440,6 @@ pub(super) fn unknown_key() -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::session::{SessionId, token};
-    use crate::ingress::session_token::TOKEN_METHODS;
     use std::time::Duration;
 
     use super::*;
@@ -477,5 +544,16 @@ mod tests {
             Err(Reason::ScopeMissing),
         );
         check("/", &[], Err(Reason::KeyMissing));
+        check("/api/health/check", &[], Ok(()));
+        check("/health/check", &[], Ok(()));
+        check("/api/api/health/check", &[], Err(Reason::KeyMissing));
+        let (route, fanout) = ("/api/orchestrator/route", "/orchestrator/fanout");
+        check(route, &["Bearer router-secret"], Ok(()));
+        check(fanout, &["Bearer router-secret"], Err(Reason::ScopeMissing));
+        check(
+            "/api/orchestrator/future",
+            &["Bearer router-secret"],
+            Err(Reason::ScopeMissing),
+        );
     }
 }

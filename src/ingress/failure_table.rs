@@ -24,6 +24,9 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
             (Code::PermissionDenied, StatusCode::FORBIDDEN)
         }
         Reason::MethodUnknown => (Code::Unimplemented, StatusCode::NOT_FOUND),
+        Reason::MethodNotAllowed => (Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED),
+        Reason::MediaTypeUnsupported => (Code::InvalidArgument, StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        Reason::NotAcceptable => (Code::InvalidArgument, StatusCode::NOT_ACCEPTABLE),
         Reason::ArgumentInvalid
         | Reason::TargetInvalid
         | Reason::PayloadInvalid
@@ -170,30 +173,6 @@ fn with_details(
     status
 }
 
-/// What has ended the stream of a caller, from the framework's own words.
-#[must_use]
-pub fn cut_off(status: &Status) -> Failure {
-    let reason = match status.code() {
-        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
-        Code::Internal | Code::InvalidArgument => Reason::RequestMalformed,
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::DeadlineExceeded
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::Unimplemented
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::Unauthenticated => Reason::CallerGone,
-    };
-    let detail = format!("the stream was cut off: {}", status.message());
-    Failure::new(reason, detail)
-}
-
 /// How a caller wants to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -212,39 +191,6 @@ impl Protocol {
             Self::Grpc
         } else {
             Self::Http
-        }
-    }
-}
-
-/// A failure as the whole answer to a request.
-#[must_use]
-pub fn refuse(failure: &Failure, protocol: Protocol) -> Response<Body> {
-    match protocol {
-        Protocol::Grpc => status(failure).into_http(),
-        Protocol::Http => {
-            let body = serde_json::json!({"error": {
-                "code": failure.reason.name().to_lowercase(),
-                "message": failure.detail,
-                "instance": failure.instance.as_ref().map(|id| id.as_str()),
-                "retryable": failure.is_retryable(),
-            }});
-            let mut response =
-                Response::new(Body::new(http_body_util::Full::from(body.to_string())));
-            *response.status_mut() = codes(failure.reason).1;
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            if let Some(seconds) = failure.pushback.and_then(Pushback::to_retry_after) {
-                response
-                    .headers_mut()
-                    .insert(header::RETRY_AFTER, seconds.into());
-            }
-            if response.status() == StatusCode::UNAUTHORIZED {
-                let bearer = HeaderValue::from_static("Bearer");
-                response
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, bearer);
-            }
-            response
         }
     }
 }
@@ -326,15 +272,8 @@ mod tests {
             of_route(Some(Stop::Exhausted)),
             (Some("-1".to_owned()), None)
         );
-        let http = refuse(&failure, Protocol::Http);
-        assert_eq!(http.headers()[header::RETRY_AFTER], "2");
         let plain = Failure::new(Reason::TooMany, "too many");
         assert_eq!(pushback(&status(&plain)), (None, None));
-        assert!(
-            !refuse(&plain, Protocol::Http)
-                .headers()
-                .contains_key(header::RETRY_AFTER)
-        );
     }
 
     #[test]

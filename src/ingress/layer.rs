@@ -14,12 +14,12 @@ use tower::Service;
 
 use super::arrival::{self, Arrival};
 use super::body::Timely;
-use super::caller::Keys;
+use super::caller::{FindToken, Keys, SESSION_SEND};
+use super::failure_body::Problem;
 use super::failure_table::{self, Protocol};
-use super::session_token::{FindToken, SESSION_SEND};
 use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::TIMEOUT_MAX;
+use crate::domain::limit::{REST_BODY_TIMEOUT, TIMEOUT_MAX};
 
 /// A service that answers every request and is always ready for one; cloned for each.
 pub trait Door<B>:
@@ -146,13 +146,14 @@ where
         }
         // Reflection is a conversation: clients ask more as they go.
         let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
-        let own = if is_conversation {
-            TIMEOUT_MAX
-        } else {
-            self.body_timeout
+        let (own, longest) = match arrival.protocol {
+            Protocol::Grpc if is_conversation => (TIMEOUT_MAX, TIMEOUT_MAX),
+            Protocol::Grpc => (self.body_timeout, TIMEOUT_MAX),
+            // A body over HTTP/1.1 holds a whole connection, however long its caller would wait.
+            Protocol::Http => (REST_BODY_TIMEOUT, REST_BODY_TIMEOUT),
         };
         // Word that the time is over must still reach whoever set it.
-        let ends = arrival.deadline(None, own, TIMEOUT_MAX).work_ends();
+        let ends = arrival.deadline(None, own, longest).work_ends();
         let exchange = Arc::clone(&arrival.exchange);
         self.inner
             .call(request.map(|body| Body::new(Timely::new(body, ends.into(), exchange))))
@@ -162,7 +163,14 @@ where
 fn refuse<B>(request: &Request<B>, failure: &Failure) -> Answering {
     let (method, path) = (request.method(), request.uri().path());
     tracing::debug!(%method, path, code = failure.reason.name(), "request refused at the door");
-    let response = failure_table::refuse(failure, Protocol::of(request.headers()));
+    let response = match arrival::protocol(request) {
+        Protocol::Grpc => failure_table::status(failure).into_http(),
+        Protocol::Http => {
+            let noted = request.extensions().get::<Arrival>();
+            let names = noted.map(|arrival| &arrival.names);
+            Problem::of(failure.clone()).answer(names)
+        }
+    };
     Box::pin(ready(Ok(response)))
 }
 
@@ -189,6 +197,10 @@ mod tests {
         };
         let never = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());
         let mut request = Request::post(path).body(never).unwrap();
+        if !path.starts_with("/api/") {
+            let grpc = "application/grpc".parse().unwrap();
+            request.headers_mut().insert("content-type", grpc);
+        }
         if let Some(timeout) = timeout {
             let timeout = timeout.parse().unwrap();
             request.headers_mut().insert("grpc-timeout", timeout);
@@ -213,5 +225,8 @@ mod tests {
         check("/a.Service/Method", Some("1H"), 599_750).await;
         check("/grpc.reflection.v1.ServerReflection/Info", None, 599_750).await;
         check("/grpc.reflection.v1.ServerReflection/Info", Some("1S"), 950).await;
+        check("/api/orchestrator/route", None, 29_750).await;
+        check("/api/orchestrator/route", Some("1H"), 29_750).await;
+        check("/api/orchestrator/route", Some("1S"), 950).await;
     }
 }

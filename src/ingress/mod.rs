@@ -10,28 +10,31 @@ use tower::ServiceBuilder;
 pub mod arrival;
 pub mod body;
 pub mod caller;
+mod doors;
 pub mod exchange;
+mod failure_body;
 pub mod failure_table;
-pub mod grpc;
+mod grpc;
 mod layer;
 pub mod listener;
+pub mod methods;
 mod outgoing;
-pub mod session_token;
+mod rest;
 
-use crate::chance::Chance;
-use caller::Keys;
+use caller::{FindToken, Keys};
+pub use doors::BadContract;
 pub use layer::Door;
-use session_token::FindToken;
+use methods::House;
 
 /// The way of a request through the door, outermost first.
 pub fn front_door(
     keys: Arc<Keys>,
     sessions: FindToken,
     body_timeout: Duration,
-    methods: grpc::Methods,
-    chance: Chance,
-) -> impl Door<Incoming> {
-    ServiceBuilder::new()
+    house: &House,
+) -> Result<impl Door<Incoming> + use<>, BadContract> {
+    let (doors, chance) = (doors::Doors::new(house)?, house.chance.clone());
+    Ok(ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
         .layer_fn(move |inner| layer::Stamp {
             inner,
@@ -49,5 +52,5 @@ pub fn front_door(
             inner,
             body_timeout,
         })
-        .service(methods)
+        .service(doors))
 }

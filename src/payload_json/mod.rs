@@ -5,9 +5,10 @@
 //! elsewhere are written as they stand, repeated keys included.
 
 mod read;
+pub(crate) mod wire;
 mod write;
 
-pub use self::read::from_json;
+pub use self::read::{append_json, from_json};
 pub use self::write::{AsJson, BadValue, to_json, to_json_pretty};
 
 use crate::domain::limit::PAYLOAD_DEPTH_MAX;

@@ -15,9 +15,16 @@ const KEY_CHARS_SHOWN_MAX: usize = 60;
 
 /// Reads JSON text.
 pub fn from_json(text: &str) -> Result<Payload, BadJson> {
+    let mut encoded = Vec::with_capacity(text.len() + text.len() / 4);
+    append_json(text, &mut encoded)?;
+    Ok(Payload::check(Bytes::from(encoded))?)
+}
+
+/// Reads JSON text and writes it down behind what is there. After an error, what is there is of no use.
+pub fn append_json(text: &str, encoded: &mut Vec<u8>) -> Result<(), BadJson> {
     let mut transcript = Transcript {
         text,
-        encoded: Vec::with_capacity(text.len() + text.len() / 4),
+        encoded: std::mem::take(encoded),
         numbers: 0,
         integers_huge: OnceCell::new(),
         refusal: None,
@@ -32,7 +39,10 @@ pub fn from_json(text: &str) -> Result<Payload, BadJson> {
         .deserialize(&mut deserializer)
         .and_then(|()| deserializer.end())
     {
-        Ok(()) => Ok(Payload::check(Bytes::from(transcript.encoded))?),
+        Ok(()) => {
+            *encoded = transcript.encoded;
+            Ok(())
+        }
         Err(error) => Err(transcript.explain(&error)),
     }
 }

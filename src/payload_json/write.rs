@@ -3,6 +3,7 @@
 use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use super::EXACT_MAX;
+use super::wire::{Fields, MALFORMED, Wire};
 use crate::domain::limit::PAYLOAD_DEPTH_MAX;
 
 /// Why bytes have no JSON form.
@@ -24,8 +25,6 @@ pub fn to_json_pretty(encoded: &[u8]) -> Result<String, BadValue> {
 #[derive(Debug, Clone, Copy)]
 pub struct AsJson<'a>(pub &'a [u8]);
 
-const CUT_OFF: &str = "it is cut off";
-const MALFORMED: &str = "it is not a google.protobuf.Value";
 const NOT_UTF8: &str = "it has text that is not UTF-8";
 
 impl Serialize for AsJson<'_> {
@@ -45,14 +44,6 @@ struct Message<'a> {
     depth: usize,
 }
 
-#[derive(Clone, Copy)]
-enum Field<'a> {
-    Bytes(&'a [u8]),
-    Varint(u64),
-    Double(f64),
-    Float,
-}
-
 impl Serialize for Message<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if PAYLOAD_DEPTH_MAX <= self.depth {
@@ -60,7 +51,7 @@ impl Serialize for Message<'_> {
         }
         // Of the kinds of a oneof the last one counts, and a message that comes in parts is joined: hence the
         // run of fields of the last kind.
-        let mut last: Option<(u64, Field<'_>)> = None;
+        let mut last: Option<(u64, Wire<'_>)> = None;
         let mut run = self.encoded;
         let mut fields = Fields(self.encoded);
         loop {
@@ -76,14 +67,14 @@ impl Serialize for Message<'_> {
             last = Some((number, field));
         }
         match last {
-            Some((1, Field::Varint(_))) => serializer.serialize_unit(),
-            Some((2, Field::Double(number))) => serialize_number(number, serializer),
-            Some((3, Field::Bytes(text))) => {
+            Some((1, Wire::Varint(_))) => serializer.serialize_unit(),
+            Some((2, Wire::Double(number))) => serialize_number(number, serializer),
+            Some((3, Wire::Bytes(text))) => {
                 serializer.serialize_str(utf8(text).map_err(S::Error::custom)?)
             }
-            Some((4, Field::Varint(yes))) => serializer.serialize_bool(yes != 0),
-            Some((5, Field::Bytes(_))) => self.serialize_object(run, serializer),
-            Some((6, Field::Bytes(_))) => self.serialize_list(run, serializer),
+            Some((4, Wire::Varint(yes))) => serializer.serialize_bool(yes != 0),
+            Some((5, Wire::Bytes(_))) => self.serialize_object(run, serializer),
+            Some((6, Wire::Bytes(_))) => self.serialize_list(run, serializer),
             None => Err(S::Error::custom("it has a Value without a kind")),
             Some(_) => Err(S::Error::custom(MALFORMED)),
         }
@@ -97,8 +88,8 @@ impl Message<'_> {
             let (mut key, mut value) = ("", None);
             for field in Fields(entry.map_err(S::Error::custom)?) {
                 match field.map_err(S::Error::custom)? {
-                    (1, Field::Bytes(text)) => key = utf8(text).map_err(S::Error::custom)?,
-                    (2, Field::Bytes(encoded)) => value = Some(encoded),
+                    (1, Wire::Bytes(text)) => key = utf8(text).map_err(S::Error::custom)?,
+                    (2, Wire::Bytes(encoded)) => value = Some(encoded),
                     _ => {}
                 }
             }
@@ -141,13 +132,13 @@ fn serialize_number<S: Serializer>(number: f64, serializer: S) -> Result<S::Ok, 
 /// The elements of a list, or the entries of an object: field 1 of every message of this kind in the run.
 fn elements(run: &[u8], kind: u64) -> impl Iterator<Item = Result<&[u8], &'static str>> {
     let messages = Fields(run).filter_map(move |field| match field {
-        Ok((number, Field::Bytes(message))) if number == kind => Some(message),
+        Ok((number, Wire::Bytes(message))) if number == kind => Some(message),
         // Unreadable fields have been refused when the run was found.
         Ok(_) | Err(_) => None,
     });
     messages.flat_map(Fields).filter_map(|field| match field {
-        Ok((1, Field::Bytes(element))) => Some(Ok(element)),
-        Ok((1, Field::Varint(_) | Field::Double(_) | Field::Float)) => Some(Err(MALFORMED)),
+        Ok((1, Wire::Bytes(element))) => Some(Ok(element)),
+        Ok((1, Wire::Varint(_) | Wire::Double(_) | Wire::Float)) => Some(Err(MALFORMED)),
         Ok((_, _)) => None,
         Err(bad) => Some(Err(bad)),
     })
@@ -155,52 +146,4 @@ fn elements(run: &[u8], kind: u64) -> impl Iterator<Item = Result<&[u8], &'stati
 
 fn utf8(text: &[u8]) -> Result<&str, &'static str> {
     std::str::from_utf8(text).map_err(|_| NOT_UTF8)
-}
-
-/// The fields of a message, by number; ends after the first that cannot be read.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u64, Field<'a>), &'static str>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.read();
-        if field.is_err() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn read(&mut self) -> Result<(u64, Field<'a>), &'static str> {
-        let key = self.varint()?;
-        let field = match key & 7 {
-            0 => Field::Varint(self.varint()?),
-            1 => {
-                let (double, rest) = self.0.split_first_chunk().ok_or(CUT_OFF)?;
-                self.0 = rest;
-                Field::Double(f64::from_le_bytes(*double))
-            }
-            2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| CUT_OFF)?;
-                let (bytes, rest) = self.0.split_at_checked(length).ok_or(CUT_OFF)?;
-                self.0 = rest;
-                Field::Bytes(bytes)
-            }
-            5 => {
-                self.0 = self.0.get(4..).ok_or(CUT_OFF)?;
-                Field::Float
-            }
-            _ => return Err(MALFORMED),
-        };
-        Ok((key >> 3, field))
-    }
-
-    fn varint(&mut self) -> Result<u64, &'static str> {
-        prost::encoding::decode_varint(&mut self.0).map_err(|_| CUT_OFF)
-    }
 }

@@ -156,7 +156,11 @@ impl Orchestrator {
         let probe = format!("{}ms", PROBE_INTERVAL.as_millis());
         let config = json!({
             "instances": instances,
-            "health": {"interval": probe, "timeout": "1s", "failures_down": 2, "successes_up": 1},
+            "health": {
+                "interval": probe, "timeout": "1s", "failures_down": 2, "successes_up": 1,
+                // An instance that is cut again and again would be left alone, and not be cut any more.
+                "ejection": {"failures_in_a_row": 1000, "calls_min": 1000},
+            },
         });
         let file = folder.path().join("orchestrator.json");
         std::fs::write(&file, config.to_string()).unwrap();

@@ -1,7 +1,7 @@
 //! Every method of every service that is served needs its key, whether or not anybody remembered it here.
 
-use http::Request;
-use orchestrator::ingress::caller::{Key, METHODS, Reflection};
+use http::{Method, Request};
+use orchestrator::ingress::caller::{Access, Key, METHODS, PATHS, Reflection, Scope};
 use orchestrator::proto;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::{Service as _, ServiceExt as _};
 
+use crate::rest::ask::{Ask, WAYS};
 use crate::stage::{self, KEY, channel, embedded, reason, start};
 
 /// Every method of the contract, and those of reflection, as paths.
@@ -146,4 +147,120 @@ async fn an_unknown_method_is_unimplemented_by_name() {
             "{path}"
         );
     }
+}
+
+/// Every path of the REST door, with and without `/api`, and some that are not there.
+fn paths() -> Vec<(String, Access)> {
+    let known = PATHS.iter().flat_map(|(path, access)| {
+        [String::new(), "/api".to_owned()].map(|start| (format!("{start}{path}"), *access))
+    });
+    let none = [
+        "/",
+        "/api",
+        "/api/",
+        "/nothing",
+        "/api/nothing",
+        "//openapi.json",
+    ];
+    let none = none.map(|path| (path.to_owned(), Access::AnyKey));
+    let closed = [
+        "/api/orchestrator/nothing",
+        "/orchestrator/route/",
+        "/cluster/instances/A",
+        "/api/orchestrator/%72oute",
+        "/openclaw.orchestrator.v1.OrchestratorService/Nothing",
+    ];
+    let closed = closed.map(|path| (path.to_owned(), Access::Scope(Scope::Admin)));
+    known.chain(none).chain(closed).collect()
+}
+
+#[tokio::test]
+async fn every_path_needs_a_key_with_its_scope_but_those_that_are_public() {
+    let mut config = embedded();
+    let key = |name: &str, scopes: &[Scope]| Key {
+        scopes: scopes.to_vec(),
+        ..Key::with_all_rights(name, name)
+    };
+    for scope in Scope::ALL {
+        config.keys.keys.push(key(scope.word(), &[scope]));
+    }
+    let app = start(config).await;
+    let right = format!("Bearer {KEY}");
+    let address = app.address();
+    for way in WAYS {
+        for (path, access) in paths() {
+            let ask = |verb: Method, authorization: &[&str]| {
+                let mut ask = Ask::bare(verb, &path);
+                for value in authorization {
+                    ask = ask.with("authorization", value);
+                }
+                async move { ask.send(way, address).await }
+            };
+            for verb in [Method::GET, Method::POST, Method::OPTIONS, Method::DELETE] {
+                for values in [
+                    &[][..],
+                    &["Bearer wrong"],
+                    &["Basic x"],
+                    &[right.as_str(), right.as_str()],
+                ] {
+                    let answer = ask(verb.clone(), values).await;
+                    let told = format!("{way:?} {verb} {path} {}: {answer:?}", values.len());
+                    let refused = answer.status == 401;
+                    assert_eq!(refused, access != Access::Public, "{told}");
+                    if refused {
+                        assert_eq!(answer.header("www-authenticate"), "Bearer", "{told}");
+                        let (_, code) = answer.failure();
+                        let codes = ["key_missing", "key_invalid"];
+                        assert!(codes.contains(&code.as_str()), "{told}");
+                    }
+                }
+                let answer = ask(verb.clone(), &[&right]).await;
+                assert!(![401, 403].contains(&answer.status), "{path}: {answer:?}");
+            }
+            for scope in Scope::ALL {
+                let answer = ask(Method::PUT, &[&format!("Bearer {}", scope.word())]).await;
+                let may = match access {
+                    Access::Public | Access::AnyKey => true,
+                    Access::Scope(needed) => [needed, Scope::Admin].contains(&scope),
+                };
+                assert_eq!(answer.status != 403, may, "{path} {scope:?}: {answer:?}");
+                if !may {
+                    assert_eq!(answer.failure().1, "scope_missing");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_path_needs_what_its_method_needs() {
+    let (orchestrator, cluster) = (
+        "/openclaw.orchestrator.v1.OrchestratorService/",
+        "/openclaw.orchestrator.v1.ClusterService/",
+    );
+    let same = [
+        ("/orchestrator/route", orchestrator, "Route"),
+        ("/orchestrator/fanout", orchestrator, "Fanout"),
+        ("/orchestrator/explain", orchestrator, "Explain"),
+        ("/orchestrator/health", orchestrator, "Health"),
+        ("/cluster/register", cluster, "Register"),
+        ("/cluster/deregister", cluster, "Deregister"),
+        ("/cluster/instances", cluster, "ListInstances"),
+        ("/cluster/drain", cluster, "Drain"),
+        ("/cluster/undrain", cluster, "Undrain"),
+    ];
+    for (path, service, method) in same {
+        let of_path = PATHS.iter().find(|(known, _)| *known == path).unwrap().1;
+        let method = format!("{service}{method}");
+        let of_method = METHODS
+            .iter()
+            .find(|(known, _)| *known == method)
+            .unwrap()
+            .1;
+        assert_eq!(of_path, Access::Scope(of_method), "{path}");
+    }
+    let public = PATHS.iter().filter(|(_, access)| *access == Access::Public);
+    let public: Vec<_> = public.map(|(path, _)| *path).collect();
+    assert_eq!(public, ["/health/check", "/openapi.json"]);
+    assert_eq!(PATHS.len(), same.len() + public.len());
 }

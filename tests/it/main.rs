@@ -31,6 +31,7 @@ mod limits;
 mod operate;
 mod process;
 mod reflection;
+mod rest;
 mod retry;
 mod route;
 mod session;

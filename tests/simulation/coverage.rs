@@ -3,7 +3,7 @@
 use crate::history::Record;
 
 /// Words of histories.
-const WORDS: [&str; 38] = [
+const WORDS: [&str; 37] = [
     // What instances do.
     "begun: No",
     "how: Answered",
@@ -39,7 +39,6 @@ const WORDS: [&str; 38] = [
     "STOP_REASON_COMPLETION_IMPOSSIBLE",
     "STOP_REASON_FAILURES_MAX",
     "STOP_REASON_DEADLINE",
-    "reason: \"NO_INSTANCE\"",
     "reason: \"INSTANCE_LOST\"",
     "reason: \"INSTANCE_FAILED\"",
     "reason: \"DEADLINE_EXCEEDED\"",

@@ -152,25 +152,7 @@ impl<'a> World<'a> {
             let (slot, told) = (Rc::clone(&slot), told.clone());
             orchestrate(config(), address, seed, slot, told, phases.clone(), lie)
         });
-        for index in 0..plan.callers {
-            let caller = Caller {
-                orchestrator: address,
-                history: history.clone(),
-                lie,
-                shared: Mutex::default(),
-            };
-            let own = |asks: &[crate::plan::Ask]| {
-                let own = asks.iter().filter(|ask| ask.caller == index);
-                own.cloned().collect()
-            };
-            let running = caller.run(
-                own(&plan.asks),
-                own(&plan.trials),
-                own(&plan.last_asks),
-                phase.subscribe(),
-            );
-            sim.client(caller_host(index), running);
-        }
+        add_callers(&mut sim, plan, address, &phase, &history, lie);
         Self {
             plan,
             sim,
@@ -323,6 +305,35 @@ fn peer(link: &Link) -> String {
     match link {
         Link::Caller(index) => caller_host(*index),
         Link::Instance(id) => host(id),
+    }
+}
+
+fn add_callers(
+    sim: &mut Sim<'_>,
+    plan: &Plan,
+    address: IpAddr,
+    phase: &watch::Sender<Phase>,
+    history: &History,
+    lie: Option<Lie>,
+) {
+    for index in 0..plan.callers {
+        let caller = Caller {
+            orchestrator: address,
+            history: history.clone(),
+            lie,
+            shared: Mutex::default(),
+        };
+        let own = |asks: &[crate::plan::Ask]| {
+            let own = asks.iter().filter(|ask| ask.caller == index);
+            own.cloned().collect()
+        };
+        let running = caller.run(
+            own(&plan.asks),
+            own(&plan.trials),
+            own(&plan.last_asks),
+            phase.subscribe(),
+        );
+        sim.client(caller_host(index), running);
     }
 }
 

@@ -95,7 +95,13 @@ fn a_wrong_map_is_seen() {
 
 #[test]
 fn every_path_in_the_docs_exists() {
-    for docs in [ARCHITECTURE, README, "docs/failures.md", "CHANGELOG.md"] {
+    for docs in [
+        ARCHITECTURE,
+        README,
+        "docs/failures.md",
+        "docs/rest.md",
+        "CHANGELOG.md",
+    ] {
         let roots = ["src/", "tests/", "proto/", "docs/", "examples/", "benches/"];
         for word in code_words(&source::read(docs)) {
             if roots.iter().any(|root| word.starts_with(root))

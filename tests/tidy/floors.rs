@@ -3,7 +3,7 @@
 use crate::source::{self, Source, check, inspect};
 
 /// Bottom first. Within a floor's module everything may use everything.
-const FLOORS: [&[&str]; 9] = [
+const FLOORS: [&[&str]; 10] = [
     &["domain"],
     &[
         "tasks",
@@ -13,6 +13,7 @@ const FLOORS: [&[&str]; 9] = [
         "late_flush",
         "memory",
     ],
+    &["message_json"],
     &["instance", "store"],
     &["fleet"],
     &["orchestrate"],
@@ -27,7 +28,14 @@ const PRIVATE: [(&[&str], &[&[&str]]); 3] = [
     // The contract as generated types stays where messages are read and written.
     (
         &["proto"],
-        &[&["proto"], &["ingress", "grpc"], &["instance"], &["cli"]],
+        &[
+            &["proto"],
+            &["ingress", "grpc"],
+            &["ingress", "methods"],
+            &["ingress", "rest"],
+            &["instance"],
+            &["cli"],
+        ],
     ),
     // Everybody else knows the trait: `app` alone names this way to an instance.
     (&["instance", "grpc"], &[&["instance", "grpc"], &["app"]]),
@@ -35,6 +43,15 @@ const PRIVATE: [(&[&str], &[&[&str]]); 3] = [
         &["instance", "builtin"],
         &[&["instance", "builtin"], &["app"], &["config"]],
     ),
+];
+
+/// Who does not see whom, though both stand in one module: the doors use the methods, the methods know no door,
+/// and a door knows no other.
+const BLIND: [(&[&str], &[&str]); 4] = [
+    (&["ingress", "grpc"], &["ingress", "rest"]),
+    (&["ingress", "rest"], &["ingress", "grpc"]),
+    (&["ingress", "methods"], &["ingress", "grpc"]),
+    (&["ingress", "methods"], &["ingress", "rest"]),
 ];
 
 /// Where the framework of the front door may be named at all, so that it can be replaced.
@@ -53,6 +70,10 @@ fn may_see(from: &[String], to: &[String]) -> bool {
     let begins = |path: &[String], start: &[&str]| {
         start.len() <= path.len() && path.iter().zip(start).all(|(a, b)| a == b)
     };
+    let is_blind = |(one, other): &(&[&str], &[&str])| begins(from, one) && begins(to, other);
+    if BLIND.iter().any(is_blind) {
+        return false;
+    }
     for (private, visitors) in PRIVATE {
         if begins(to, private) {
             return visitors.iter().any(|visitor| begins(from, visitor));
@@ -126,6 +147,20 @@ fn an_arrow_that_points_up_or_sideways_is_seen() {
         "src/ingress/caller.rs",
         "use crate::proto::health;",
         "may not use `proto`",
+    );
+    let doors = "may not use `ingress`";
+    let ingress = |door: &str, snippet, expected| {
+        rule(format!("src/ingress/{door}/x.rs").leak(), snippet, expected);
+    };
+    ingress("grpc", "use crate::ingress::rest::Endpoints;", doors);
+    ingress("rest", "use super::super::grpc::Methods;", doors);
+    ingress("methods", "use crate::ingress::rest::Endpoints;", doors);
+    ingress("methods", "use crate::ingress::grpc;", doors);
+    ingress("rest", "use crate::ingress::methods::House;", "");
+    ingress(
+        "grpc",
+        "use crate::ingress::methods::House; use crate::proto::health;",
+        "",
     );
     let concrete = "may not use `instance::grpc`";
     rule(

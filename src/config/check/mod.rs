@@ -10,14 +10,13 @@ use super::{Config, Shutdown};
 use crate::domain::limit::{NETWORKS_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
 use crate::fleet::registration::TakeOver;
 use crate::ingress::caller::Reflection;
-use crate::ingress::grpc::Timeouts;
+use crate::ingress::methods::Timeouts;
 
 mod admission;
 mod health;
 mod instances;
 mod keys;
 mod limits;
-mod nearest;
 mod place;
 mod surroundings;
 mod value;

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::nearest::nearest;
 use crate::config::mistake::{Notes, shown};
 use crate::config::raw::{Entry, Item, Value};
+use crate::domain::nearest::nearest;
 
 /// A written value. What cannot be read is noted, and `None` comes back.
 #[derive(Clone)]

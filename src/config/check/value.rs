@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::nearest::nearest;
 use super::place::Place;
 use crate::config::raw::Value;
+use crate::domain::nearest::nearest;
 
 impl Place<'_> {
     /// One of several words.

@@ -34,6 +34,9 @@ pub fn said(failure: &Failure, given: Duration) -> Said {
         | Reason::KeyInvalid
         | Reason::ScopeMissing
         | Reason::MethodUnknown
+        | Reason::MethodNotAllowed
+        | Reason::MediaTypeUnsupported
+        | Reason::NotAcceptable
         | Reason::ArgumentInvalid
         | Reason::TargetInvalid
         | Reason::TargetUnknown

@@ -6,9 +6,10 @@ use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{House, arrival};
+use super::arrival;
 use crate::domain::failure::{Failure, Reason};
 use crate::ingress::failure_table;
+use crate::ingress::methods::House;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_server::Health;
 use crate::proto::health::{

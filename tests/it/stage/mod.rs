@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use orchestrator::app::App;
+pub(crate) use orchestrator::app::App;
 pub(crate) use orchestrator::config::Config;
 use orchestrator::config::Planned;
 use orchestrator::domain::health::{State, Thresholds};

@@ -41,14 +41,9 @@ pub(super) fn what_is_reported_is_what_instances_saw(facts: &Facts<'_>) -> Vec<S
                         .filter(|execution| execution.arrival.instance == part.instance)
                         .copied()
                         .collect();
-                    if is_cut_short(&part.outcome) {
-                        if !own.is_empty() && part.attempts.is_empty() {
-                            found.push(format!(
-                                "call {number}: a try at {} was not reported",
-                                part.instance
-                            ));
-                        }
-                        continue;
+                    if part.outcome == "OUTCOME_SKIPPED" && !own.is_empty() {
+                        let id = &part.instance;
+                        found.push(format!("call {number}: {id} was skipped, and has it"));
                     }
                     let complaints = leg(facts, call, &part.attempts, &own);
                     found.extend(complaints.map(|what| format!("call {number}: {what}")));
@@ -58,11 +53,6 @@ pub(super) fn what_is_reported_is_what_instances_saw(facts: &Facts<'_>) -> Vec<S
         }
     }
     found
-}
-
-/// A leg that was reset by its own call: all that is known of it is that it was tried.
-fn is_cut_short(outcome: &str) -> bool {
-    outcome == "OUTCOME_CANCELLED" || outcome == "OUTCOME_TIMED_OUT"
 }
 
 fn leg(
@@ -108,7 +98,7 @@ fn leg(
                 // So may what was on its way to a connection that was closed.
                 let since = call.asked.saturating_sub(facts.latency);
                 let hung_up = facts.weather.hung_up(&tried.instance, since, until);
-                if is_clear && !hung_up && !is_of_time(tried) {
+                if is_clear && !hung_up && !is_cut(tried) {
                     found.push(format!(
                         "{} has never seen the try that is reported",
                         tried.instance
@@ -121,7 +111,10 @@ fn leg(
     found.into_iter()
 }
 
-/// A try that ran out of time may have been reset before the instance had it.
-fn is_of_time(tried: &Tried) -> bool {
-    tried.failure.as_deref() == Some("DEADLINE_EXCEEDED")
+/// A try that was cut may have been reset before the instance had it.
+fn is_cut(tried: &Tried) -> bool {
+    matches!(
+        tried.failure.as_deref(),
+        Some("DEADLINE_EXCEEDED" | "NOT_NEEDED")
+    )
 }

@@ -18,7 +18,8 @@ use crate::proto::orchestrator as proto;
 use crate::proto::orchestrator::explain_request::Call;
 
 impl Orchestrator {
-    pub(super) fn explained(
+    /// Tells what a Route or a Fanout would do, without doing it.
+    pub(crate) fn explain(
         &self,
         arrival: Arrival,
         request: proto::ExplainRequest,

@@ -4,10 +4,11 @@
 const ALIKE: f64 = 0.8;
 
 /// The known name that was meant, most likely.
-pub(super) fn nearest(written: &str, known: &[&'static str]) -> Option<&'static str> {
+#[must_use]
+pub fn nearest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
     let written: String = written.chars().take(64).collect();
     let written = written.to_lowercase();
-    let alike = |name: &&'static str| strsim::jaro_winkler(&written, &name.to_lowercase());
+    let alike = |name: &&str| strsim::jaro_winkler(&written, &name.to_lowercase());
     let nearest = known
         .iter()
         .copied()

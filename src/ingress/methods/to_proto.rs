@@ -49,7 +49,7 @@ fn partial(leg: Leg) -> proto::Partial {
         instance: leg.instance.to_string(),
         outcome: outcome(leg.outcome).into(),
         payload: leg.payload.map(Payload::into_encoded),
-        failure: leg.failure.map(failure),
+        failure: leg.failure.map(failure_told),
         attempts: leg.attempts.into_iter().map(attempt).collect(),
     }
 }
@@ -101,11 +101,19 @@ fn stop_reason(stop: Stop) -> proto::StopReason {
     }
 }
 
+/// The tries of a failed call.
+pub(crate) fn attempts_told(attempts: Vec<task::Attempt>) -> proto::FailedAttempts {
+    proto::FailedAttempts {
+        attempts: attempts.into_iter().map(attempt).collect(),
+    }
+}
+
 /// The tries of a failed call, as a detail of its status.
-pub(super) fn failed_attempts(attempts: Vec<task::Attempt>) -> Any {
-    let mut attempts: Vec<_> = attempts.into_iter().map(attempt).collect();
+pub(crate) fn failed_attempts(attempts: Vec<task::Attempt>) -> Any {
+    let mut told = attempts_told(attempts);
     // All of it travels in a header, and clients take few kilobytes of those.
-    for failure in attempts
+    for failure in told
+        .attempts
         .iter_mut()
         .filter_map(|attempt| attempt.failure.as_mut())
     {
@@ -115,10 +123,7 @@ pub(super) fn failed_attempts(attempts: Vec<task::Attempt>) -> Any {
             .take(FAILED_ATTEMPT_CHARS_MAX)
             .collect();
     }
-    failure_table::any(
-        "openclaw.orchestrator.v1.FailedAttempts",
-        &proto::FailedAttempts { attempts },
-    )
+    failure_table::any("openclaw.orchestrator.v1.FailedAttempts", &told)
 }
 
 fn attempt(made: task::Attempt) -> proto::Attempt {
@@ -132,13 +137,14 @@ fn attempt(made: task::Attempt) -> proto::Attempt {
     proto::Attempt {
         instance: made.instance.to_string(),
         kind: kind.into(),
-        failure: made.failure.map(failure),
+        failure: made.failure.map(failure_told),
         offset: Some(duration(made.offset)),
         elapsed: Some(duration(made.elapsed)),
     }
 }
 
-fn failure(failure: Failure) -> proto::Failure {
+/// A failure inside a message.
+pub(crate) fn failure_told(failure: Failure) -> proto::Failure {
     proto::Failure {
         reason: failure.reason.name().to_owned(),
         code: code(failure.reason),

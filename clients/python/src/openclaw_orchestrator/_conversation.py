@@ -1,0 +1,148 @@
+"""What a client of a session has to remember, whichever way it is connected. Nothing here waits or sends.
+
+Each side numbers its messages from 1 and keeps them until the other has acknowledged them; after a cut the client
+goes on where the orchestrator says that it stands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from google.protobuf import struct_pb2
+
+from . import _models as models
+from . import _read
+from ._errors import OrchestratorError
+from ._stubs.openclaw.orchestrator.v1 import orchestrator_pb2 as pb
+
+KEPT_MAX = 1000
+"""Messages of ours that wait for their acknowledgement: as many as the orchestrator keeps."""
+
+
+class SessionClosedError(Exception):
+    """The session has ended. `reason` is `by_client`, `by_instance`, `instance_lost` or `expired`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the session has ended: {reason}")
+        self.reason = reason
+
+
+class MessagesLostError(Exception):
+    """Messages of a session are lost; the session itself may go on.
+
+    `direction` is `to_instance` or `to_client`, `first` and `last` are their numbers.
+    """
+
+    def __init__(self, direction: str, first: int, last: int) -> None:
+        super().__init__(f"messages {first} to {last} {direction.replace('_', ' the ')} are lost")
+        self.direction = direction
+        self.first = first
+        self.last = last
+
+
+class Conversation:
+    """The state of one client in one session, over all its connections."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.instance = ""
+        self.epoch = 0
+        self.received = 0
+        """The last message of the other side that has arrived."""
+        self.handed_out = 0
+        """The last one that was handed out; only up to here nothing needs to be sent again."""
+        self.closed: str | None = None
+        self._knows_position = False
+        self._sent = 0
+        self._kept: deque[pb.SessionClientData] = deque()
+        self._going_away: float | None = None
+
+    def hello(self) -> pb.SessionSendRequest:
+        """The first frame of a connection."""
+        hello = pb.SessionHello(session_id=self.session_id)
+        if self._knows_position:
+            hello.last_received_seq = self.handed_out
+        return pb.SessionSendRequest(hello=hello)
+
+    def ready(self, ready: pb.SessionReady) -> list[pb.SessionSendRequest]:
+        """What has to be sent again at the start of a connection."""
+        self.instance, self.epoch = ready.instance, ready.epoch
+        if not self._knows_position:
+            # Somebody else may have used the session before: go on where that one stopped.
+            self._sent = max(self._sent, ready.last_received_seq)
+            renumbered = 0
+            for renumbered, data in enumerate(self._kept, start=ready.last_received_seq + 1):
+                data.seq = renumbered
+            self._sent = max(self._sent, renumbered)
+            self._knows_position = True
+        self.received = max(self.received, ready.first_seq - 1)
+        self.handed_out = max(self.handed_out, ready.first_seq - 1)
+        self._forget(ready.last_received_seq)
+        return [pb.SessionSendRequest(data=data) for data in self._kept]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more message can be kept."""
+        return len(self._kept) < KEPT_MAX
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages of ours that the orchestrator has not acknowledged."""
+        return len(self._kept)
+
+    def send(self, payload: struct_pb2.Value, in_reply_to: int) -> pb.SessionSendRequest:
+        """Numbers a message and keeps it."""
+        self._sent += 1
+        data = pb.SessionClientData(seq=self._sent, payload=payload, in_reply_to=in_reply_to)
+        self._kept.append(data)
+        return pb.SessionSendRequest(data=data)
+
+    def take(self, frame: pb.SessionSendResponse) -> models.Message | Exception | None:
+        """A frame of the orchestrator: a message to hand out, something to raise, or nothing."""
+        match frame.WhichOneof("frame"):
+            case "data":
+                if frame.data.seq <= self.received:
+                    return None
+                self.received = frame.data.seq
+                return _read.message(frame.data)
+            case "ack":
+                self._forget(frame.ack.seq)
+            case "moved":
+                self.instance, self.epoch = frame.moved.instance, frame.moved.epoch
+            case "lost":
+                direction = _read.word(pb.Direction, "DIRECTION_", frame.lost.direction)
+                if direction == "to_client":
+                    self.received = max(self.received, frame.lost.last_seq)
+                else:
+                    self._forget(frame.lost.last_seq)
+                return MessagesLostError(direction, frame.lost.first_seq, frame.lost.last_seq)
+            case "go_away":
+                self._going_away = frame.go_away.delay.ToTimedelta().total_seconds()
+            case "closed":
+                self.closed = _read.word(pb.CloseReason, "CLOSE_REASON_", frame.closed.reason)
+                return SessionClosedError(self.closed)
+        return None
+
+    def hand_out(self, message: models.Message) -> pb.SessionSendRequest:
+        """Notes that a message was handed out, and says so to the orchestrator."""
+        self.handed_out = max(self.handed_out, message.seq)
+        return pb.SessionSendRequest(ack=pb.SessionAck(seq=self.handed_out))
+
+    def pause(self, failures: int, random: float) -> float:
+        """Seconds to wait before the next connection. `random` is uniform, 0 to 1."""
+        if self._going_away is not None:
+            pause, self._going_away = self._going_away, None
+            return pause + 0.1 * random
+        return float(min(5.0, 0.1 * 2 ** min(failures, 6)) * (0.5 + random / 2))
+
+    def _forget(self, through: int) -> None:
+        while self._kept and self._kept[0].seq <= through:
+            self._kept.popleft()
+
+
+REPEATABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED"}
+"""What ends a connection and not a session: the next connection goes on."""
+
+
+def is_worth_another_connection(error: OrchestratorError) -> bool:
+    return error.code.name in REPEATABLE

@@ -1,0 +1,213 @@
+//! The methods of sessions. A stream of frames is a stream here too, whichever door it comes by.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Orchestrator, from_proto, session_from_proto, session_to_proto};
+use crate::domain::failure::{Failure, Reason};
+use crate::domain::limit::{PAGE_BYTES_MAX, SESSION_CLOSE_WAIT, SESSION_HELLO_TIMEOUT};
+use crate::domain::session::SessionId;
+use crate::ingress::arrival::Arrival;
+use crate::orchestrate::hold_session::frame::Incoming;
+use crate::orchestrate::hold_session::{Deduplicated, Post, Wait};
+use crate::proto::orchestrator::session_send_request::Frame;
+use crate::proto::orchestrator::{
+    SessionCloseRequest, SessionCloseResponse, SessionGetRequest, SessionGetResponse, SessionHello,
+    SessionListRequest, SessionListResponse, SessionPostRequest, SessionPostResponse,
+    SessionSendRequest, SessionSendResponse, SessionSpawnRequest, SessionSpawnResponse,
+};
+
+/// Names the session of a stream before its first message, for proxies that route by it.
+pub(in crate::ingress) const SESSION: &str = "x-orchestrator-session";
+
+/// What a client that is attached is told.
+pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<SessionSendResponse, Failure>> + Send>>;
+
+impl Orchestrator {
+    /// Begins a session.
+    pub(crate) async fn session_spawn(
+        &self,
+        arrival: Arrival,
+        request: SessionSpawnRequest,
+    ) -> Result<SessionSpawnResponse, Failure> {
+        let caller = arrival.caller.0.as_deref().unwrap_or_default();
+        let asked = session_from_proto::spawn(caller, request)?;
+        let spawned = self.house.sessions.spawn(asked).await?;
+        Ok(SessionSpawnResponse {
+            session: Some(session_to_proto::session(spawned.session)),
+            token: spawned.token,
+            deduplicated: spawned.deduplicated == Deduplicated::Yes,
+        })
+    }
+
+    /// Attaches a client, whose first frame must be hello. `named` is the session that its metadata names.
+    pub(crate) async fn session_send(
+        &self,
+        arrival: Arrival,
+        named: Option<&str>,
+        mut incoming: impl Stream<Item = Result<SessionSendRequest, Failure>> + Send + Unpin + 'static,
+    ) -> Result<Frames, Failure> {
+        let named = named.map(|text| session_from_proto::id(SESSION, text));
+        let named = named.transpose()?;
+        if let Some(id) = &named {
+            // Whoever may not, or names what is not there, learns it before anything is read.
+            allowed(&arrival, id)?;
+            self.house.sessions.check(id)?;
+        }
+        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts.max);
+        let ends = Instant::from_std(deadline.work_ends());
+        let attaching = async {
+            let hello = hello(incoming.next().await.transpose()?)?;
+            let id = id(named, &hello)?;
+            allowed(&arrival, &id)?;
+            let frames: Incoming =
+                Box::pin(incoming.map(|frame| frame.and_then(session_from_proto::frame)));
+            let attached = self
+                .house
+                .sessions
+                .attach(&id, hello.last_received_seq, frames);
+            attached.await
+        };
+        let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
+            let detail = "the client did not say hello, or was not attached, in time";
+            Err(Failure::new(Reason::DeadlineExceeded, detail))
+        })?;
+        Ok(Box::pin(
+            outgoing.map(|frame| frame.map(session_to_proto::frame)),
+        ))
+    }
+
+    /// Sends one message without attaching, and waits for the reply unless told not to.
+    pub(crate) async fn session_post(
+        &self,
+        arrival: Arrival,
+        request: SessionPostRequest,
+    ) -> Result<SessionPostResponse, Failure> {
+        let session = session_from_proto::id("session_id", &request.session_id)?;
+        allowed(&arrival, &session)?;
+        let timeout = from_proto::timeout("timeout", request.timeout)?;
+        let deadline =
+            arrival.deadline(timeout, self.house.timeouts.route, self.house.timeouts.max);
+        let payload = from_proto::payload(request.payload)?;
+        let idempotency = session_from_proto::post_key(request.idempotency_key, &payload)?;
+        let posted = self.house.sessions.post(Post {
+            session,
+            payload,
+            idempotency,
+            wait: if request.no_wait {
+                Wait::Stored
+            } else {
+                Wait::Replied
+            },
+            ends: Instant::from_std(deadline.work_ends()),
+        });
+        let posted = posted.await?;
+        let (reply_seq, payload) = match posted.reply {
+            Some((seq, payload)) => (seq, Some(payload.into_encoded())),
+            None => (0, None),
+        };
+        Ok(SessionPostResponse {
+            position: posted.position,
+            reply_seq,
+            payload,
+            deduplicated: posted.deduplicated == Deduplicated::Yes,
+        })
+    }
+
+    /// Tells how a session is.
+    pub(crate) async fn session_get(
+        &self,
+        arrival: Arrival,
+        request: SessionGetRequest,
+    ) -> Result<SessionGetResponse, Failure> {
+        let id = session_from_proto::id("session_id", &request.session_id)?;
+        allowed(&arrival, &id)?;
+        let shown = self.house.sessions.get(&id).await?;
+        Ok(SessionGetResponse {
+            session: Some(session_to_proto::session(shown)),
+        })
+    }
+
+    /// Ends a session for both sides.
+    pub(crate) async fn session_close(
+        &self,
+        arrival: Arrival,
+        request: SessionCloseRequest,
+    ) -> Result<SessionCloseResponse, Failure> {
+        let id = session_from_proto::id("session_id", &request.session_id)?;
+        allowed(&arrival, &id)?;
+        let limit: Duration = arrival.timeout.unwrap_or(SESSION_CLOSE_WAIT);
+        let shown = self.house.sessions.close(&id, limit).await?;
+        Ok(SessionCloseResponse {
+            session: Some(session_to_proto::session(shown)),
+        })
+    }
+
+    /// Lists sessions.
+    pub(crate) async fn session_list(
+        &self,
+        request: SessionListRequest,
+    ) -> Result<SessionListResponse, Failure> {
+        use prost::Message as _;
+        let size = from_proto::page_size(request.page_size)?;
+        let mut query = session_from_proto::query(request)?;
+        // One more tells whether there is a next page.
+        query.limit = size + 1;
+        let found = self.house.sessions.list(query).await?;
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        let count = found.len();
+        for shown in found.into_iter().take(size) {
+            let session = session_to_proto::session(shown);
+            bytes += session.encoded_len();
+            // Labels may be long: a page ends early rather than outgrow what clients take. One always fits.
+            if PAGE_BYTES_MAX < bytes && !page.is_empty() {
+                break;
+            }
+            page.push(session);
+        }
+        let next = page.last().filter(|_| page.len() < count);
+        Ok(SessionListResponse {
+            next_page_token: next.map(|last| last.id.clone()).unwrap_or_default(),
+            sessions: page,
+        })
+    }
+}
+
+/// A caller that has shown a session's token may ask for that session only.
+fn allowed(arrival: &Arrival, id: &SessionId) -> Result<(), Failure> {
+    match &arrival.session {
+        Some(own) if own != id => {
+            let detail = "this token is good for its own session only";
+            Err(Failure::new(Reason::SessionTokenForeign, detail))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn hello(first: Option<SessionSendRequest>) -> Result<SessionHello, Failure> {
+    match first.and_then(|first| first.frame) {
+        Some(Frame::Hello(hello)) => Ok(hello),
+        Some(Frame::Data(_) | Frame::Ack(_) | Frame::Close(_)) | None => {
+            let detail = "hello: must be the first frame";
+            Err(Failure::new(Reason::ArgumentInvalid, detail))
+        }
+    }
+}
+
+fn id(named: Option<SessionId>, hello: &SessionHello) -> Result<SessionId, Failure> {
+    let field = "hello.session_id";
+    match named {
+        None => session_from_proto::id(field, &hello.session_id),
+        Some(named) if hello.session_id.is_empty() || hello.session_id == named.as_str() => {
+            Ok(named)
+        }
+        Some(_) => Err(from_proto::invalid(
+            field,
+            format!("differs from the metadata {SESSION}"),
+        )),
+    }
+}

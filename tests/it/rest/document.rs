@@ -1,0 +1,72 @@
+//! The OpenAPI document and what really answers are the same.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use serde_json::Value;
+
+use super::ask::{Ask, WAYS, Way};
+use crate::stage::{App, KEY, config, start};
+
+async fn document(app: &App, way: Way, path: &str) -> Value {
+    let answer = Ask::bare(Method::GET, path).send(way, app.address()).await;
+    assert_eq!(answer.status, 200);
+    answer.json()
+}
+
+fn verbs() -> [Method; 7] {
+    [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+    ]
+}
+
+#[tokio::test]
+async fn every_method_of_every_path_answers_as_the_document_says_and_no_other_does() {
+    let app = start(config()).await;
+    for way in WAYS {
+        let document = document(&app, way, "/openapi.json").await;
+        assert_eq!(document["openapi"], "3.1.0");
+        for (path, described) in document["paths"].as_object().unwrap() {
+            let known: BTreeSet<_> = described.as_object().unwrap().keys().collect();
+            for start in ["/api", ""] {
+                for verb in verbs() {
+                    let path = format!("{start}{path}");
+                    let ask = Ask::bare(verb.clone(), &path);
+                    let ask = ask.with("authorization", &format!("Bearer {KEY}"));
+                    let answer = ask.send(way, app.address()).await;
+                    let name = verb.as_str().to_lowercase();
+                    let is_get = known.contains(&"get".to_owned());
+                    let told = format!("{way:?} {verb} {path}: {answer:?}");
+                    if verb == Method::OPTIONS {
+                        assert_eq!(answer.status, 204, "{told}");
+                        assert_eq!(answer.header("allow").contains("GET"), is_get, "{told}");
+                    } else if known.contains(&name) {
+                        let responses = &described[&name]["responses"];
+                        let status = answer.status.to_string();
+                        assert!(responses.get(&status).is_some(), "undocumented: {told}");
+                        assert!(![404, 405].contains(&answer.status), "{told}");
+                    } else if verb == Method::HEAD && is_get {
+                        assert_eq!((answer.status, answer.body.len()), (200, 0), "{told}");
+                        assert_ne!(answer.header("content-length"), "", "{told}");
+                    } else {
+                        assert_eq!(answer.status, 405, "{told}");
+                        assert_ne!(answer.header("allow"), "", "{told}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_the_same_at_both_its_paths() {
+    let app = start(config()).await;
+    let one = document(&app, Way::Http1, "/openapi.json").await;
+    assert_eq!(one, document(&app, Way::Http2, "/api/openapi.json").await);
+}
