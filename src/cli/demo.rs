@@ -1,5 +1,6 @@
 //! `orchestrator demo`: the whole job in a few seconds, told so that a person understands what happened.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -9,16 +10,18 @@ use tokio::time;
 use super::connection::{Connection, block_on};
 use super::exit::{Error, Exit};
 use super::output::{Look, Output};
-use super::table;
+use super::{demo_session, table};
 use crate::app::App;
-use crate::config::{self, Config, Planned};
+use crate::config::{self, Builtin, Config, Planned};
 use crate::domain::health::{State, Thresholds};
 use crate::fleet::ProbeSettings;
 use crate::ingress::caller::Key;
+use crate::instance::builtin::{self, Behaviour};
 use crate::instance::endpoint::Endpoint;
 use crate::instance::{Spec, tls};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
+use crate::tasks::Tasks;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,17 +45,19 @@ const SETTLE_MAX: Duration = Duration::from_secs(20);
 pub(super) fn run(_: &Arguments) -> Result<Exit, Error> {
     block_on(async {
         let key = config::make_key();
-        let app = App::start(config(&key).await?)
+        // The instance that a session will outlive.
+        let life = Tasks::new();
+        let app = App::start(config(&key, &life).await?)
             .await
             .map_err(|error| Error::Start(error.to_string()))?;
-        let told = tell(&app, key).await;
+        let told = tell(&app, key, &life).await;
         app.stop().await;
         told.map(|()| Exit::Done)
     })
 }
 
 /// The embedded fleet, but C is slow, and nobody is where F should be.
-async fn config(key: &str) -> Result<Config, Error> {
+async fn config(key: &str, life: &Tasks) -> Result<Config, Error> {
     let mut config = Config::embedded();
     config.listen.set_port(0);
     config.keys.keys = vec![Key::with_all_rights("demo", key)];
@@ -71,17 +76,10 @@ async fn config(key: &str) -> Result<Config, Error> {
         };
         match builtin.id.as_str() {
             "C" => builtin.behaviour.delay = SLOW,
-            "F" => {
-                let spec = Spec {
-                    id: builtin.id.clone(),
-                    endpoint: nobody_there().await?,
-                    labels: builtin.labels.clone(),
-                    weight: builtin.weight,
-                    calls_in_flight_max: None,
-                    credential: None,
-                    tls: tls::Settings::default(),
-                };
-                *planned = Planned::Remote(spec);
+            "F" => *planned = elsewhere(builtin, nobody_there().await?)?,
+            demo_session::HOLDER => {
+                let address = builtin::start(Behaviour::default(), life).await?;
+                *planned = elsewhere(builtin, address)?;
             }
             _ => {}
         }
@@ -89,13 +87,26 @@ async fn config(key: &str) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// A port that was free a moment ago.
-async fn nobody_there() -> Result<Endpoint, Error> {
-    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-    Endpoint::parse(&address.to_string()).map_err(|bad| Error::Start(bad.to_string()))
+/// The same instance at that address.
+fn elsewhere(builtin: &Builtin, address: SocketAddr) -> Result<Planned, Error> {
+    let endpoint = Endpoint::parse(&address.to_string());
+    Ok(Planned::Remote(Spec {
+        id: builtin.id.clone(),
+        endpoint: endpoint.map_err(|bad| Error::Start(bad.to_string()))?,
+        labels: builtin.labels.clone(),
+        weight: builtin.weight,
+        calls_in_flight_max: None,
+        credential: None,
+        tls: tls::Settings::default(),
+    }))
 }
 
-async fn tell(app: &App, key: String) -> Result<(), Error> {
+/// A port that was free a moment ago.
+async fn nobody_there() -> Result<SocketAddr, Error> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+}
+
+async fn tell(app: &App, key: String, life: &Tasks) -> Result<(), Error> {
     let (mut output, look) = (Output::stdout(), Look::detect());
     let server = app.address().to_string();
     output.text(&format!(
@@ -129,6 +140,13 @@ async fn tell(app: &App, key: String) -> Result<(), Error> {
     )?;
     let health = health(&connection).await?;
     output.text(&indented(&table::health(&health, look, SystemTime::now())))?;
+
+    output.text(
+        "\n4. Session: a conversation with G, which is killed in the middle of it.\n   \
+         orchestrator sessions_spawn --id demo --instances G H --loss-policy replay\n   \
+         orchestrator sessions_send --id demo --data '\"one\"'\n\n",
+    )?;
+    output.text(&indented(&demo_session::tell(&connection, life).await?))?;
     output.text("\nNext: `orchestrator serve` keeps such a fleet running and prints the commands to use it.\n")
 }
 

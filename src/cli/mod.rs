@@ -5,6 +5,7 @@ mod completions;
 mod connection;
 mod data_directory;
 mod demo;
+mod demo_session;
 mod drain;
 mod exit;
 mod explain;

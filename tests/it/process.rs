@@ -335,6 +335,9 @@ fn the_demo_tells_its_story_and_exits_well() {
         "Fanout",
         "Health",
         "6 answered, 1 failed, 1 timed out",
+        "Session",
+        "\"two\" → G",
+        "\"three\" → H → \"three\"",
         "timed out",
         "INSTANCE_DOWN",
     ] {

@@ -116,11 +116,15 @@ impl Owner {
     fn look(&mut self) {
         self.link = Link::Absent;
         let now = Instant::now().into_std();
-        let grace = self.house.grace(now);
+        let fleet = (self.house.fleet_now)();
+        // One that is in the fleet has no need to register again.
+        let grace = match fleet.find(&self.session.instance) {
+            Some(_) => SESSION_REATTACH_GRACE,
+            None => self.house.grace(now),
+        };
         let absence = *self
             .absence
             .get_or_insert_with(|| Absence::begin(Loss::Broken, now, grace));
-        let fleet = (self.house.fleet_now)();
         let same = match fleet.find(&self.session.instance) {
             Some(member) if is_reachable(member) => Candidate::Fit,
             Some(_) | None => Candidate::Unfit,

@@ -144,7 +144,7 @@ impl House {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// How long an instance that is not there may take to come back: longer after a start, since registered
+    /// How long an instance that is not in the fleet may take to come back: longer after a start, since registered
     /// instances have to register again.
     fn grace(&self, now: std::time::Instant) -> Duration {
         let since_start = now.saturating_duration_since(self.started);
