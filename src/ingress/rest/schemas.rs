@@ -198,6 +198,23 @@ impl<'s> Schemas<'s> {
         self.named("Result", result)
     }
 
+    /// A session that has begun.
+    pub(super) fn spawned(&mut self) -> Value {
+        let whole = self.reference("SessionSpawnResponse", Way::Out);
+        let spawned = json!({
+            "allOf": [whole],
+            "type": "object",
+            "description": "A session that has begun, with what is asked for most.",
+            "required": ["sessionId", "instance"],
+            "properties": {
+                "sessionId": {"type": "string"},
+                "instance": {"type": "string"},
+                "expireTime": {"type": "string", "format": "date-time"},
+            },
+        });
+        self.named("Spawned", spawned)
+    }
+
     /// What the skill offers.
     pub(super) fn skill(&mut self) -> Value {
         let text = json!({"type": "string"});

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::PACKAGE;
-use crate::message_json::{Schema, Written, read};
+use crate::message_json::{Means, Schema, Written, read};
 use crate::payload_json;
 use crate::proto;
 use crate::proto::orchestrator::{
@@ -152,7 +152,7 @@ fn every_example_of_a_body_is_read() {
         assert_eq!(endpoint.body.is_some(), endpoint.example.is_some());
         if let (Some(name), Some(example)) = (endpoint.body, endpoint.example) {
             let message = schema.message(name).unwrap();
-            read(&schema, message, example, &["skillId"]).unwrap();
+            read(&schema, message, example, &[("skillId", Means::Text)]).unwrap();
         }
     }
 }
