@@ -102,6 +102,11 @@ impl Enum {
         specified.map(|value| value.word.as_str())
     }
 
+    /// The short words of all its values: what an answer may have.
+    pub fn all_words(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().map(|value| value.word.as_str())
+    }
+
     /// The number of a value by its name, short or whole, in any case.
     #[must_use]
     pub fn number(&self, written: &str) -> Option<i32> {

@@ -146,6 +146,17 @@ fn the_document_names_every_endpoint_and_only_what_there_is() {
 }
 
 #[test]
+fn an_answer_may_have_a_word_that_is_not_asked_for() {
+    let document: serde_json::Value =
+        serde_json::from_str(&super::openapi::document(&schema())).unwrap();
+    let schemas = &document["components"]["schemas"];
+    let reasons = &schemas["Session"]["properties"]["closeReason"]["enum"];
+    assert_eq!(reasons[0], "unspecified");
+    let policies = &schemas["SessionSpawnRequest"]["properties"]["lossPolicy"]["enum"];
+    assert_eq!(policies[0], "fail");
+}
+
+#[test]
 fn every_example_of_a_body_is_read() {
     let schema = schema();
     for endpoint in &super::ENDPOINTS {
