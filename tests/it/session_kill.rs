@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orchestrator::instance::builtin::{self, Behaviour};
-use orchestrator::proto::orchestrator::SessionSpawnRequest;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 use orchestrator::proto::orchestrator::session_send_response::Frame as In;
 use orchestrator::proto::orchestrator::session_server_data::Reply;
+use orchestrator::proto::orchestrator::{HealthState, HealthWatchRequest, SessionSpawnRequest};
 use orchestrator::tasks::Tasks;
 use prost::Message as _;
 
@@ -64,6 +64,22 @@ impl Drop for Killed {
 async fn client(address: &str) -> Client {
     let bearer = Bearer(Arc::from(KEY));
     OrchestratorServiceClient::with_interceptor(channel(address.parse().unwrap()).await, bearer)
+}
+
+/// Waits until the instance was probed.
+async fn until_healthy(client: &mut Client) {
+    let states = client.health_watch(HealthWatchRequest::default()).await;
+    let mut states = states.unwrap().into_inner();
+    let healthy = async {
+        while let Some(change) = states.message().await.unwrap() {
+            let mut instances = change.instances.iter();
+            if instances.any(|instance| instance.state() == HealthState::Healthy) {
+                return;
+            }
+        }
+    };
+    let healthy = tokio::time::timeout(Duration::from_secs(60), healthy);
+    healthy.await.expect("the instance is well");
 }
 
 fn words(payload: Option<bytes::Bytes>) -> String {
@@ -130,11 +146,8 @@ async fn an_orchestrator_that_is_killed_twenty_times_loses_nothing_that_it_has_a
         ..Default::default()
     };
     let mut first = client(&server.address).await;
-    let mut tries = tokio::time::interval(Duration::from_millis(20));
-    while first.session_spawn(spawn.clone()).await.is_err() {
-        // Not probed yet.
-        tries.tick().await;
-    }
+    until_healthy(&mut first).await;
+    first.session_spawn(spawn).await.unwrap();
     let (mut history, mut received) = (Vec::new(), 0);
     for kill in 1..=KILLS {
         let mut client = client(&server.address).await;

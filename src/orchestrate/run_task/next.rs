@@ -26,6 +26,8 @@ pub(super) struct Next {
     pub(super) kind: AttemptKind,
     /// Not before.
     pub(super) at: Instant,
+    /// Whether the choice is as old as a wait: the instance may have gone down since.
+    pub(super) is_old: bool,
 }
 
 /// A try that its instance has given leave to.
@@ -76,7 +78,13 @@ impl Route {
             AttemptKind::Fallback
         };
         let at = Instant::now();
-        Ok(Next { member, kind, at })
+        let is_old = false;
+        Ok(Next {
+            member,
+            kind,
+            at,
+            is_old,
+        })
     }
 
     fn not_ready(&self, why: Option<NotReady>) -> Failure {
@@ -181,7 +189,13 @@ impl Route {
                 }
                 let kind = if listed { kind } else { AttemptKind::Fallback };
                 let at = now + wait;
-                Ok(Next { member, kind, at })
+                let is_old = !wait.is_zero();
+                Ok(Next {
+                    member,
+                    kind,
+                    at,
+                    is_old,
+                })
             }
         }
     }
@@ -194,7 +208,12 @@ impl Route {
         tries: &Tries,
         is_alone: bool,
     ) -> Result<Entered, Failure> {
-        let Next { member, kind, .. } = next;
+        let Next {
+            member,
+            kind,
+            is_old,
+            ..
+        } = next;
         if kind == AttemptKind::Hedge {
             let admitted = member.load.admit(self.panic, Instant::now());
             return match admitted {
@@ -203,6 +222,13 @@ impl Route {
             };
         }
         tries.with(|attempts| {
+            let (member, kind) = if is_old && !self.is_still_fit(&member) {
+                let chosen = choose(self, attempts);
+                let (other, listed) = chosen.ok_or_else(|| nobody(&self.candidates, self.panic))?;
+                (other, if listed { kind } else { AttemptKind::Fallback })
+            } else {
+                (member, kind)
+            };
             let (member, other, pass) = choose::enter(self, member, attempts)?;
             let mut tried = attempts.iter().map(|attempt| &attempt.instance);
             if !is_alone && tried.any(|instance| instance == member.id()) {
@@ -211,6 +237,13 @@ impl Route {
             let kind = other.unwrap_or(kind);
             Ok(Entered { member, kind, pass })
         })
+    }
+
+    /// Whether it may have the task as the fleet is now.
+    fn is_still_fit(&self, member: &Member) -> bool {
+        let fleet = (self.fleet_now)();
+        let current = fleet.find(member.id());
+        current.is_some_and(|current| current.exclusion(self.panic, Instant::now()).is_none())
     }
 
     /// How long a try may take before a hedge is sent beside it; `None` when none would be.
@@ -247,6 +280,7 @@ impl Route {
             member,
             kind: AttemptKind::Hedge,
             at,
+            is_old: false,
         })
     }
 

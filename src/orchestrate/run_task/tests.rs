@@ -174,6 +174,29 @@ async fn an_instance_that_went_down_meanwhile_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instance_that_goes_down_while_its_try_waits_is_not_tried() {
+    let mut stage = Stage::new([("A", Act::PushBack(ms(100))), ("B", Act::Echo(ms(1)))]);
+    let before = idempotent(&stage, 2);
+    stage.set_down("B", "refused");
+    let (well, down) = (before.fleet_now.clone(), idempotent(&stage, 2).fleet_now);
+    let change = Instant::now() + ms(50);
+    let route = Route {
+        // B is well when it is chosen for the second try, and down when that is due.
+        fleet_now: Arc::new(move || {
+            if Instant::now() < change {
+                well()
+            } else {
+                down()
+            }
+        }),
+        ..before
+    };
+    let failed = "instance_failed";
+    check_route(route, &format!("{failed}: A {failed}, A {failed}")).await;
+    assert_eq!(stage.instance("B").calls.lock().unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn retries_over_all_callers_are_a_fifth_of_the_calls() {
     let stage = Stage::new([("A", Act::Break), ("B", Act::Break)]);
     let template = idempotent(&stage, 4);

@@ -79,7 +79,7 @@ proptest! {
 
     #[test]
     fn an_engine_that_answers_before_it_has_synced_is_found_out(
-        gaps_ms in prop::collection::vec(0_u64..7, 3..30),
+        gaps_ms in prop::collection::vec(1_u64..7, 3..30),
     ) {
         // Once all have written and nothing more comes, the last answer is the lie.
         let missing = run(Promise::AckBeforeSync, &gaps_ms, 100_000);
