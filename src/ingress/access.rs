@@ -124,12 +124,20 @@ pub const METHODS: [(&str, Scope); 16] = [
     ),
 ];
 
-/// The paths of the REST door and what each needs. They are served with `/api` in front, too.
-pub const PATHS: [(&str, Access); 11] = [
+/// The paths of the REST door and what each needs; the first that fits counts. They are served with `/api` in
+/// front, too. `{id}` at the end stands for the name of a session.
+pub const PATHS: [(&str, Access); 15] = [
     ("/orchestrator/route", Access::Scope(Scope::Route)),
     ("/orchestrator/fanout", Access::Scope(Scope::Fanout)),
     ("/orchestrator/explain", Access::Scope(Scope::Health)),
     ("/orchestrator/health", Access::Scope(Scope::Health)),
+    (
+        "/orchestrator/sessions/spawn",
+        Access::Scope(Scope::Session),
+    ),
+    (SEND_PATH, Access::Scope(Scope::Session)),
+    ("/orchestrator/sessions", Access::Scope(Scope::Session)),
+    (ONE_PATH, Access::Scope(Scope::Session)),
     ("/cluster/register", Access::Scope(Scope::Register)),
     ("/cluster/deregister", Access::Scope(Scope::Register)),
     ("/cluster/instances", Access::Scope(Scope::Health)),
@@ -139,6 +147,47 @@ pub const PATHS: [(&str, Access); 11] = [
     // It says what anybody may read in the repository.
     ("/openapi.json", Access::Public),
 ];
+
+/// What stands at the end of a path for the name of a session.
+const ID: &str = "{id}";
+
+/// The path by which a session is told something.
+const SEND_PATH: &str = "/orchestrator/sessions/send";
+/// The path of one session.
+const ONE_PATH: &str = "/orchestrator/sessions/{id}";
+
+/// A path of the REST door that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known<'p> {
+    /// As `PATHS` has it.
+    pub form: &'static str,
+    /// What it needs.
+    pub access: Access,
+    /// What stands in it for `{id}`, as it was written; empty where the form has none.
+    pub id: &'p str,
+}
+
+/// Finds a path, without the `/api` that it may begin with, among those of the REST door.
+#[must_use]
+pub fn known(path: &str) -> Option<Known<'_>> {
+    PATHS.iter().find_map(|(form, access)| {
+        let id = fit(form, path)?;
+        Some(Known {
+            form,
+            access: *access,
+            id,
+        })
+    })
+}
+
+/// What stands for `{id}` in a path of this form.
+fn fit<'p>(form: &str, path: &'p str) -> Option<&'p str> {
+    let Some(start) = form.strip_suffix(ID) else {
+        return (form == path).then_some("");
+    };
+    let id = path.strip_prefix(start)?;
+    (!id.is_empty() && !id.contains('/')).then_some(id)
+}
 
 /// A path of the REST door without the `/api` that it may begin with.
 #[must_use]
@@ -157,3 +206,42 @@ pub const TOKEN_METHODS: [&str; 4] = [
     "/openclaw.orchestrator.v1.OrchestratorService/SessionGet",
     "/openclaw.orchestrator.v1.OrchestratorService/SessionClose",
 ];
+
+/// The paths of the REST door for which it is, too.
+pub const TOKEN_PATHS: [&str; 2] = [SEND_PATH, ONE_PATH];
+
+/// Whether the token of a session is as good as a key for a path, for its own session.
+#[must_use]
+pub fn takes_token(path: &str) -> bool {
+    let known = known(without_api(path));
+    TOKEN_METHODS.contains(&path) || known.is_some_and(|known| TOKEN_PATHS.contains(&known.form))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, expected: Option<(&str, &str)>) {
+        let found = known(path).map(|known| (known.form, known.id));
+        assert_eq!(found, expected, "{path}");
+    }
+
+    #[test]
+    fn a_name_in_a_path_is_one_part_of_it_and_no_path_of_its_own() {
+        check(
+            "/orchestrator/sessions",
+            Some(("/orchestrator/sessions", "")),
+        );
+        check("/orchestrator/sessions/s.1", Some((ONE_PATH, "s.1")));
+        check("/orchestrator/sessions/%73", Some((ONE_PATH, "%73")));
+        check("/orchestrator/sessions/{id}", Some((ONE_PATH, "{id}")));
+        check("/orchestrator/sessions/send", Some((SEND_PATH, "")));
+        check("/orchestrator/sessions/sender", Some((ONE_PATH, "sender")));
+        check("/orchestrator/sessions/", None);
+        check("/orchestrator/sessions/s/", None);
+        check("/orchestrator/sessions/s/events", None);
+        check("/orchestrator/sessions//s", None);
+        check("/api/orchestrator/sessions/s", None);
+        check("/orchestrator/session", None);
+    }
+}

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::access::{Access, METHODS, PATHS, Scope, TOKEN_METHODS, without_api};
+use super::access::{Access, METHODS, Scope, known, takes_token, without_api};
 use super::arrival::Arrival;
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Progress, Reason};
@@ -193,8 +193,8 @@ impl Keys {
             return Access::Public;
         }
         let plain = without_api(path);
-        if let Some((_, access)) = PATHS.iter().find(|(known, _)| *known == plain) {
-            return *access;
+        if let Some(known) = known(plain) {
+            return known.access;
         }
         let is_ours = ["/openclaw.", "/orchestrator/", "/cluster/"];
         if is_ours.iter().any(|start| plain.starts_with(start)) {
@@ -253,8 +253,9 @@ fn let_session_pass<B>(
     session: SessionId,
     caller: String,
 ) -> Result<(), Failure> {
-    if !TOKEN_METHODS.contains(&request.uri().path()) {
-        let detail = "the token of a session is good for SessionSend, SessionPost, SessionGet and SessionClose";
+    if !takes_token(request.uri().path()) {
+        let detail = "the token of a session is good for SessionSend, SessionPost, SessionGet and SessionClose, and \
+                      over REST for sessions/send and for the path of its session";
         return Err(Failure::new(Reason::SessionTokenForeign, detail));
     }
     if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
@@ -287,6 +288,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::ingress::access::{PATHS, TOKEN_METHODS};
 
     fn keys() -> Keys {
         let key = |name: &str, scopes: &[Scope], expires: Option<SystemTime>| Key {
@@ -331,7 +333,33 @@ mod tests {
             let twice = ["Bearer ost_good", "Bearer ost_good"];
             check(path, &twice, Err(Reason::KeyMissing));
         }
-        for path in ["/openclaw.later.v1.S/M", "/grpc.reflection.v1.R/I", "/"] {
+        let good = [
+            "/orchestrator/sessions/send",
+            "/orchestrator/sessions/{id}",
+            "/orchestrator/sessions/other",
+        ];
+        for (path, access) in PATHS {
+            let is_good = good.contains(&path) || access == Access::Public;
+            let expected = if is_good {
+                Ok(())
+            } else {
+                Err(Reason::SessionTokenForeign)
+            };
+            check(path, &["Bearer ost_good"], expected);
+            check(&format!("/api{path}"), &["Bearer ost_good"], expected);
+        }
+        // Whose session it is, the method sees.
+        for path in good {
+            check(path, &["Bearer ost_good"], Ok(()));
+            check(path, &["Bearer ost_wrong"], Err(Reason::KeyInvalid));
+        }
+        let later = "/orchestrator/sessions/s1/events";
+        for path in [
+            later,
+            "/openclaw.later.v1.S/M",
+            "/grpc.reflection.v1.R/I",
+            "/",
+        ] {
             let foreign = Err(Reason::SessionTokenForeign);
             check(path, &["Bearer ost_good"], foreign);
         }

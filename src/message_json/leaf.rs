@@ -123,10 +123,7 @@ fn enum_value(schema: &Schema, at: usize, raw: &str) -> Result<i32, Bad> {
         return known.ok_or_else(|| Bad::Expected(format!("one of {}", words.join(", "))));
     }
     let written = text(raw).unwrap_or_default();
-    let value = found.values.iter().find(|value| {
-        value.word.eq_ignore_ascii_case(&written) || value.name.eq_ignore_ascii_case(&written)
-    });
-    value.map(|value| value.number).ok_or_else(|| {
+    found.number(&written).ok_or_else(|| {
         Bad::Refused(match nearest(&written, &words) {
             Some(near) => format!("is not known, did you mean {near}?"),
             None => format!("is not known: use one of {}", words.join(", ")),

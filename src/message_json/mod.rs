@@ -14,7 +14,7 @@ mod read;
 mod schema;
 mod write;
 
-pub use self::read::{Beside, Read, read};
+pub use self::read::{Beside, Means, Read, read};
 pub use self::schema::{BadSchema, Enum, Field, Kind, Message, Schema};
 pub use self::write::Written;
 

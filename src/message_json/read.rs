@@ -11,8 +11,19 @@ use super::{BadMessage, leaf};
 use crate::domain::nearest::nearest;
 use crate::payload_json::{self, BadJson};
 
-/// Names that a door takes beside the fields of a message; each holds text.
-pub type Beside<'a> = &'a [&'a str];
+/// Names that a door takes beside the fields of a message, at its top.
+pub type Beside<'a> = &'a [(&'a str, Means<'a>)];
+
+/// What a name means that a door takes beside the fields of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Means<'a> {
+    /// A text for the door itself.
+    Text,
+    /// The same as this field.
+    Field(&'a str),
+    /// The opposite of this flag.
+    Opposite(&'a str),
+}
 
 /// A message that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +85,7 @@ impl fmt::Display for At<'_> {
 /// Characters of a name of the caller's that an error repeats.
 const NAME_CHARS_SHOWN_MAX: usize = 60;
 
-impl<'t> Reader<'_, 't> {
+impl<'s, 't> Reader<'s, 't> {
     fn message(
         &mut self,
         message: &Message,
@@ -89,10 +100,10 @@ impl<'t> Reader<'_, 't> {
         let mut oneofs: Vec<(i32, &str)> = Vec::new();
         each_field(raw, |name, value| {
             let value = value.get();
-            let Some(field) = find(message, &name) else {
+            let Some((field, meant, shown)) = self.meant(message, &name, value, at)? else {
                 return self.aside(message, &name, value, at);
             };
-            let at = At::Field(at, &field.json_name);
+            let at = At::Field(at, shown);
             if seen.contains(&field.json_name.as_str()) {
                 return Err(self.refuse("this field is there twice", value, &at));
             }
@@ -108,9 +119,45 @@ impl<'t> Reader<'_, 't> {
             if is_absent {
                 return Ok(());
             }
-            self.field(field, value, &at, encoded)
+            self.field(field, meant, &at, encoded)
         })
         .map_err(|stopped| stopped.told(self.text, raw))
+    }
+
+    /// What a name means that the door has of its own here.
+    fn own(&self, name: &str, at: &At<'_>) -> Option<(&'s str, Means<'s>)> {
+        let mut known = self.beside.iter().filter(|_| matches!(at, At::Root));
+        known.find(|(known, _)| *known == name).copied()
+    }
+
+    /// The field that a name stands for, with the value that it comes to have and the name that errors show.
+    fn meant<'m>(
+        &self,
+        message: &'m Message,
+        name: &str,
+        value: &'t str,
+        at: &At<'_>,
+    ) -> Result<Option<(&'m Field, &'t str, &'m str)>, BadMessage>
+    where
+        's: 'm,
+    {
+        if let Some(field) = find(message, name) {
+            return Ok(Some((field, value, &field.json_name)));
+        }
+        let Some((name, means)) = self.own(name, at) else {
+            return Ok(None);
+        };
+        let (field, value) = match means {
+            Means::Text => return Ok(None),
+            Means::Field(field) => (field, value),
+            Means::Opposite(field) => match value {
+                "true" => (field, "false"),
+                "false" => (field, "true"),
+                "null" => (field, value),
+                _ => return Err(self.expected("true or false", value, &At::Field(at, name))),
+            },
+        };
+        Ok(find(message, field).map(|field| (field, value, name)))
     }
 
     /// A name that is no field: the door's own, or a mistake.
@@ -121,7 +168,7 @@ impl<'t> Reader<'_, 't> {
         value: &'t str,
         at: &At<'_>,
     ) -> Result<(), BadMessage> {
-        if matches!(at, At::Root) && self.beside.contains(&name) {
+        if let Some((_, Means::Text)) = self.own(name, at) {
             let at = At::Field(at, name);
             if self.found_beside.iter().any(|(there, _)| there == name) {
                 return Err(self.refuse("this field is there twice", value, &at));
@@ -136,7 +183,7 @@ impl<'t> Reader<'_, 't> {
             &[]
         };
         let fields = message.fields.iter().map(|field| field.json_name.as_str());
-        let known: Vec<_> = fields.chain(own.iter().copied()).collect();
+        let known: Vec<_> = fields.chain(own.iter().map(|(name, _)| *name)).collect();
         let shown: String = name.chars().take(NAME_CHARS_SHOWN_MAX).collect();
         let what = match nearest(name, &known) {
             Some(near) => format!("unknown field, did you mean {near}?"),

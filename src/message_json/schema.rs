@@ -101,6 +101,20 @@ impl Enum {
         let specified = self.values.iter().filter(|value| value.number != 0);
         specified.map(|value| value.word.as_str())
     }
+
+    /// The short words of all its values: what an answer may have.
+    pub fn all_words(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().map(|value| value.word.as_str())
+    }
+
+    /// The number of a value by its name, short or whole, in any case.
+    #[must_use]
+    pub fn number(&self, written: &str) -> Option<i32> {
+        let value = self.values.iter().find(|value| {
+            value.word.eq_ignore_ascii_case(written) || value.name.eq_ignore_ascii_case(written)
+        });
+        value.map(|value| value.number)
+    }
 }
 
 /// Why descriptors cannot be used.

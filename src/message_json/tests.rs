@@ -223,7 +223,7 @@ fn a_payload_that_cannot_travel_is_refused_with_its_path() {
 fn a_name_beside_the_fields_is_taken_at_the_top_only() {
     let schema = schema();
     let message = schema.message("RegisterRequest").unwrap();
-    let ask = |text: &str| read(&schema, message, text, &["skillId"]);
+    let ask = |text: &str| read(&schema, message, text, &[("skillId", Means::Text)]);
     let found = ask(r#"{"skillId": "orchestrator"}"#).unwrap();
     assert_eq!(found.encoded, b"");
     assert_eq!(
@@ -240,6 +240,47 @@ fn a_name_beside_the_fields_is_taken_at_the_top_only() {
         "skillId: expected a text, found a number (line 1, column 13)"
     );
     assert!(refused(r#"{"instance": {"skillId": "x"}}"#).starts_with("instance.skillId: unknown"));
+}
+
+#[test]
+fn a_field_may_have_another_name_and_a_flag_an_opposite() {
+    let schema = schema();
+    let message = schema.message("SessionPostRequest").unwrap();
+    let own = [
+        ("data", Means::Field("payload")),
+        ("wait", Means::Opposite("no_wait")),
+    ];
+    let ask = |text: &str| read(&schema, message, text, &own).map(|found| found.encoded);
+    let same = |one: &str, other: &str| assert_eq!(ask(one).unwrap(), ask(other).unwrap(), "{one}");
+    same(r#"{"data": {"a": 1}}"#, r#"{"payload": {"a": 1}}"#);
+    same(r#"{"data": null}"#, r#"{"payload": null}"#);
+    same(r#"{"wait": false}"#, r#"{"noWait": true}"#);
+    same(r#"{"wait": true}"#, r#"{"no_wait": false}"#);
+    same(r#"{"wait": null}"#, "{}");
+    assert_ne!(ask(r#"{"wait": false}"#).unwrap(), b"");
+    let refused = |text: &str, expected: &str| {
+        assert_eq!(ask(text).unwrap_err().to_string(), expected);
+    };
+    refused(
+        r#"{"data": 1, "payload": 1}"#,
+        "payload: this field is there twice (line 1, column 24)",
+    );
+    refused(
+        r#"{"noWait": true, "wait": false}"#,
+        "wait: this field is there twice (line 1, column 26)",
+    );
+    refused(
+        r#"{"wait": "no"}"#,
+        "wait: expected true or false, found a text (line 1, column 10)",
+    );
+    refused(
+        r#"{"data": [9007199254740993]}"#,
+        "at data[0]: integer 9007199254740993 cannot travel exactly; send it as a string",
+    );
+    refused(
+        r#"{"dat": 1}"#,
+        "dat: unknown field, did you mean data? (line 1, column 9)",
+    );
 }
 
 #[test]

@@ -82,6 +82,18 @@ PROMISES = [
         lambda got: [result["instance"] for result in got.json()] == ["A", "C"],
     ),
     Promise(
+        'POST /api/orchestrator/sessions/spawn: Body: {"sessionId": "session1"}, Response: session token.',
+        Call("POST", "/api/orchestrator/sessions/spawn", {"sessionId": "session1"}),
+        200,
+        lambda got: got.json()["sessionId"] == "session1" and got.json()["token"].startswith("ost_"),
+    ),
+    Promise(
+        "Session-Based Workflows: Spawn a session, send data, and monitor health; use for multi-step processes.",
+        Call("POST", "/api/orchestrator/sessions/send", {"sessionId": "session1", "data": {"key": "value"}}),
+        200,
+        lambda got: got.json()["payload"] == {"key": "value"},
+    ),
+    Promise(
         'GET /api/orchestrator/health: Query: ?instances=A-H, Returns: {"A": "healthy", "B": "down"}.',
         Call("GET", "/api/orchestrator/health?instances=A-H"),
         200,

@@ -153,7 +153,8 @@ async fn an_unknown_method_is_unimplemented_by_name() {
 /// Every path of the REST door, with and without `/api`, and some that are not there.
 fn paths() -> Vec<(String, Access)> {
     let known = PATHS.iter().flat_map(|(path, access)| {
-        [String::new(), "/api".to_owned()].map(|start| (format!("{start}{path}"), *access))
+        [String::new(), "/api".to_owned()]
+            .map(|start| (format!("{start}{path}").replace("{id}", "s1"), *access))
     });
     let none = [
         "/",
@@ -168,6 +169,9 @@ fn paths() -> Vec<(String, Access)> {
         "/api/orchestrator/nothing",
         "/orchestrator/route/",
         "/cluster/instances/A",
+        "/orchestrator/sessions/",
+        "/api/orchestrator/sessions/s1/",
+        "/orchestrator/sessions/s1/events",
         "/api/orchestrator/%72oute",
         "/openclaw.orchestrator.v1.OrchestratorService/Nothing",
     ];
@@ -244,6 +248,10 @@ fn a_path_needs_what_its_method_needs() {
         ("/orchestrator/fanout", orchestrator, "Fanout"),
         ("/orchestrator/explain", orchestrator, "Explain"),
         ("/orchestrator/health", orchestrator, "Health"),
+        ("/orchestrator/sessions/spawn", orchestrator, "SessionSpawn"),
+        ("/orchestrator/sessions/send", orchestrator, "SessionPost"),
+        ("/orchestrator/sessions", orchestrator, "SessionList"),
+        ("/orchestrator/sessions/{id}", orchestrator, "SessionGet"),
         ("/cluster/register", cluster, "Register"),
         ("/cluster/deregister", cluster, "Deregister"),
         ("/cluster/instances", cluster, "ListInstances"),

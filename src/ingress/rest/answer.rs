@@ -21,6 +21,11 @@ pub(super) fn forms(operation: Operation) -> &'static [&'static str] {
         Operation::Fanout => &[JSON, NDJSON],
         Operation::Route
         | Operation::Explain
+        | Operation::SessionSpawn
+        | Operation::SessionSend
+        | Operation::SessionGet
+        | Operation::SessionList
+        | Operation::SessionClose
         | Operation::Health
         | Operation::Register
         | Operation::Deregister
@@ -65,7 +70,7 @@ pub(super) fn document(document: &impl Serialize) -> Result<Response<Body>, Prob
 }
 
 /// What has no payload has a JSON form.
-fn bug(error: &serde_json::Error) -> Failure {
+pub(super) fn bug(error: &serde_json::Error) -> Failure {
     Failure::new(
         Reason::Internal,
         format!("the answer has no JSON form: {error}"),

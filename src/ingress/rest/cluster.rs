@@ -7,6 +7,7 @@ use super::super::failure_body::Problem;
 use super::skill::{SKILL_ID, skill};
 use super::{Call, Shared, answer};
 use crate::domain::failure::{Failure, Reason};
+use crate::message_json::Means;
 use crate::proto::orchestrator::{
     DeregisterRequest, DrainRequest, ListInstancesRequest, RegisterRequest, UndrainRequest,
 };
@@ -17,7 +18,7 @@ const SKILL_FIELD: &str = "skillId";
 /// With an instance it is registered; with a skill alone the answer says what the skill offers.
 pub(super) async fn register(shared: &Shared, call: Call) -> Result<Response<Body>, Problem> {
     let (arrival, asked) = call
-        .message::<RegisterRequest>(shared, &[SKILL_FIELD])
+        .message::<RegisterRequest>(shared, &[(SKILL_FIELD, Means::Text)])
         .await?;
     let named = asked.beside.into_iter().next();
     if let Some((_, named)) = &named

@@ -11,6 +11,11 @@ pub(super) enum Operation {
     Route,
     Fanout,
     Explain,
+    SessionSpawn,
+    SessionSend,
+    SessionGet,
+    SessionList,
+    SessionClose,
     Health,
     Register,
     Deregister,
@@ -55,7 +60,20 @@ pub(super) enum Holds {
     Text,
     Flag,
     Count,
+    /// A word of this enum of the contract.
+    Word(&'static str),
 }
+
+const PAGE_SIZE: Query = Query {
+    name: "pageSize",
+    holds: Holds::Count,
+    about: "How many at most; 1000 when absent, which is also the maximum.",
+};
+const PAGE_TOKEN: Query = Query {
+    name: "pageToken",
+    holds: Holds::Text,
+    about: "The nextPageToken of the page before.",
+};
 
 /// Of every endpoint.
 const EVERY: &[Reason] = &[
@@ -65,7 +83,12 @@ const EVERY: &[Reason] = &[
     Reason::Internal,
 ];
 /// Of endpoints that need a key.
-const KEYED: &[Reason] = &[Reason::KeyMissing, Reason::KeyInvalid, Reason::ScopeMissing];
+const KEYED: &[Reason] = &[
+    Reason::KeyMissing,
+    Reason::KeyInvalid,
+    Reason::ScopeMissing,
+    Reason::SessionTokenForeign,
+];
 /// Of endpoints with a body.
 const BODY: &[Reason] = &[
     Reason::RequestMalformed,
@@ -101,6 +124,30 @@ const GATHER: &[Reason] = &[
     Reason::AggregateTooLarge,
     Reason::SlowConsumer,
 ];
+/// Of what asks the keeper of sessions.
+const KEPT: &[Reason] = &[
+    Reason::JournalFailed,
+    Reason::Draining,
+    Reason::DeadlineExceeded,
+];
+const SPAWN: &[Reason] = &[
+    Reason::SessionExists,
+    Reason::SessionFull,
+    Reason::JournalFull,
+    Reason::InstanceDown,
+    Reason::NoInstance,
+    Reason::TooMany,
+];
+const SEND: &[Reason] = &[
+    Reason::PayloadInvalid,
+    Reason::SessionUnknown,
+    Reason::SessionClosed,
+    Reason::SessionStale,
+    Reason::SessionFull,
+    Reason::JournalFull,
+    Reason::AnswerMalformed,
+    Reason::TooMany,
+];
 const REGISTER: &[Reason] = &[
     Reason::AddressNotAllowed,
     Reason::InstanceConfigured,
@@ -114,7 +161,7 @@ const DEREGISTER: &[Reason] = &[
 ];
 
 /// Every endpoint.
-pub(super) static ENDPOINTS: [Endpoint; 11] = [
+pub(super) static ENDPOINTS: [Endpoint; 16] = [
     Endpoint {
         verb: Method::POST,
         path: "/orchestrator/route",
@@ -171,6 +218,84 @@ pub(super) static ENDPOINTS: [Endpoint; 11] = [
     },
     Endpoint {
         verb: Method::POST,
+        path: "/orchestrator/sessions/spawn",
+        operation: Operation::SessionSpawn,
+        summary: "Begins a session with one of the instances named and brings back its token",
+        body: Some("SessionSpawnRequest"),
+        example: Some(r#"{"sessionId": "session1", "instances": ["A-C"]}"#),
+        query: &[],
+        reasons: &[EVERY, KEYED, BODY, TARGETS, KEPT, SPAWN],
+    },
+    Endpoint {
+        verb: Method::POST,
+        path: "/orchestrator/sessions/send",
+        operation: Operation::SessionSend,
+        summary: "Sends one message of a session, and waits for the reply unless told not to",
+        body: Some("SessionPostRequest"),
+        example: Some(r#"{"sessionId": "session1", "payload": {"key": "value"}, "noWait": true}"#),
+        query: &[],
+        reasons: &[EVERY, KEYED, BODY, KEPT, SEND],
+    },
+    Endpoint {
+        verb: Method::GET,
+        path: "/orchestrator/sessions",
+        operation: Operation::SessionList,
+        summary: "Lists sessions, a page at a time, in order of id",
+        body: None,
+        example: None,
+        query: &[
+            PAGE_SIZE,
+            PAGE_TOKEN,
+            Query {
+                name: "state",
+                holds: Holds::Word("SessionState"),
+                about: "Only those in this state.",
+            },
+            Query {
+                name: "instance",
+                holds: Holds::Text,
+                about: "Only those that this instance holds.",
+            },
+            Query {
+                name: "labels",
+                holds: Holds::Texts,
+                about: "NAME=VALUE: only those that have this label.",
+            },
+        ],
+        reasons: &[EVERY, KEYED, KEPT],
+    },
+    Endpoint {
+        verb: Method::GET,
+        path: "/orchestrator/sessions/{id}",
+        operation: Operation::SessionGet,
+        summary: "Tells how a session is",
+        body: None,
+        example: None,
+        query: &[],
+        reasons: &[EVERY, KEYED, KEPT, &[Reason::SessionUnknown]],
+    },
+    Endpoint {
+        verb: Method::DELETE,
+        path: "/orchestrator/sessions/{id}",
+        operation: Operation::SessionClose,
+        summary: "Ends a session for both sides",
+        body: None,
+        example: None,
+        query: &[],
+        reasons: &[
+            EVERY,
+            KEYED,
+            KEPT,
+            &[
+                Reason::SessionUnknown,
+                Reason::SessionStale,
+                Reason::JournalFull,
+                Reason::TooMany,
+            ],
+        ],
+    },
+    Endpoint {
+        verb: Method::POST,
         path: "/cluster/register",
         operation: Operation::Register,
         summary: "Adds an instance to the fleet or renews its lease; with a skillId alone it tells what the skill \
@@ -197,18 +322,7 @@ pub(super) static ENDPOINTS: [Endpoint; 11] = [
         summary: "Lists the fleet, a page at a time, in order of id",
         body: None,
         example: None,
-        query: &[
-            Query {
-                name: "pageSize",
-                holds: Holds::Count,
-                about: "How many at most; 1000 when absent, which is also the maximum.",
-            },
-            Query {
-                name: "pageToken",
-                holds: Holds::Text,
-                about: "The nextPageToken of the page before.",
-            },
-        ],
+        query: &[PAGE_SIZE, PAGE_TOKEN],
         reasons: &[EVERY, KEYED],
     },
     Endpoint {

@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
-use super::access::without_api;
+use super::access::{known, without_api};
 use super::arrival::Arrival;
 use super::failure_body::{Problem, json};
 use super::layer::Answering;
 use super::methods::{Cluster, House, Orchestrator};
 use crate::domain::failure::{Failure, Reason};
-use crate::message_json::{BadSchema, Schema};
+use crate::message_json::{BadSchema, Beside, Schema};
 use crate::proto;
 
 mod answer;
@@ -32,6 +32,7 @@ mod orchestrator;
 mod query;
 mod request;
 mod schemas;
+mod sessions;
 mod skill;
 
 use endpoints::{ENDPOINTS, Endpoint, Operation};
@@ -60,6 +61,8 @@ struct Shared {
 struct Call {
     endpoint: &'static Endpoint,
     arrival: Arrival,
+    /// What stands in the path for `{id}`; empty where there is no such place.
+    id: String,
     headers: HeaderMap,
     query: Asked,
     body: Body,
@@ -138,7 +141,7 @@ fn find(request: &Request<Body>, noted: Option<Arrival>) -> Found {
     let path = without_api(request.uri().path());
     let there: Vec<_> = ENDPOINTS
         .iter()
-        .filter(|endpoint| endpoint.path == path)
+        .filter(|endpoint| known(path).is_some_and(|known| known.form == endpoint.path))
         .collect();
     if there.is_empty() {
         return Found::Nothing(Problem::of(no_path(path)));
@@ -199,9 +202,12 @@ async fn carry_out(
     let query = Asked::read(query, endpoint.query).map_err(Problem::of)?;
     request::check_accepted(&head.headers, answer::forms(endpoint.operation))
         .map_err(Problem::of)?;
+    let known = known(without_api(head.uri.path()));
+    let id = query::percent_decoded(known.map_or("", |known| known.id));
     let call = Call {
         endpoint,
         arrival,
+        id: id.ok_or_else(|| Problem::of(not_text()))?,
         headers: head.headers,
         query,
         body,
@@ -210,6 +216,11 @@ async fn carry_out(
         Operation::Route => orchestrator::route(&shared, call).await,
         Operation::Fanout => fanout::fanout(shared, call).await,
         Operation::Explain => orchestrator::explain(&shared, call).await,
+        Operation::SessionSpawn => sessions::spawn(&shared, call).await,
+        Operation::SessionSend => sessions::send(&shared, call).await,
+        Operation::SessionGet => sessions::get(&shared, call).await,
+        Operation::SessionList => sessions::list(&shared, call).await,
+        Operation::SessionClose => sessions::close(&shared, call).await,
         Operation::Health => orchestrator::health(&shared, &call),
         Operation::Register => cluster::register(&shared, call).await,
         Operation::Deregister => cluster::deregister(&shared, call).await,
@@ -219,6 +230,10 @@ async fn carry_out(
         Operation::Check => Ok(check(&shared)),
         Operation::Document => Ok(json(StatusCode::OK, shared.document.clone())),
     }
+}
+
+fn not_text() -> Failure {
+    Failure::new(Reason::ArgumentInvalid, "the path is not UTF-8")
 }
 
 /// The orchestrator's own health, in the words that instances have.
@@ -238,7 +253,7 @@ impl Call {
     async fn message<T: prost::Message + Default>(
         self,
         shared: &Shared,
-        beside: &[&str],
+        beside: Beside<'_>,
     ) -> Result<(Arrival, request::Asked<T>), Problem> {
         let name = self.endpoint.body.unwrap_or_default();
         let asked = request::message(

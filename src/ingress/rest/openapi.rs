@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::super::access::{Access, PATHS};
+use super::super::access::{Access, TOKEN_PATHS, known};
 use super::super::failure_table::codes;
 use super::answer::{JSON, NDJSON};
 use super::endpoints::{ENDPOINTS, Endpoint, Holds, Operation};
@@ -58,14 +58,17 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas<'_>) -> Value {
     let (first, rest) = id.split_at(1);
     described.insert("operationId".into(), (first.to_lowercase() + rest).into());
     described.insert("summary".into(), endpoint.summary.into());
-    let access = PATHS.iter().find(|(path, _)| *path == endpoint.path);
-    let is_public = access.is_some_and(|(_, access)| *access == Access::Public);
+    let access = known(endpoint.path).map(|known| known.access);
+    let is_public = access == Some(Access::Public);
     match access {
-        Some((_, Access::Scope(scope))) => {
-            let needs = format!("Needs a key with the scope `{}`.", scope.word());
+        Some(Access::Scope(scope)) => {
+            let mut needs = format!("Needs a key with the scope `{}`.", scope.word());
+            if TOKEN_PATHS.contains(&endpoint.path) {
+                needs += " The token of the session is as good.";
+            }
             described.insert("description".into(), needs.into());
         }
-        Some((_, Access::Public | Access::AnyKey)) | None => {}
+        Some(Access::Public | Access::AnyKey) | None => {}
     }
     if is_public {
         described.insert("security".into(), json!([]));
@@ -82,7 +85,7 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas<'_>) -> Value {
         let content = json!({"required": true, "content": {JSON: form}});
         described.insert("requestBody".into(), content);
     }
-    described.insert("parameters".into(), parameters(endpoint));
+    described.insert("parameters".into(), parameters(endpoint, schemas));
     described.insert("responses".into(), responses(endpoint, schemas));
     described.into()
 }
@@ -97,14 +100,27 @@ fn body(operation: Operation, name: &str, schemas: &mut Schemas<'_>) -> Value {
             json!({"type": "string", "const": "orchestrator"}),
         );
     }
+    if operation == Operation::SessionSend {
+        schemas.add_property(
+            name,
+            "data",
+            json!({"title": "Payload", "description": "The same as payload."}),
+        );
+        schemas.add_property(
+            name,
+            "wait",
+            json!({"type": "boolean", "description": "The opposite of noWait."}),
+        );
+    }
     described
 }
 
-fn parameters(endpoint: &Endpoint) -> Value {
+fn parameters(endpoint: &Endpoint, schemas: &Schemas<'_>) -> Value {
     let query = endpoint.query.iter().map(|query| {
         let schema = match query.holds {
             Holds::Texts => json!({"type": "array", "items": {"type": "string"}}),
             Holds::Text => json!({"type": "string"}),
+            Holds::Word(name) => schemas.words(name),
             Holds::Flag => json!({"type": "boolean"}),
             Holds::Count => json!({"type": "integer", "minimum": 0, "maximum": i32::MAX}),
         };
@@ -126,7 +142,16 @@ fn parameters(endpoint: &Endpoint) -> Value {
         let schema = json!({"type": "string", "pattern": pattern});
         json!({"name": name, "in": "header", "description": about, "schema": schema})
     });
-    query.chain(headers).collect()
+    let id = endpoint.path.contains("{id}").then(|| {
+        json!({
+            "name": "id",
+            "in": "path",
+            "required": true,
+            "description": "The name of the session.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"},
+        })
+    });
+    id.into_iter().chain(query).chain(headers).collect()
 }
 
 fn responses(endpoint: &Endpoint, schemas: &mut Schemas<'_>) -> Value {
@@ -192,6 +217,11 @@ fn success(operation: Operation, schemas: &mut Schemas<'_>) -> Value {
             return json!({JSON: {"schema": results}, NDJSON: {"schema": events}});
         }
         Operation::Explain => message("ExplainResponse"),
+        Operation::SessionSpawn => schemas.spawned(),
+        Operation::SessionSend => message("SessionPostResponse"),
+        Operation::SessionGet => message("SessionGetResponse"),
+        Operation::SessionList => message("SessionListResponse"),
+        Operation::SessionClose => message("SessionCloseResponse"),
         Operation::Drain => message("DrainResponse"),
         Operation::Undrain => message("UndrainResponse"),
         Operation::Health => {

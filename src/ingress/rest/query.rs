@@ -1,10 +1,13 @@
 //! What stands behind the question mark of a path.
 
+use std::collections::HashMap;
+
 use percent_encoding::percent_decode_str;
 
 use super::endpoints::{Holds, Query};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::nearest::nearest;
+use crate::message_json::Enum;
 
 /// Names and values that an endpoint knows.
 pub(super) struct Asked(Vec<(&'static str, String)>);
@@ -49,6 +52,32 @@ impl Asked {
         }
     }
 
+    /// A word of an enum, as its number; 0 when it is not there.
+    pub(super) fn word(&self, name: &str, known: &Enum) -> Result<i32, Failure> {
+        let Some(text) = self.texts(name).pop() else {
+            return Ok(0);
+        };
+        let number = known.number(&text).filter(|number| *number != 0);
+        number.ok_or_else(|| {
+            let words: Vec<_> = known.words().collect();
+            refused(name, &format!("use one of {}", words.join(", ")))
+        })
+    }
+
+    /// `name=value`, any number of times.
+    pub(super) fn pairs(&self, name: &str) -> Result<HashMap<String, String>, Failure> {
+        let mut pairs = HashMap::new();
+        for text in self.texts(name) {
+            let Some((key, value)) = text.split_once('=') else {
+                return Err(refused(name, "expected NAME=VALUE"));
+            };
+            if pairs.insert(key.to_owned(), value.to_owned()).is_some() {
+                return Err(refused(name, "a name is there twice"));
+            }
+        }
+        Ok(pairs)
+    }
+
     /// A whole number; 0 when it is not there.
     pub(super) fn count(&self, name: &str) -> Result<i32, Failure> {
         let Some(text) = self.texts(name).pop() else {
@@ -86,11 +115,15 @@ fn is_same(camel_case: &str, written: &str) -> bool {
     written == camel_case || written == snake_case
 }
 
+/// Undoes percent-encoding; nothing where that is not UTF-8.
+pub(super) fn percent_decoded(part: &str) -> Option<String> {
+    let text = percent_decode_str(part).decode_utf8().ok()?;
+    Some(text.into_owned())
+}
+
 /// Undoes percent-encoding and the plus of forms.
 fn decoded(part: &str) -> Result<String, Failure> {
-    let spaced = part.replace('+', " ");
-    let text = percent_decode_str(&spaced).decode_utf8();
-    text.map(|text| text.into_owned()).map_err(|_| {
+    percent_decoded(&part.replace('+', " ")).ok_or_else(|| {
         let shown: String = part.chars().take(60).collect();
         Failure::new(
             Reason::ArgumentInvalid,
@@ -145,6 +178,26 @@ mod tests {
         check("page_size=3&verbose", Ok((&[], 3, true)));
         check("pageSize=3&verbose=true", Ok((&[], 3, true)));
         check("verbose=false", Ok((&[], 0, false)));
+    }
+
+    #[test]
+    fn pairs_have_a_name_and_a_value_and_each_name_once() {
+        let pairs = |query: &str| {
+            let pairs = Asked::read(query, &KNOWN).unwrap().pairs("instances");
+            let pairs = pairs.map_err(|failure| failure.detail.into_owned())?;
+            let mut pairs: Vec<_> = pairs.into_iter().collect();
+            pairs.sort_unstable();
+            Ok::<_, String>(pairs)
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(pairs("verbose"), Ok(vec![]));
+        let told = pairs("instances=a=1%3D&instances=b%3D");
+        assert_eq!(told, Ok(vec![pair("a", "1="), pair("b", "")]));
+        let refused = |query: &str, what: &str| {
+            assert_eq!(pairs(query), Err(format!("query instances: {what}")));
+        };
+        refused("instances=a", "expected NAME=VALUE");
+        refused("instances=a=1&instances=a=2", "a name is there twice");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::super::exchange::Exchange;
 use super::Shared;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{BODY_DRAINED_BYTES_MAX, MESSAGE_BYTES_MAX};
-use crate::message_json::{BadMessage, read};
+use crate::message_json::{BadMessage, Beside, read};
 
 /// A message that was read, and what stood beside it.
 pub(super) struct Asked<T> {
@@ -24,7 +24,7 @@ pub(super) async fn message<T: prost::Message + Default>(
     exchange: &Exchange,
     headers: &HeaderMap,
     body: Body,
-    beside: &[&str],
+    beside: Beside<'_>,
 ) -> Result<Asked<T>, Failure> {
     check_form(headers)?;
     let bytes = whole(exchange, headers, body).await?;

@@ -107,9 +107,13 @@ impl<'s> Schemas<'s> {
             }
             (Kind::Uint64, Way::Out) => digits,
             (Kind::Double, _) => json!({"type": "number"}),
-            (Kind::Enum(at), _) => {
+            (Kind::Enum(at), way) => {
                 let found = self.schema.enum_at(at);
-                let words: Vec<_> = found.into_iter().flat_map(|it| it.words()).collect();
+                let words: Vec<_> = match way {
+                    Way::In => found.into_iter().flat_map(|it| it.words()).collect(),
+                    // A session that is open has no reason to be closed.
+                    Way::Out => found.into_iter().flat_map(|it| it.all_words()).collect(),
+                };
                 let made = json!({"type": "string", "enum": words});
                 describe(made, found.map_or("", |it| it.comment.as_str()))
             }
@@ -196,6 +200,23 @@ impl<'s> Schemas<'s> {
             },
         });
         self.named("Result", result)
+    }
+
+    /// A session that has begun.
+    pub(super) fn spawned(&mut self) -> Value {
+        let whole = self.reference("SessionSpawnResponse", Way::Out);
+        let spawned = json!({
+            "allOf": [whole],
+            "type": "object",
+            "description": "A session that has begun, with what is asked for most.",
+            "required": ["sessionId", "instance"],
+            "properties": {
+                "sessionId": {"type": "string"},
+                "instance": {"type": "string"},
+                "expireTime": {"type": "string", "format": "date-time"},
+            },
+        });
+        self.named("Spawned", spawned)
     }
 
     /// What the skill offers.

@@ -14,6 +14,7 @@ mod body;
 mod document;
 mod leaving;
 mod same;
+mod sessions;
 mod time;
 
 use ask::{Ask, WAYS, Way};
