@@ -1,6 +1,5 @@
 //! `orchestrator demo`: the whole job in a few seconds, told so that a person understands what happened.
 
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -16,12 +15,10 @@ use crate::config::{self, Builtin, Config, Planned};
 use crate::domain::health::{State, Thresholds};
 use crate::fleet::ProbeSettings;
 use crate::ingress::caller::Key;
-use crate::instance::builtin::{self, Behaviour};
 use crate::instance::endpoint::Endpoint;
 use crate::instance::{Spec, tls};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
-use crate::tasks::Tasks;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,19 +42,35 @@ const SETTLE_MAX: Duration = Duration::from_secs(20);
 pub(super) fn run(_: &Arguments) -> Result<Exit, Error> {
     block_on(async {
         let key = config::make_key();
-        // The instance that a session will outlive.
-        let life = Tasks::new();
-        let app = App::start(config(&key, &life).await?)
-            .await
-            .map_err(|error| Error::Start(error.to_string()))?;
-        let told = tell(&app, key, &life).await;
+        // Holds the instance that a session will outlive.
+        let other = start(alone(demo_session::HOLDER)).await?;
+        let app = start(config(&key, &other).await?).await?;
+        let told = tell(&app, key, other).await;
         app.stop().await;
         told.map(|()| Exit::Done)
     })
 }
 
+async fn start(config: Config) -> Result<App, Error> {
+    let started = App::start(config).await;
+    started.map_err(|error| Error::Start(error.to_string()))
+}
+
+/// One built-in instance, in an orchestrator of its own that can be stopped before the other.
+fn alone(id: &str) -> Config {
+    let mut config = Config::embedded();
+    config.listen.set_port(0);
+    config.keys.keys = vec![Key::with_all_rights("demo", &config::make_key())];
+    config.shutdown.grace = Duration::ZERO;
+    config.instances.retain(|planned| match planned {
+        Planned::Builtin(builtin) => builtin.id.as_str() == id,
+        Planned::Remote(_) => false,
+    });
+    config
+}
+
 /// The embedded fleet, but C is slow, and nobody is where F should be.
-async fn config(key: &str, life: &Tasks) -> Result<Config, Error> {
+async fn config(key: &str, other: &App) -> Result<Config, Error> {
     let mut config = Config::embedded();
     config.listen.set_port(0);
     config.keys.keys = vec![Key::with_all_rights("demo", key)];
@@ -76,10 +89,13 @@ async fn config(key: &str, life: &Tasks) -> Result<Config, Error> {
         };
         match builtin.id.as_str() {
             "C" => builtin.behaviour.delay = SLOW,
-            "F" => *planned = elsewhere(builtin, nobody_there().await?)?,
+            "F" => *planned = elsewhere(builtin, nobody_there().await?),
             demo_session::HOLDER => {
-                let address = builtin::start(Behaviour::default(), life).await?;
-                *planned = elsewhere(builtin, address)?;
+                let view = other.fleet().view();
+                let there = view.find(&builtin.id).map(|member| &member.spec);
+                let there =
+                    there.ok_or_else(|| Error::Start("the holder is not there".to_owned()))?;
+                *planned = elsewhere(builtin, there.endpoint.clone());
             }
             _ => {}
         }
@@ -87,26 +103,26 @@ async fn config(key: &str, life: &Tasks) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// The same instance at that address.
-fn elsewhere(builtin: &Builtin, address: SocketAddr) -> Result<Planned, Error> {
-    let endpoint = Endpoint::parse(&address.to_string());
-    Ok(Planned::Remote(Spec {
+/// The same instance, there.
+fn elsewhere(builtin: &Builtin, endpoint: Endpoint) -> Planned {
+    Planned::Remote(Spec {
         id: builtin.id.clone(),
-        endpoint: endpoint.map_err(|bad| Error::Start(bad.to_string()))?,
+        endpoint,
         labels: builtin.labels.clone(),
         weight: builtin.weight,
         calls_in_flight_max: None,
         credential: None,
         tls: tls::Settings::default(),
-    }))
+    })
 }
 
 /// A port that was free a moment ago.
-async fn nobody_there() -> Result<SocketAddr, Error> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+async fn nobody_there() -> Result<Endpoint, Error> {
+    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    Endpoint::parse(&address.to_string()).map_err(|bad| Error::Start(bad.to_string()))
 }
 
-async fn tell(app: &App, key: String, life: &Tasks) -> Result<(), Error> {
+async fn tell(app: &App, key: String, other: App) -> Result<(), Error> {
     let (mut output, look) = (Output::stdout(), Look::detect());
     let server = app.address().to_string();
     output.text(&format!(
@@ -146,7 +162,7 @@ async fn tell(app: &App, key: String, life: &Tasks) -> Result<(), Error> {
          orchestrator sessions_spawn --id demo --instances G H --loss-policy replay\n   \
          orchestrator sessions_send --id demo --data '\"one\"'\n\n",
     )?;
-    output.text(&indented(&demo_session::tell(&connection, life).await?))?;
+    output.text(&indented(&demo_session::tell(&connection, other).await?))?;
     output.text("\nNext: `orchestrator serve` keeps such a fleet running and prints the commands to use it.\n")
 }
 

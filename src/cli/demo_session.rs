@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::exit::Error;
+use crate::app::App;
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
-use crate::tasks::Tasks;
 
 /// Who holds the session, and who goes on with it.
 pub(super) const HOLDER: &str = "G";
@@ -24,8 +24,8 @@ struct Said {
     instance: String,
 }
 
-/// Holds a conversation of three messages, and ends its instance, which is `life`, after the second.
-pub(super) async fn tell(connection: &Connection, life: &Tasks) -> Result<String, Error> {
+/// Holds a conversation of three messages, and ends its instance, which `other` holds, after the second.
+pub(super) async fn tell(connection: &Connection, other: App) -> Result<String, Error> {
     let request = proto::SessionSpawnRequest {
         session_id: ID.to_owned(),
         instances: vec![HOLDER.to_owned(), HEIR.to_owned()],
@@ -41,8 +41,8 @@ pub(super) async fn tell(connection: &Connection, life: &Tasks) -> Result<String
     for message in ["\"one\"", "\"two\""] {
         said.push(say(connection, message).await?);
     }
-    // As a process that is killed: every connection breaks, and nobody listens any more.
-    life.finish(Duration::ZERO).await;
+    // Every connection breaks, and nobody listens any more.
+    other.stop().await;
     let killed = Instant::now();
     said.push(say(connection, "\"three\"").await?);
     let took =
