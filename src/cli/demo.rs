@@ -1,4 +1,4 @@
-//! `orchestrator demo`: the whole job in a few seconds, told so that a person understands what happened.
+//! `orchestrator demo`: the whole job in about eleven seconds, told so that a person understands what happened.
 
 use std::time::{Duration, SystemTime};
 

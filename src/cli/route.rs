@@ -75,7 +75,7 @@ pub(super) struct Arguments {
 enum Selection {
     /// The better of two candidates drawn at random.
     Balanced,
-    /// The first candidate, in the order given, that is not down.
+    /// The first candidate, in the order given, that is not excluded.
     Ordered,
     /// The same candidate for the same --hash-key.
     Hash,

@@ -1,4 +1,4 @@
-//! Registration and the listing of the fleet.
+//! Registration, draining and the listing of the fleet.
 
 use http::Response;
 use tonic::body::Body;

@@ -1,4 +1,4 @@
-//! Route and Health.
+//! Route, Explain and Health.
 
 use http::{Response, StatusCode};
 use serde::Serialize;
