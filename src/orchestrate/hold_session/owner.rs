@@ -229,6 +229,10 @@ impl Owner {
 
     /// Something was said.
     pub(super) fn touch(&self) {
+        // Also once it is over: it is forgotten when nobody is attached any more.
+        self.entry
+            .attached
+            .store(self.client.is_some(), Ordering::Relaxed);
         if let Life::Over { .. } = self.life {
             return;
         }
@@ -237,9 +241,6 @@ impl Owner {
         } else {
             Presence::Away
         };
-        self.entry
-            .attached
-            .store(self.client.is_some(), Ordering::Relaxed);
         let now = Instant::now().into_std();
         let expires = self.lifetime.expires(now, presence);
         self.entry.set_expires(expires.map(Instant::from_std));

@@ -59,6 +59,23 @@ async fn a_spawn_that_is_repeated_mints_a_fresh_token_and_the_old_one_is_void() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_is_closed_under_its_client_is_forgotten_too() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let _client = house.attach("s", Some(0)).await;
+    let limit = Duration::from_secs(1);
+    house.sessions.close(&name("s"), limit).await.unwrap();
+    settle().await;
+    assert!(!house.sessions.get(&name("s")).await.unwrap().attached);
+    tokio::time::sleep(Duration::from_secs(310)).await;
+    settle().await;
+    assert_eq!(
+        reason(house.sessions.get(&name("s")).await),
+        Reason::SessionUnknown
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_ends_a_session_and_then_it_is_forgotten() {
     let house = House::new(&["A"]).await;
     house.spawn("s", LossPolicy::Fail).await;

@@ -81,7 +81,9 @@ proptest! {
     fn an_engine_that_answers_before_it_has_synced_is_found_out(
         gaps_ms in prop::collection::vec(1_u64..7, 3..30),
     ) {
-        // Once all have written and nothing more comes, the last answer is the lie.
+        // Once all have written and nothing more comes, the last answer is the lie. Gaps begin at 1: with a first
+        // gap of 0 another writer's commit carries out the last word, and its own writer's commit syncs it before
+        // it is answered, so that nothing was a lie.
         let missing = run(Promise::AckBeforeSync, &gaps_ms, 100_000);
         prop_assert!(!missing.is_empty());
     }
