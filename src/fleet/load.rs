@@ -41,6 +41,13 @@ impl Load {
         Self::behind(Gate::default(), weight, outstanding_max)
     }
 
+    /// Its calls have failed, for tests.
+    #[cfg(test)]
+    pub(crate) fn eject(&self, now: Instant) {
+        let cause = crate::domain::health::observed::Cause::InARow(5);
+        self.gate.eject(cause, now);
+    }
+
     pub(super) fn behind(gate: Gate, weight: u32, outstanding_max: u32) -> Self {
         Self {
             gate,

@@ -108,7 +108,7 @@ pub(super) fn no_time(member: &Member) -> Failure {
 }
 
 /// It was not even asked, so that nothing is logged for each of many calls.
-fn busy(member: &Member) -> Failure {
+pub(super) fn busy(member: &Member) -> Failure {
     let max = member.load.outstanding_max();
     let detail = format!("the instance has {max} calls, which is the most it may have");
     Failure::at(

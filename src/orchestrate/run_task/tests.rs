@@ -323,3 +323,45 @@ async fn a_full_instance_is_passed_over_and_asking_it_costs_no_budget() {
         .count();
     assert_eq!(left, 10, "nothing was taken");
 }
+
+#[tokio::test(start_paused = true)]
+async fn panic_about_those_who_are_named_lifts_no_ejection_of_anybody_else() {
+    let stage = Stage::new([("A", Act::Echo(ms(1))), ("B", Act::Echo(ms(1)))]);
+    let mut route = stage.route(Policy::Ordered, ms(1000));
+    let (a, b) = (
+        Arc::clone(&route.candidates[0]),
+        Arc::clone(&route.candidates[1]),
+    );
+    route.candidates = route.candidates[..1].into();
+    route.panic = Panic::On;
+    route.retry.fallback = Fallback::AnyHealthy;
+    // Both are ejected after they were chosen.
+    a.load.eject(Instant::now());
+    b.load.eject(Instant::now());
+    let enter = |member: &Arc<Member>, is_listed| {
+        let member = Arc::clone(member);
+        let choice = choose::Choice { member, is_listed };
+        let (entered, _pass) = choose::enter(&route, choice, &[]).unwrap();
+        entered.member.id().to_string()
+    };
+    assert_eq!(enter(&b, false), "A");
+    assert_eq!(enter(&a, true), "A", "panic is about A");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_instance_that_is_named_costs_no_try_while_a_fallback_is_free() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(1))), ("B", Act::Echo(ms(1)))]);
+    stage.limit("A", 0);
+    let mut route = stage.route(Policy::Ordered, ms(1000));
+    route.candidates = route.candidates[..1].into();
+    check_route(
+        route.clone(),
+        "instance_busy: A instance_busy, A instance_busy, A instance_busy, A instance_busy",
+    )
+    .await;
+    route.retry.fallback = Fallback::AnyHealthy;
+    let answered = run_once(route).await.unwrap();
+    assert_eq!(answered.instance.as_str(), "B");
+    assert_eq!(answered.attempts.len(), 1);
+    assert_eq!(answered.attempts[0].kind, AttemptKind::Fallback);
+}
