@@ -161,11 +161,10 @@ impl Drop for Waiting {
         let mut state = self.gate.state();
         if state.waiting.remove(&self.ticket).is_some() {
             state.admission.leave(&self.caller, self.ticket);
-            state.let_in();
         } else {
-            drop(state);
-            drop(Permit::new(&self.gate, &self.caller, self.legs));
+            state.admission.give_back(&self.caller, self.legs);
         }
+        state.let_in();
     }
 }
 
@@ -276,6 +275,32 @@ mod tests {
         assert_eq!(gate.load(), (1, 0, 0));
         drop(waits);
         assert_eq!(gate.load(), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_let_in_and_had_gone_says_nothing_of_how_long_calls_take() {
+        let gate = gate(1, 100);
+        let (caller, deadline) = (caller(), within(600_000));
+        let running = gate.admit(&caller, 0, deadline).await.unwrap();
+        time::advance(ms(2000)).await;
+        drop(running);
+        for _ in 0..50 {
+            let running = gate.admit(&caller, 0, deadline).await.unwrap();
+            let mut waits = Box::pin(gate.admit(&caller, 0, deadline));
+            assert!((&mut waits).now_or_never().is_none());
+            time::advance(ms(2000)).await;
+            drop(running);
+            // It has its place and does not know it yet.
+            drop(waits);
+        }
+        assert_eq!(gate.load(), (0, 0, 0));
+        let _running = gate.admit(&caller, 0, deadline).await.unwrap();
+        let failure = gate.admit(&caller, 0, within(1000)).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::CallerLimit, "it would wait for 2 s");
+        let Some(Pushback::Wait(wait)) = failure.pushback else {
+            panic!("{failure:?}")
+        };
+        assert!(ms(2000) <= wait && wait <= ms(3000), "{wait:?}");
     }
 
     #[tokio::test(start_paused = true)]
