@@ -166,8 +166,10 @@ impl Deduplicate {
         calls
             .begin(Arc::clone(key), *fingerprint, joinable.clone())
             .map_err(|_full| {
-                let detail =
-                    format!("{IDEMPOTENCY_ENTRIES_MAX} calls with an idempotency key run already");
+                let detail = format!(
+                    "of the {IDEMPOTENCY_ENTRIES_MAX} calls with an idempotency key that are \
+                     remembered, too many run already, or are those of the same caller"
+                );
                 Failure {
                     pushback: Some(Pushback::Wait(COME_AGAIN)),
                     ..Failure::new(Reason::TooMany, detail)

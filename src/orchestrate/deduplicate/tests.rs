@@ -122,11 +122,11 @@ async fn the_call_outlives_the_caller_who_began_it_and_ends_when_nobody_waits() 
         tokio::task::yield_now().await;
     }
     assert_eq!(doors.calls(), 2);
-    let known = doors.deduplicate.calls.lock().unwrap();
-    assert!(
-        known.running(&identity("k", "A").key).is_none(),
-        "it is forgotten"
-    );
+    let Identity { key, fingerprint } = identity("k", "A");
+    let now = Instant::now().into_std();
+    let mut known = doors.deduplicate.calls.lock().unwrap();
+    let found = known.find(&key, fingerprint, now);
+    assert!(matches!(found, Found::Nothing), "it is forgotten");
 }
 
 #[tokio::test(start_paused = true)]
