@@ -61,8 +61,7 @@ impl Load {
     }
 
     /// Begins a call, unless the instance has as many as it may have.
-    #[must_use]
-    pub fn begin(self: &Arc<Self>) -> Option<Outstanding> {
+    pub(super) fn begin(self: &Arc<Self>) -> Option<Outstanding> {
         let one_more = |now: u32| (now < self.outstanding_max).then_some(now + 1);
         let begun = self
             .outstanding

@@ -73,6 +73,12 @@ impl Health {
         })
     }
 
+    /// After it has left the fleet, for whoever chose it before.
+    #[must_use]
+    pub(super) fn after_leaving(&self) -> Self {
+        self.after_probe(probed::State::Down, "has left the fleet")
+    }
+
     /// Looked at again, for what changes with time alone.
     #[must_use]
     pub(super) fn after_time(&self) -> Self {

@@ -35,6 +35,16 @@ pub struct Permit {
     caller: Arc<str>,
     legs: u32,
     since: Instant,
+    turn: Turn,
+}
+
+/// How a call came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// At once.
+    AtOnce,
+    /// After a wait: what it has seen of the fleet is as old as that.
+    AfterAWait,
 }
 
 impl Gate {
@@ -63,7 +73,7 @@ impl Gate {
     ) -> Result<Permit, Failure> {
         let legs = u32::try_from(legs).unwrap_or(u32::MAX);
         let (ticket, turn) = match self.ask(caller, legs, deadline) {
-            Asked::Run => return Ok(Permit::new(self, caller, legs)),
+            Asked::Run => return Ok(Permit::new(self, caller, legs, Turn::AtOnce)),
             Asked::Refuse(refusal) => return Err(refused(refusal, &self.chance)),
             Asked::Wait(ticket, turn) => (ticket, turn),
         };
@@ -149,7 +159,7 @@ struct Waiting {
 impl Waiting {
     fn over(mut self) -> Permit {
         self.is_over = true;
-        Permit::new(&self.gate, &self.caller, self.legs)
+        Permit::new(&self.gate, &self.caller, self.legs, Turn::AfterAWait)
     }
 }
 
@@ -169,8 +179,15 @@ impl Drop for Waiting {
 }
 
 impl Permit {
-    fn new(gate: &Arc<Gate>, caller: &Arc<str>, legs: u32) -> Self {
+    /// How the call came in.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        self.turn
+    }
+
+    fn new(gate: &Arc<Gate>, caller: &Arc<str>, legs: u32, turn: Turn) -> Self {
         Self {
+            turn,
             gate: Arc::clone(gate),
             caller: Arc::clone(caller),
             legs,

@@ -1,10 +1,12 @@
 //! What idempotency keys promise, on a fleet of scripted instances and a clock of our own.
 
 use super::*;
+use crate::domain::admission::{Limits, Quota};
 use crate::domain::failure::Status;
 use crate::domain::payload::Payload;
 use crate::domain::selection::Policy;
 use crate::instance::scripted::Act;
+use crate::orchestrate::admit::Gate;
 use crate::orchestrate::stage::{Stage, ms};
 
 fn identity(word: &str, target: &str) -> Identity {
@@ -13,9 +15,24 @@ fn identity(word: &str, target: &str) -> Identity {
     Identity::new(caller, "Route", Word::check(word).unwrap(), fingerprint)
 }
 
+fn gate() -> Arc<Gate> {
+    let all = Quota {
+        in_flight_max: 100,
+        rate: None,
+    };
+    let limits = Limits {
+        all,
+        each: all,
+        legs_max: 0,
+        waiting_max: 0,
+    };
+    Gate::new(limits, [], crate::chance::Chance::default())
+}
+
 struct Doors {
     stage: Stage,
     deduplicate: Deduplicate,
+    gate: Arc<Gate>,
 }
 
 impl Doors {
@@ -23,7 +40,15 @@ impl Doors {
         Self {
             stage: Stage::with_scripts([("A", acts)]),
             deduplicate: Deduplicate::new(Tasks::new()),
+            gate: gate(),
         }
+    }
+
+    async fn run(&self, identity: Identity, route: Route) -> (Outcome, Origin) {
+        let caller = "caller".into();
+        let admitted = self.gate.admit(&caller, 0, route.deadline).await;
+        let place = admitted.unwrap();
+        self.deduplicate.run_task(identity, route, place).await
     }
 
     fn calls(&self) -> usize {
@@ -38,8 +63,7 @@ impl Doors {
     async fn call_as(&self, timeout: Duration, repeat: Repeat) -> String {
         let mut route = self.stage.route(Policy::Ordered, timeout);
         route.retry.repeat = repeat;
-        let call = self.deduplicate.run_task(identity("k", "A"), route);
-        let (outcome, origin) = call.await;
+        let (outcome, origin) = self.run(identity("k", "A"), route).await;
         let word = match outcome {
             Ok(_) => "ok".to_owned(),
             Err(unanswered) => unanswered.failure.reason.name().to_lowercase(),
@@ -86,11 +110,7 @@ async fn the_same_key_with_another_request_is_refused() {
     let other = async {
         time::sleep(ms(50)).await;
         let route = doors.stage.route(Policy::Ordered, ms(1000));
-        doors
-            .deduplicate
-            .run_task(identity("k", "B"), route)
-            .await
-            .0
+        doors.run(identity("k", "B"), route).await.0
     };
     let (one, other) = tokio::join!(doors.call(ms(1000)), other);
     assert_eq!(one, "ok own");
@@ -168,6 +188,28 @@ async fn what_is_kept_does_not_hold_on_to_the_buffer_it_came_in() {
     doors.call(ms(1000)).await;
     let route = doors.stage.route(Policy::Ordered, ms(1000));
     let sent = route.task.payload.encoded().as_ptr();
-    let (outcome, _) = doors.deduplicate.run_task(identity("k", "A"), route).await;
+    let (outcome, _) = doors.run(identity("k", "A"), route).await;
     assert_ne!(outcome.unwrap().payload.encoded().as_ptr(), sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_first_caller_has_left_still_counts_as_one_that_runs() {
+    let doors = Doors::new(vec![Act::Echo(ms(100))]);
+    let first = time::timeout(ms(50), doors.call(ms(1000)));
+    let second = async {
+        time::sleep(ms(20)).await;
+        doors.call(ms(1000)).await
+    };
+    let look = async {
+        time::sleep(ms(60)).await;
+        assert_eq!(
+            doors.gate.load(),
+            (2, 0, 0),
+            "one runs, and one waits for it"
+        );
+    };
+    let (first, second, ()) = tokio::join!(first, second, look);
+    assert!(first.is_err(), "the first has left");
+    assert_eq!(second, "ok earlier");
+    assert_eq!(doors.gate.load(), (0, 0, 0));
 }

@@ -135,6 +135,15 @@ pub async fn run_task(mut route: Route, tries: &Tries) -> Result<Answered, Unans
     }
 }
 
+impl Route {
+    /// Looks at its candidates again: time has passed since they were chosen.
+    pub fn look_again(&mut self) {
+        let fleet = (self.fleet_now)();
+        self.candidates = fleet.refreshed(&self.candidates);
+        self.panic = fleet.panic_among(&self.candidates);
+    }
+}
+
 type Ended = Result<(InstanceId, Payload), (Failure, Option<Stop>)>;
 
 async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {

@@ -212,6 +212,24 @@ async fn retries_over_all_callers_are_a_fifth_of_the_calls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_bad_instance_cannot_spend_what_all_have() {
+    let stage = Stage::new([("A", Act::Break), ("B", Act::Echo(ms(0)))]);
+    let template = idempotent(&stage, 2);
+    for _ in 0..1000 {
+        lock(&template.retries).call();
+    }
+    let mut repeated = 0;
+    for _ in 0..100 {
+        repeated += usize::from(run_once(template.clone()).await.is_ok());
+    }
+    // Ten at once, and a fifth of the calls that went to it first.
+    assert!((29..=31).contains(&repeated), "{repeated}");
+    let now = Instant::now().into_std();
+    let left = (0..200).filter(|_| lock(&template.retries).take(now));
+    assert!(70 <= left.count(), "the others have theirs");
+}
+
+#[tokio::test(start_paused = true)]
 async fn time_that_runs_out_is_a_deadline_and_the_instance_is_told() {
     let stage = Stage::new([("A", Act::Silent), ("B", Act::Echo(ms(1)))]);
     let started = Instant::now();
