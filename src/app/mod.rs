@@ -133,6 +133,7 @@ impl App {
                 take_over: config.take_over,
                 ourselves: vec![address],
                 calls_in_flight_max: admission.instance_calls_max,
+                rate: config.admission.instance_rate,
             },
         };
         let connect = connect(dial, &tasks, &memory);
