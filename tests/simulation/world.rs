@@ -11,7 +11,7 @@ use orchestrator::app::{App, Outside, Stopped};
 use orchestrator::chance::Chance;
 use orchestrator::config::{Config, Planned, Shutdown};
 use orchestrator::domain::health::observed::{self, Standing};
-use orchestrator::domain::health::{State, Thresholds};
+use orchestrator::domain::health::{Panic, State, Thresholds};
 use orchestrator::domain::id::InstanceId;
 use orchestrator::domain::limit::CONNECT_TIMEOUT;
 use orchestrator::fleet::view::Member;
@@ -358,7 +358,8 @@ async fn orchestrate(
     let (fleet, tasks_left) = (Arc::clone(app.fleet()), app.tasks_left());
     let (memory, gate) = (app.memory().clone(), Arc::clone(app.gate()));
     if lie == Some(Lie::LeaksACall) {
-        std::mem::forget(fleet.view().members()[0].load.begin());
+        let (panic, now) = (Panic::On, tokio::time::Instant::now());
+        std::mem::forget(fleet.view().members()[0].load.admit(panic, now));
     }
     slot.replace(Some(Inside {
         fleet: Arc::clone(&fleet),
