@@ -21,19 +21,25 @@
 
 use std::time::Duration;
 
+mod allowance;
 mod answer;
+mod ask;
 mod caller;
 mod checks;
 mod children;
 mod coverage;
 mod history;
+mod house;
+mod inside;
 mod instance;
 mod lie;
 mod mood;
+mod operator;
 mod payload;
 mod plan;
 mod register;
 mod request;
+mod watch;
 mod wire;
 mod world;
 

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use orchestrator::domain::health::Admin;
+
 use super::complaints;
 use crate::history::{
     Arrival, Begun, End, Left, Part, Record, Remains, Said, Stream, Sum, Tried, Verdict, What,
 };
+use crate::allowance;
 use crate::payload;
-use crate::plan::{Ask, Kind, Plan, Rule, Selection, TimeoutIn};
+use crate::ask::{Ask, Hedge, Kind, Order, Rule, Selection, TimeoutIn};
+use crate::plan::Plan;
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -15,15 +19,22 @@ fn ms(count: u64) -> Duration {
 
 /// Links of at most 2 ms, and nothing else that a check asks of a plan.
 fn plan() -> Plan {
-    Plan {
+    let mut plan = Plan {
         latency_max: ms(2),
+        callers: 2,
+        allowance: allowance::ample(2),
         ..Plan::of(0)
+    };
+    for instance in &mut plan.instances {
+        (instance.admin, instance.calls_max) = (Admin::Active, None);
     }
+    plan
 }
 
 fn ask(call: u32, targets: &[&str], kind: Kind) -> Ask {
     Ask {
         call,
+        task: call,
         caller: 0,
         at: ms(0),
         kind,
@@ -33,6 +44,10 @@ fn ask(call: u32, targets: &[&str], kind: Kind) -> Ask {
         attempts_max: 0,
         idempotent: false,
         per_try: None,
+        hedge: Hedge::Never,
+        waits_for_ready: false,
+        word: None,
+        order: Order::Straight,
         leaves: None,
     }
 }
@@ -59,7 +74,8 @@ fn arrived(execution: u32, call: u32, instance: &str, attempt: u32) -> Arrival {
     Arrival {
         execution,
         instance: instance.to_owned(),
-        call,
+        task: call,
+        word: None,
         attempt,
         budget: Some(ms(50)),
         begun: Begun::Yes,
@@ -74,6 +90,8 @@ fn tried(instance: &str, failure: Option<&str>) -> Tried {
     Tried {
         instance: instance.to_owned(),
         kind: "ATTEMPT_KIND_FIRST".to_owned(),
+        offset: Duration::ZERO,
+        elapsed: Duration::ZERO,
         failure: failure.map(str::to_owned),
     }
 }
@@ -81,8 +99,9 @@ fn tried(instance: &str, failure: Option<&str>) -> Tried {
 fn answered(call: u32, by: &str, attempts: Vec<Tried>) -> What {
     let end = End::Answered {
         by: by.to_owned(),
-        payload: payload::answered(call, by),
+        payload: payload::answered(call, by, 1),
         attempts,
+        deduplicated: false,
     };
     What::Ended { call, end }
 }
@@ -92,6 +111,7 @@ fn failed(call: u32, code: &str, reason: &str, attempts: Vec<Tried>) -> What {
         code: code.to_owned(),
         reason: reason.to_owned(),
         attempts,
+        pushback: None,
     };
     What::Ended { call, end }
 }
@@ -100,7 +120,7 @@ fn part(call: u32, instance: &str) -> Part {
     Part {
         instance: instance.to_owned(),
         outcome: "OUTCOME_ANSWERED".to_owned(),
-        payload: Some(payload::answered(call, instance)),
+        payload: Some(payload::answered(call, instance, 1)),
         failure: None,
         attempts: vec![tried(instance, None)],
     }
