@@ -13,9 +13,9 @@ use tonic::Request;
 use tonic::metadata::MetadataValue;
 
 use crate::answer;
+use crate::ask::{Ask, Hedge, Kind, Leaving, TimeoutIn};
 use crate::history::{End, History, Stream, Verdict, What};
 use crate::lie::Lie;
-use crate::ask::{Ask, Hedge, Kind, Leaving, TimeoutIn};
 use crate::request;
 use crate::wire::Wire;
 

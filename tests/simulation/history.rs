@@ -18,6 +18,13 @@ pub(crate) struct Record {
     pub(crate) what: What,
 }
 
+impl Record {
+    /// As it is shown, and compared.
+    pub(crate) fn line(&self) -> String {
+        format!("{:>10.6} {:?}", self.at.as_secs_f64(), self.what)
+    }
+}
+
 /// What can happen.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum What {
@@ -305,11 +312,11 @@ impl History {
 }
 
 /// A number for the whole history: the same one when everything happened in the same way at the same time.
-pub(crate) fn fingerprint(records: &[Record]) -> u64 {
+pub(crate) fn fingerprint(lines: &[String]) -> u64 {
     // FNV-1a: the hasher of the standard library is not promised to stay as it is.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for record in records {
-        for byte in format!("{record:?}").bytes() {
+    for line in lines {
+        for byte in line.bytes() {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }

@@ -39,7 +39,10 @@ impl Looked {
         for member in view.members().iter() {
             found.extend(self.member(member, plan, now, history));
         }
-        found.iter().map(|what| format!("{what} at {now:?}")).collect()
+        found
+            .iter()
+            .map(|what| format!("{what} at {now:?}"))
+            .collect()
     }
 
     /// 15: whoever gets nothing new never has more than a step ago. No instance has more than it may have.

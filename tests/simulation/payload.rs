@@ -63,7 +63,10 @@ pub(crate) fn task(encoded: Option<&[u8]>) -> u32 {
     let Some(Kind::StructValue(object)) = kind(encoded) else {
         panic!("not a task: {encoded:?}")
     };
-    let number = object.fields.get("number").and_then(|number| number.kind.clone());
+    let number = object
+        .fields
+        .get("number")
+        .and_then(|number| number.kind.clone());
     match number {
         Some(Kind::StringValue(text)) => text.parse().expect("the number of a task"),
         other => panic!("not the number of a task: {other:?}"),

@@ -2,8 +2,8 @@
 
 use orchestrator::proto::orchestrator as proto;
 
-use crate::payload;
 use crate::ask::{Ask, Hedge, Kind, Rule, Selection, TimeoutIn};
+use crate::payload;
 
 pub(crate) fn route(ask: &Ask) -> proto::RouteRequest {
     let mut policy = policy(ask);

@@ -106,7 +106,9 @@ impl Telling {
             match watched {
                 Watched::Stalls => {}
                 Watched::Garbles => {
-                    let _ = self.stream.send_data(Bytes::from_static(b"\x07none"), false);
+                    let _ = self
+                        .stream
+                        .send_data(Bytes::from_static(b"\x07none"), false);
                 }
                 Watched::Breaks if self.told.is_some() && self.instance.flips_a_coin() => {
                     if self.instance.flips_a_coin() {

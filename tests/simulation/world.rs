@@ -162,9 +162,7 @@ impl<'a> World<'a> {
         });
         self.phase.send_replace(Phase::Over);
         let stopped = self.sim.elapsed() + STOP_ENDS;
-        let is_over = |world: &Self| {
-            world.history.has_stopped()
-        };
+        let is_over = |world: &Self| world.history.has_stopped();
         self.until(stopped, |world| is_over(world));
         if !is_over(self) {
             self.complaints
@@ -292,4 +290,3 @@ fn add_callers(
         sim.client(caller_host(index), running);
     }
 }
-

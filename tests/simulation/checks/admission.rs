@@ -37,7 +37,9 @@ pub(super) fn no_more_is_let_in_than_may_be(facts: &Facts<'_>) -> Vec<String> {
         })
         .collect();
     for ((now, _), _) in &spells {
-        let all = spells.iter().filter(|((from, to), _)| from <= now && now < to);
+        let all = spells
+            .iter()
+            .filter(|((from, to), _)| from <= now && now < to);
         let all: BTreeSet<_> = all.map(|(_, ask)| (ask.caller, ask.task)).collect();
         let quotas = (0..facts.plan.callers).map(|caller| {
             let own = all.iter().filter(|(own, _)| *own == caller).count();
@@ -47,7 +49,9 @@ pub(super) fn no_more_is_let_in_than_may_be(facts: &Facts<'_>) -> Vec<String> {
         for (count, quota, whose) in quotas.chain([of_all]) {
             if (quota.in_flight_max as usize) < count {
                 let max = quota.in_flight_max;
-                found.push(format!("{count} calls {whose} at once at {now:?}, {max} may be"));
+                found.push(format!(
+                    "{count} calls {whose} at once at {now:?}, {max} may be"
+                ));
             }
         }
     }
@@ -68,7 +72,9 @@ pub(super) fn no_instance_has_more_than_it_may_have(facts: &Facts<'_>) -> Vec<St
             let at_once = spells.iter().filter(|(from, to)| from <= now && now < to);
             let count = at_once.count();
             if (max as usize) < count {
-                found.push(format!("{id} has {count} calls at once at {now:?}, {max} may be"));
+                found.push(format!(
+                    "{id} has {count} calls at once at {now:?}, {max} may be"
+                ));
             }
         }
     }
@@ -85,7 +91,7 @@ pub(super) fn nobody_is_faster_than_allowed(facts: &Facts<'_>) -> Vec<String> {
         let was_sent = |call: &&Call<'_>| {
             let task = call.ask.task;
             caller.is_none_or(|caller| caller == call.ask.caller)
-                && task == call.ask.call
+                && call.ask.word.is_none()
                 && facts.of_task(task).next().is_some()
         };
         let mut sent: Vec<_> = facts.calls.values().filter(was_sent).collect();
@@ -154,7 +160,9 @@ pub(super) fn who_is_refused_was_one_too_many(facts: &Facts<'_>) -> Vec<String> 
             continue;
         };
         if !allowance.limits_calls() {
-            found.push(format!("call {number} was refused, and everything is allowed"));
+            found.push(format!(
+                "call {number} was refused, and everything is allowed"
+            ));
         }
         let (all, own) = (allowance.calls().all, allowance.of(call.ask.caller));
         let (quota, others): (Quota, Vec<_>) = if reason == "CALLER_LIMIT" {
@@ -169,9 +177,12 @@ pub(super) fn who_is_refused_was_one_too_many(facts: &Facts<'_>) -> Vec<String> 
         // A call that was left may hold its place until that is noticed.
         let noticed = facts.latency * 2;
         let at_once = others.iter().filter(|other| {
+            // What others have joined keeps its place when its caller leaves.
+            let bearers = facts.who_ask(other.ask.task).map(Call::over);
+            let over = bearers.max().unwrap_or_default();
             other.ask.call != *number
                 && other.asked <= call.over()
-                && call.asked <= other.over().saturating_add(noticed)
+                && call.asked <= over.saturating_add(noticed)
         });
         let count = at_once.count();
         if count < quota.in_flight_max as usize {

@@ -80,7 +80,8 @@ fn latest(facts: &Facts<'_>, aside: Aside, id: &str, now: Duration) -> Duration 
         return drained + facts.latency + held(drained);
     }
     let before = aside.since.saturating_sub(CONNECTING);
-    let is_clear = facts.instance_is_clear(id, before, now) && !facts.weather.hung_up(id, before, now);
+    let is_clear =
+        facts.instance_is_clear(id, before, now) && !facts.weather.hung_up(id, before, now);
     if is_clear {
         // There and back again for the connection, and once for the request.
         aside.since + facts.latency * 4
@@ -110,7 +111,9 @@ pub(super) fn drained_is_who_has_nothing_left(facts: &Facts<'_>) -> Vec<String> 
             _ => continue,
         };
         if is_drained != (outstanding == 0) {
-            found.push(format!("{id} is said to be drained, and to have {outstanding} calls"));
+            found.push(format!(
+                "{id} is said to be drained, and to have {outstanding} calls"
+            ));
         }
         if is_drained {
             busy.remove(id);
@@ -118,7 +121,10 @@ pub(super) fn drained_is_who_has_nothing_left(facts: &Facts<'_>) -> Vec<String> 
         } else if let Some(since) = busy.insert(id, record.at)
             && has_nothing(facts, id, since, record.at)
         {
-            found.push(format!("{id} is said to have work at {:?}, and has none", record.at));
+            found.push(format!(
+                "{id} is said to have work at {:?}, and has none",
+                record.at
+            ));
         }
     }
     found
@@ -141,8 +147,12 @@ fn still_works(facts: &Facts<'_>, id: &str, at: Duration) -> Option<String> {
 /// Whether nothing can have been with the instance in all this time.
 fn has_nothing(facts: &Facts<'_>, id: &str, from: Duration, to: Duration) -> bool {
     let before = from.saturating_sub(CONNECTING);
-    let (from, to) = (from.saturating_sub(facts.latency * 4), to + facts.latency * 4);
-    let is_clear = facts.instance_is_clear(id, before, to) && !facts.weather.hung_up(id, before, to);
+    let (from, to) = (
+        from.saturating_sub(facts.latency * 4),
+        to + facts.latency * 4,
+    );
+    let is_clear =
+        facts.instance_is_clear(id, before, to) && !facts.weather.hung_up(id, before, to);
     is_clear
         && !facts.executions.values().any(|execution| {
             execution.arrival.instance == id

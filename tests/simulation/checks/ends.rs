@@ -67,7 +67,14 @@ pub(super) fn when_all_is_well_all_calls_succeed(facts: &Facts<'_>) -> Vec<Strin
     let (mut seen, mut reported) = (0, 0);
     for (number, call) in facts.calls.iter().filter(|(_, call)| calm <= call.asked) {
         let is_good = match call.ended {
-            Some((_, End::Answered { attempts, deduplicated, .. })) => {
+            Some((
+                _,
+                End::Answered {
+                    attempts,
+                    deduplicated,
+                    ..
+                },
+            )) => {
                 // Those of an earlier call are told once more.
                 reported += if *deduplicated { 0 } else { sent(attempts) };
                 true

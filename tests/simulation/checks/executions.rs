@@ -12,7 +12,11 @@ const TRIES_MAX: u32 = 5;
 /// said that this does no harm. In a fan-out each target has a task of its own.
 pub(super) fn no_task_is_executed_twice_unless_it_may_be(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
-    for (number, call) in facts.calls.iter().filter(|(_, call)| call.ask.word.is_none()) {
+    for (number, call) in facts
+        .calls
+        .iter()
+        .filter(|(_, call)| call.ask.word.is_none())
+    {
         let mut begun: BTreeMap<&str, u32> = BTreeMap::new();
         for execution in facts.of_task(*number) {
             if execution.arrival.begun == Begun::Yes {

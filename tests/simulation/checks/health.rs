@@ -35,7 +35,11 @@ pub(super) fn who_is_down_gets_nothing(facts: &Facts<'_>) -> Vec<String> {
                 // It may be as well that the probe was lost: the orchestrator knows, the instance does not.
                 Said::Nothing => {}
             },
-            What::Told { instance, watch, said } => match said {
+            What::Told {
+                instance,
+                watch,
+                said,
+            } => match said {
                 Said::Serving => drop(against.remove(instance.as_str())),
                 Said::NotServing if unheard.contains(&(*watch, record.at)) => {}
                 Said::NotServing => {

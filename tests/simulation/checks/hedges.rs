@@ -26,7 +26,9 @@ pub(super) fn what_contradicts_itself_is_refused(facts: &Facts<'_>) -> Vec<Strin
                 found.push(format!("call {number} was refused as invalid"));
             }
         } else if was_sent || was_answered {
-            found.push(format!("call {number} contradicts itself, and was carried out"));
+            found.push(format!(
+                "call {number} contradicts itself, and was carried out"
+            ));
         }
     }
     found
@@ -43,7 +45,10 @@ pub(super) fn a_hedge_goes_beside_a_try_that_takes_long(facts: &Facts<'_>) -> Ve
             }
         }
         let tries = call.tries();
-        let hedges = tries.iter().enumerate().filter(|(_, tried)| tried.kind == HEDGE);
+        let hedges = tries
+            .iter()
+            .enumerate()
+            .filter(|(_, tried)| tried.kind == HEDGE);
         for (at, hedge) in hedges {
             let complaint = judge(facts, call, &tries[..at], hedge);
             found.extend(complaint.map(|what| format!("call {number} was hedged {what}")));
@@ -97,7 +102,9 @@ pub(super) fn hedges_stay_within_their_share(facts: &Facts<'_>) -> Vec<String> {
         let arrival = execution.arrival;
         let mut calls = facts.who_ask(arrival.task);
         let (first, second) = (calls.next(), calls.next());
-        let tries = first.filter(|_| second.is_none()).map_or(&[][..], Call::tries);
+        let tries = first
+            .filter(|_| second.is_none())
+            .map_or(&[][..], Call::tries);
         let tried = tries.get((arrival.attempt as usize).wrapping_sub(1));
         if tried.is_none_or(|tried| tried.kind != HEDGE) {
             continue;
@@ -106,7 +113,9 @@ pub(super) fn hedges_stay_within_their_share(facts: &Facts<'_>) -> Vec<String> {
         let allowed = FLOOR + answers(facts, execution.at).count() as f64 * PER_ANSWER;
         if allowed < hedges as f64 {
             let at = execution.at;
-            return vec![format!("{hedges} hedges at {at:?}, {allowed:.1} are allowed")];
+            return vec![format!(
+                "{hedges} hedges at {at:?}, {allowed:.1} are allowed"
+            )];
         }
     }
     Vec::new()
@@ -122,7 +131,10 @@ pub(super) fn the_first_answer_is_taken(facts: &Facts<'_>) -> Vec<String> {
         if facts.who_ask(call.ask.task).count() != 1 {
             continue;
         }
-        let taken = payload.rsplit('#').next().and_then(|number| number.parse().ok());
+        let taken = payload
+            .rsplit('#')
+            .next()
+            .and_then(|number| number.parse().ok());
         let taken = taken.and_then(|number: u32| facts.executions.get(&number)?.left);
         let Some((taken, _)) = taken else { continue };
         let earlier = facts.of_task(*number).find(|other| {
@@ -138,7 +150,9 @@ pub(super) fn the_first_answer_is_taken(facts: &Facts<'_>) -> Vec<String> {
         });
         if let Some(earlier) = earlier {
             let id = &earlier.arrival.instance;
-            found.push(format!("call {number} has a later answer than that of {id}"));
+            found.push(format!(
+                "call {number} has a later answer than that of {id}"
+            ));
         }
     }
     found

@@ -44,7 +44,9 @@ pub(super) fn a_key_is_carried_out_once(facts: &Facts<'_>) -> Vec<String> {
                 *at + facts.latency + held < execution.at
             });
             if let Some(at) = again {
-                found.push(format!("call {task} was sent once more, answered at {at:?}"));
+                found.push(format!(
+                    "call {task} was sent once more, answered at {at:?}"
+                ));
             }
         }
         let begun = |execution: &&Execution<'_>| execution.arrival.begun == Begun::Yes;
@@ -86,9 +88,17 @@ fn judge(
 pub(super) fn a_key_has_one_answer_and_one_origin(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for call in facts.calls.values().filter(|call| call.ask.word.is_none()) {
-        if let Some((_, End::Answered { deduplicated: true, .. })) = call.ended {
+        if let Some((
+            _,
+            End::Answered {
+                deduplicated: true, ..
+            },
+        )) = call.ended
+        {
             let number = call.ask.call;
-            found.push(format!("call {number} has no key, and its answer is an earlier one"));
+            found.push(format!(
+                "call {number} has no key, and its answer is an earlier one"
+            ));
         }
     }
     for task in tasks(facts) {
@@ -109,7 +119,11 @@ pub(super) fn a_key_has_one_answer_and_one_origin(facts: &Facts<'_>) -> Vec<Stri
         let first_over = answers(facts, task).map(|(call, _)| call.over()).min();
         let mut own = 0;
         for (call, end) in answers(facts, task) {
-            let End::Answered { deduplicated: false, .. } = end else {
+            let End::Answered {
+                deduplicated: false,
+                ..
+            } = end
+            else {
                 continue;
             };
             own += 1;
@@ -144,11 +158,12 @@ pub(super) fn a_key_belongs_to_one_task(facts: &Facts<'_>) -> Vec<String> {
         tasks.sort_unstable();
         tasks.dedup();
         if 1 < tasks.len() {
-            found.push(format!("the key {word} was answered for two tasks: {tasks:?}"));
+            found.push(format!(
+                "the key {word} was answered for two tasks: {tasks:?}"
+            ));
         }
-        let is_conflict = |call: &&&Call<'_>| {
-            matches!(call.refusal(), Some(("IDEMPOTENCY_CONFLICT", _)))
-        };
+        let is_conflict =
+            |call: &&&Call<'_>| matches!(call.refusal(), Some(("IDEMPOTENCY_CONFLICT", _)));
         for refused in calls.iter().filter(is_conflict) {
             let mut others = calls.iter();
             let number = refused.ask.call;

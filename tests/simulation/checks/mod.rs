@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::history::{Arrival, End, Left, Record, Remains, Stream, Tried, Verdict, What};
 use crate::ask::Ask;
+use crate::history::{Arrival, End, Left, Record, Remains, Stream, Tried, Verdict, What};
 use crate::plan::{Link, Plan};
 
 mod admission;
@@ -22,6 +22,10 @@ mod resets;
 mod streams;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_load;
+#[cfg(test)]
+mod tests_of_tries;
 mod weather;
 
 use weather::Weather;
@@ -228,7 +232,10 @@ impl Call<'_> {
                 reason, pushback, ..
             }
             | End::Streamed(Stream {
-                verdict: Verdict::Failed { reason, pushback, .. },
+                verdict:
+                    Verdict::Failed {
+                        reason, pushback, ..
+                    },
                 ..
             }) => Some((reason, *pushback)),
             End::Answered { .. }

@@ -20,8 +20,18 @@ type Spells<'a> = BTreeMap<&'a str, Vec<(Duration, Duration)>>;
 pub(super) fn who_waits_for_an_instance_gets_it(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     let spells = spells(facts);
-    for (number, call) in facts.calls.iter().filter(|(_, call)| call.ask.waits_for_ready) {
-        let Some((at, End::Failed { reason, attempts, .. })) = call.ended else {
+    for (number, call) in facts
+        .calls
+        .iter()
+        .filter(|(_, call)| call.ask.waits_for_ready)
+    {
+        let Some((
+            at,
+            End::Failed {
+                reason, attempts, ..
+            },
+        )) = call.ended
+        else {
             continue;
         };
         if !attempts.is_empty() || facts.who_ask(call.ask.task).count() != 1 {
@@ -49,7 +59,10 @@ fn who_was_well<'a>(
     spells: &Spells<'a>,
 ) -> Option<&'a str> {
     let anywhere = matches!(call.ask.kind, Kind::Route { anywhere: true, .. });
-    let (from, to) = (call.asked + facts.latency, ended.saturating_sub(facts.latency));
+    let (from, to) = (
+        call.asked + facts.latency,
+        ended.saturating_sub(facts.latency),
+    );
     // What is kept back for the way of the answer is not waited for.
     let to = to.min(call.deadline().saturating_sub(Duration::from_millis(5)));
     let was_well = |(begin, end): &(Duration, Duration)| {
@@ -58,8 +71,11 @@ fn who_was_well<'a>(
     };
     let asked = |id: &str| anywhere || call.ask.targets.iter().any(|target| target == id);
     let is_clear = facts.caller_is_clear(call, ended);
-    let mut well = spells.iter().filter(|(_, spells)| spells.iter().any(was_well));
-    well.find(|(id, _)| is_clear && asked(id)).map(|(id, _)| *id)
+    let mut well = spells
+        .iter()
+        .filter(|(_, spells)| spells.iter().any(was_well));
+    well.find(|(id, _)| is_clear && asked(id))
+        .map(|(id, _)| *id)
 }
 
 fn spells<'a>(facts: &Facts<'a>) -> Spells<'a> {

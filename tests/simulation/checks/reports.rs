@@ -80,9 +80,7 @@ fn leg(
                 "try {} at {} was not reported",
                 arrival.attempt, arrival.instance
             )),
-            Some(tried)
-                if never_began(tried) && arrival.begun == Begun::Yes =>
-            {
+            Some(tried) if never_began(tried) && arrival.begun == Begun::Yes => {
                 found.push(format!(
                     "try {} at {} is said never to have begun, and was executed",
                     arrival.attempt, arrival.instance
