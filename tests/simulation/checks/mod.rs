@@ -222,7 +222,8 @@ impl Call<'_> {
 
     /// When it ended; long after everything, when it did not.
     fn over(&self) -> Duration {
-        self.ended.map_or(Duration::MAX, |(at, _)| at)
+        const NEVER: Duration = Duration::from_secs(1_000_000);
+        self.ended.map_or(NEVER, |(at, _)| at)
     }
 
     /// The reason of its failure, when the orchestrator has named one, with its pushback.
