@@ -342,7 +342,7 @@ async fn gather(
     for (id, admin) in &plan.admin {
         fleet.set_admin([id], *admin, "config");
     }
-    let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
+    let leases = Fleet::keep_time(Arc::downgrade(&fleet));
     tasks.spawn_vital("leases", tasks.until_stop(leases));
     Ok(fleet)
 }

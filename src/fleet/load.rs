@@ -41,6 +41,13 @@ impl Load {
         Self::behind(Gate::default(), weight, outstanding_max)
     }
 
+    /// Its calls have failed, for tests.
+    #[cfg(test)]
+    pub(crate) fn eject(&self, now: Instant) {
+        let cause = crate::domain::health::observed::Cause::InARow(5);
+        self.gate.eject(cause, now);
+    }
+
     pub(super) fn behind(gate: Gate, weight: u32, outstanding_max: u32) -> Self {
         Self {
             gate,
@@ -54,8 +61,7 @@ impl Load {
     }
 
     /// Begins a call, unless the instance has as many as it may have.
-    #[must_use]
-    pub fn begin(self: &Arc<Self>) -> Option<Outstanding> {
+    pub(super) fn begin(self: &Arc<Self>) -> Option<Outstanding> {
         let one_more = |now: u32| (now < self.outstanding_max).then_some(now + 1);
         let begun = self
             .outstanding

@@ -30,6 +30,13 @@ pub fn why(member: &Member, exclusion: Exclusion) -> String {
     }
 }
 
+/// Why nothing is sent to an instance that has as many calls as it may have, in words.
+#[must_use]
+pub fn at_limit(member: &Member) -> String {
+    let max = member.load.outstanding_max();
+    format!("at its limit: it has {max} calls, which is the most it may have")
+}
+
 /// The failure of a task that would have gone to an instance which is not asked.
 pub(super) fn excluded(member: &Member, exclusion: Exclusion) -> Failure {
     let reason = match exclusion {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::caller::{self, HOUSE_KEY, authorized};
 use crate::history::{History, What};
 use crate::lie::Lie;
-use crate::plan::{HEAL, Instance, ms};
+use crate::plan::{Disturbance, Fault, HEAL, Instance, Origin, ms};
 use crate::wire::Wire;
 
 /// How long one try may take.
@@ -43,7 +43,11 @@ pub(crate) enum Order {
 }
 
 /// Whatever is out of work gets it again before the faults are over.
-pub(crate) fn draw(instances: &[Instance], dice: &mut SmallRng) -> Vec<Upkeep> {
+pub(crate) fn draw(
+    instances: &[Instance],
+    disturbances: &[Disturbance],
+    dice: &mut SmallRng,
+) -> Vec<Upkeep> {
     let last = HEAL.as_millis() as u64 - 100;
     let mut upkeep = Vec::new();
     for instance in instances.iter().filter(|one| one.admin != Admin::Active) {
@@ -53,9 +57,26 @@ pub(crate) fn draw(instances: &[Instance], dice: &mut SmallRng) -> Vec<Upkeep> {
             undrained: ms(500..last, dice),
         });
     }
+    // A new start of an instance does not bring it back: only those that register are made anew by it.
+    for disturbance in disturbances {
+        let Fault::Crash(id) = &disturbance.what else {
+            continue;
+        };
+        let is_its_own = |one: &Instance| one.id == *id && one.origin == Origin::Registered;
+        let is_new = !upkeep.iter().any(|one| one.instance == *id);
+        if is_new && instances.iter().any(is_its_own) && dice.random_bool(0.7) {
+            let after = disturbance.to + ms(200..600, dice);
+            upkeep.push(Upkeep {
+                instance: id.clone(),
+                drained: Some(disturbance.from.saturating_sub(ms(20..100, dice))),
+                undrained: after.min(Duration::from_millis(last)),
+            });
+        }
+    }
     let count = [0, 1, 1, 2].choose(dice).copied().unwrap_or_default();
     for instance in instances.sample(dice, count) {
-        if instance.admin == Admin::Active {
+        let is_new = !upkeep.iter().any(|one| one.instance == instance.id);
+        if instance.admin == Admin::Active && is_new {
             let drained = ms(350..1600, dice);
             upkeep.push(Upkeep {
                 instance: instance.id.clone(),

@@ -130,6 +130,7 @@ impl Plan {
             .iter()
             .map(|id| instance(id, climate, &allowance, dice))
             .collect();
+        let disturbances = disturbances(climate, callers, &ids, dice);
         Self {
             trials: ids.iter().map(|id| trial(id, dice)).collect(),
             seed,
@@ -137,8 +138,8 @@ impl Plan {
             latency_max,
             asks,
             last_asks,
-            upkeep: operator::draw(&instances, dice),
-            disturbances: disturbances(climate, callers, &ids, dice),
+            upkeep: operator::draw(&instances, &disturbances, dice),
+            disturbances,
             allowance,
             instances,
         }

@@ -244,12 +244,19 @@ impl Admission {
     /// A call that ran is over; it ran for so long.
     pub fn done(&mut self, name: &Arc<str>, legs: u32, ran: Duration) {
         if let Some(caller) = self.callers.get_mut(name) {
-            caller.running = caller.running.saturating_sub(1);
             caller.durations.observe(ran);
+        }
+        self.durations.observe(ran);
+        self.give_back(name, legs);
+    }
+
+    /// A call that was let in had left already: it says nothing of how long calls take.
+    pub fn give_back(&mut self, name: &Arc<str>, legs: u32) {
+        if let Some(caller) = self.callers.get_mut(name) {
+            caller.running = caller.running.saturating_sub(1);
         }
         self.running = self.running.saturating_sub(1);
         self.legs = self.legs.saturating_sub(legs);
-        self.durations.observe(ran);
         self.give_turn(name);
     }
 

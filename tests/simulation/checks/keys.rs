@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Call, Execution, Facts};
-use crate::history::{Begun, End};
+use crate::history::{Begun, End, Tried};
 use crate::plan::Link;
 
 /// Every answer to calls of a task, with its call.
@@ -138,6 +138,50 @@ pub(super) fn a_key_has_one_answer_and_one_origin(facts: &Facts<'_>) -> Vec<Stri
         }
     }
     found
+}
+
+/// 7: only an outcome that repeating would not change is kept for later calls; one that may pass is not.
+pub(super) fn what_may_pass_is_not_kept(facts: &Facts<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    for task in tasks(facts) {
+        // With its tries; two runs may have made the same ones, at the same times after they began.
+        let failed: Vec<_> = facts
+            .who_ask(task)
+            .filter_map(|call| match call.ended {
+                Some((at, End::Failed { code, attempts, .. })) if may_pass(code) => {
+                    Some((call, at, attempts))
+                }
+                _ => None,
+            })
+            .collect();
+        for (call, _, attempts) in &failed {
+            let was_failed = |id: &str| {
+                let mut later = facts.of_task(task).filter(|one| call.asked <= one.at);
+                later.any(|execution| execution.arrival.instance == id)
+            };
+            let unseen = attempts.iter().any(|tried| {
+                // An instance that says so has seen it.
+                tried.failure.as_deref() == Some("INSTANCE_FAILED") && !was_failed(&tried.instance)
+            });
+            let is_told_again =
+                |(_, at, others): &(_, _, &Vec<Tried>)| *at < call.asked && attempts == others;
+            if unseen && failed.iter().any(is_told_again) {
+                let number = call.ask.call;
+                found.push(format!(
+                    "call {number} got a failure that may pass once more"
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// Instances say so, and the orchestrator of itself: whatever is behind it, it was not decided.
+fn may_pass(code: &str) -> bool {
+    matches!(
+        code,
+        "Unavailable" | "ResourceExhausted" | "DeadlineExceeded"
+    )
 }
 
 /// 7: a key that was given to one task is given to no other as long as it is remembered, and is refused with it.

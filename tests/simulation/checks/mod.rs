@@ -67,7 +67,7 @@ pub(crate) struct Execution<'a> {
 pub(crate) fn complaints(records: &[Record], plan: &Plan) -> Vec<String> {
     let mut complaints = Vec::new();
     let facts = Facts::of(records, plan, &mut complaints);
-    let checks: [fn(&Facts<'_>) -> Vec<String>; 25] = [
+    let checks: [fn(&Facts<'_>) -> Vec<String>; 26] = [
         executions::no_task_is_executed_twice_unless_it_may_be,
         executions::tries_are_bounded,
         deadlines::nothing_is_sent_late_or_with_more_time_than_is_left,
@@ -87,6 +87,7 @@ pub(crate) fn complaints(records: &[Record], plan: &Plan) -> Vec<String> {
         keys::a_key_is_carried_out_once,
         keys::a_key_has_one_answer_and_one_origin,
         keys::a_key_belongs_to_one_task,
+        keys::what_may_pass_is_not_kept,
         readiness::who_waits_for_an_instance_gets_it,
         admission::no_more_is_let_in_than_may_be,
         admission::no_instance_has_more_than_it_may_have,

@@ -240,6 +240,27 @@ fn a_key_of_two_tasks_is_seen() {
 }
 
 #[test]
+fn a_failure_that_is_kept_though_it_may_pass_is_seen() {
+    let lost = |offset: u64| vec![at(tried("A", Some("INSTANCE_FAILED")), "FIRST", offset, 3)];
+    let later = |code: &str, offset: u64| {
+        vec![
+            (0, What::Asked(keyed(1, 1))),
+            (3, came(1, 1)),
+            (5, left(1, Left::Failed)),
+            (7, failed(1, code, "INSTANCE_FAILED", lost(1))),
+            (20, What::Asked(keyed(2, 1))),
+            (24, failed(2, code, "INSTANCE_FAILED", lost(offset))),
+        ]
+    };
+    check(later("Unavailable", 1), "a failure that may pass once more");
+    let mut anew = later("Unavailable", 1);
+    anew.splice(5..5, [(22, came(2, 1)), (23, left(2, Left::Failed))]);
+    check(anew, "");
+    check(later("Unavailable", 2), "");
+    check(later("NotFound", 1), "");
+}
+
+#[test]
 fn who_does_not_wait_or_waits_in_vain_is_seen() {
     let waiting = || {
         What::Asked(Ask {
