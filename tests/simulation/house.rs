@@ -10,7 +10,7 @@ use std::time::Duration;
 use orchestrator::app::{App, Outside, Stopped};
 use orchestrator::chance::Chance;
 use orchestrator::config::{Config, Planned, Shutdown};
-use orchestrator::domain::health::{Admin, Thresholds, observed};
+use orchestrator::domain::health::{Admin, Panic, Thresholds, observed};
 use orchestrator::domain::id::InstanceId;
 use orchestrator::fleet::{Fleet, ProbeSettings};
 use orchestrator::ingress::caller::Key;
@@ -73,7 +73,8 @@ pub(crate) async fn orchestrate(
     let (fleet, tasks_left) = (Arc::clone(app.fleet()), app.tasks_left());
     let (memory, gate) = (app.memory().clone(), Arc::clone(app.gate()));
     if lie == Some(Lie::LeaksACall) {
-        std::mem::forget(fleet.view().members()[0].load.begin());
+        let now = tokio::time::Instant::now();
+        std::mem::forget(fleet.view().members()[0].load.admit(Panic::Off, now));
     }
     slot.replace(Some(Inside {
         fleet: Arc::clone(&fleet),
