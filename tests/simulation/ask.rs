@@ -112,6 +112,14 @@ impl Ask {
     }
 }
 
+/// What callers of one run like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taste {
+    Mixed,
+    /// Hedges, and at once: more of them than there may be.
+    Hedges,
+}
+
 /// The calls during the faults. Some are repeated under their idempotency keys.
 pub(crate) fn asks(
     count: u32,
@@ -121,9 +129,14 @@ pub(crate) fn asks(
     dice: &mut SmallRng,
 ) -> Vec<Ask> {
     let mut asks: Vec<Ask> = Vec::new();
+    let taste = if dice.random_bool(0.15) {
+        Taste::Hedges
+    } else {
+        Taste::Mixed
+    };
     while asks.len() < count as usize {
         let call = asks.len() as u32;
-        let mut first = ask(call, callers, ids, climate, dice);
+        let mut first = ask(call, callers, ids, (climate, taste), dice);
         let has_word = !first.is_fan_out() && dice.random_bool(0.15);
         if !has_word {
             asks.push(first);
@@ -206,19 +219,31 @@ fn leaves(dice: &mut SmallRng) -> Option<(Duration, Leaving)> {
     })
 }
 
-fn hedge(kind: &Kind, idempotent: bool, dice: &mut SmallRng) -> Hedge {
-    // Nearly all who ask for what contradicts itself are refused, which tells little.
-    let share = if idempotent { 0.3 } else { 0.04 };
+fn hedge(kind: &Kind, idempotent: bool, taste: Taste, dice: &mut SmallRng) -> Hedge {
+    let share = match (taste, idempotent) {
+        (Taste::Hedges, true) => 1.0,
+        (Taste::Mixed, true) => 0.25,
+        // What contradicts itself is refused, which tells little.
+        (Taste::Hedges | Taste::Mixed, false) => 0.04,
+    };
     if matches!(kind, Kind::Fanout { .. }) || !dice.random_bool(share) {
         Hedge::Never
     } else if dice.random_bool(0.2) {
         Hedge::Usual
+    } else if taste == Taste::Hedges {
+        Hedge::After(ms(1..10, dice))
     } else {
         Hedge::After(ms(3..60, dice))
     }
 }
 
-fn ask(call: u32, callers: usize, ids: &[String], climate: Climate, dice: &mut SmallRng) -> Ask {
+fn ask(
+    call: u32,
+    callers: usize,
+    ids: &[String],
+    (climate, taste): (Climate, Taste),
+    dice: &mut SmallRng,
+) -> Ask {
     let targets = some(ids, dice);
     let kind = if dice.random_bool(0.7) {
         Kind::Route {
@@ -247,13 +272,14 @@ fn ask(call: u32, callers: usize, ids: &[String], climate: Climate, dice: &mut S
             },
         }
     };
-    let idempotent = climate == Climate::Storm || dice.random_bool(0.5);
+    let is_wild = climate == Climate::Storm || taste == Taste::Hedges;
+    let idempotent = is_wild || dice.random_bool(0.5);
     Ask {
         call,
         task: call,
         caller: dice.random_range(0..callers),
         at: OPENING + ms(0..(LAST_ASK - OPENING).as_millis() as u64, dice),
-        hedge: hedge(&kind, idempotent, dice),
+        hedge: hedge(&kind, idempotent, taste, dice),
         waits_for_ready: matches!(kind, Kind::Route { .. }) && dice.random_bool(0.2),
         kind,
         targets,
