@@ -15,7 +15,7 @@ fn answers<'f>(facts: &'f Facts<'_>, task: u32) -> impl Iterator<Item = (&'f Cal
     facts.who_ask(task).filter_map(answered)
 }
 
-fn tasks<'f>(facts: &'f Facts<'_>) -> impl Iterator<Item = u32> {
+fn tasks(facts: &Facts<'_>) -> impl Iterator<Item = u32> {
     let keyed = facts.calls.values().filter(|call| call.ask.word.is_some());
     let mut tasks: Vec<_> = keyed.map(|call| call.ask.task).collect();
     tasks.sort_unstable();
