@@ -111,7 +111,7 @@ impl Deduplicate {
     pub async fn run_task(
         &self,
         identity: Identity,
-        route: Route,
+        mut route: Route,
         place: Permit,
     ) -> (Outcome, Origin) {
         let mut place = Some(place);
@@ -146,6 +146,7 @@ impl Deduplicate {
                 return (refused(failure), origin);
             };
             if origin == Origin::Earlier && may_begin_anew(&ended, &route) {
+                route.look_again();
                 continue;
             }
             return (Outcome::clone(&ended), origin);

@@ -183,6 +183,27 @@ async fn who_has_more_time_than_the_call_begins_it_anew_only_where_that_does_no_
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_begins_a_call_anew_goes_by_the_fleet_as_it_is_by_then() {
+    let mut doors = Doors::new(Vec::new());
+    let scripts = [("A", vec![Act::Silent]), ("B", vec![Act::Echo(ms(1))])];
+    doors.stage = Stage::with_scripts(scripts);
+    let mut patient = doors.stage.route(Policy::Ordered, ms(5000));
+    patient.retry.repeat = Repeat::Idempotent;
+    let first = doors.stage.route(Policy::Ordered, ms(1000));
+    // Since both have come, A has gone down.
+    doors.stage.set_down("A", "gone");
+    let later = doors.stage.view();
+    patient.fleet_now = Arc::new(move || Arc::clone(&later));
+    let patient = async {
+        time::sleep(ms(10)).await;
+        doors.run(identity("k", "A"), patient).await
+    };
+    let (_, (outcome, origin)) = tokio::join!(doors.run(identity("k", "A"), first), patient);
+    assert_eq!(outcome.unwrap().instance.as_str(), "B");
+    assert_eq!((origin, doors.calls()), (Origin::Own, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_kept_does_not_hold_on_to_the_buffer_it_came_in() {
     let doors = Doors::new(vec![Act::Echo(ms(1))]);
     doors.call(ms(1000)).await;
