@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use orchestrator::app::App;
 use orchestrator::config::Journal;
+use orchestrator::ingress::caller::Key;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 use orchestrator::proto::orchestrator::session_send_request::Frame as Out;
 use orchestrator::proto::orchestrator::session_send_response::Frame as In;
@@ -275,4 +276,49 @@ async fn a_restart_keeps_everything_that_was_acknowledged() {
     let told = again.err().expect("a second one is refused").to_string();
     assert!(told.contains("in use"), "{told}");
     assert_ne!(KEY, token);
+}
+
+#[tokio::test]
+async fn the_stream_of_a_session_ends_with_the_key_or_the_token_that_opened_it() {
+    let mut config = embedded();
+    let passing = Key::with_all_rights("passing", "passing-key");
+    let revoked = passing.revoked.clone();
+    config.keys.keys.push(passing);
+    let app = start(config).await;
+    let mut owner = client(&app).await;
+    let request = SessionSpawnRequest {
+        session_id: "s".to_owned(),
+        idempotency_key: "k".to_owned(),
+        ..Default::default()
+    };
+    let spawned = owner.session_spawn(request.clone()).await.unwrap();
+    let token = spawned.into_inner().token;
+    let ended = async |attached: &mut Attached| loop {
+        if let Err(status) = attached.next().await {
+            return (status.code(), reason(&status));
+        }
+    };
+    let over = (Code::Unauthenticated, "KEY_INVALID".to_owned());
+
+    let mut by_key = with_token(&app, "passing-key").await;
+    let mut attached = Attached::new(&mut by_key, "s", Some(0)).await;
+    attached.send(1, "one").await;
+    assert_eq!(attached.message().await.seq, 1);
+    revoked.revoke();
+    assert_eq!(ended(&mut attached).await, over);
+
+    // A fresh token makes the one before void, and ends what it has open.
+    let mut by_token = with_token(&app, &token).await;
+    let mut attached = Attached::new(&mut by_token, "s", Some(0)).await;
+    assert_eq!(attached.ready.last_received_seq, 1);
+    assert_eq!(attached.message().await.seq, 1);
+    attached.send(2, "two").await;
+    assert_eq!(attached.message().await.seq, 2);
+    let fresh = owner.session_spawn(request).await.unwrap().into_inner();
+    assert!(fresh.deduplicated && fresh.token != token);
+    assert_eq!(ended(&mut attached).await, over);
+    let mut by_fresh = with_token(&app, &fresh.token).await;
+    let mut attached = Attached::new(&mut by_fresh, "s", Some(1)).await;
+    assert_eq!(attached.ready.last_received_seq, 2);
+    assert_eq!(attached.message().await.seq, 2);
 }

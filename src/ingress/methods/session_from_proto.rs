@@ -7,12 +7,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::from_proto::{self, invalid};
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::idempotency::Fingerprint;
 use crate::domain::limit::{
-    EXPRESSION_BYTES_MAX, SESSION_IDLE_TTL_DEFAULT, SESSION_KEY_BYTES_MAX,
-    SESSION_TARGET_BYTES_MAX, SESSION_TTL_MAX, SESSION_TTL_MIN,
+    EXPRESSION_BYTES_MAX, SESSION_KEY_BYTES_MAX, SESSION_TARGET_BYTES_MAX, SESSION_TTL_MAX,
+    SESSION_TTL_MIN,
 };
 use crate::domain::payload::Payload;
-use crate::domain::session::{self, Durability, SessionId, token};
+use crate::domain::session::{self, Durability, SessionId};
 use crate::orchestrate::hold_session::Spawn;
 use crate::orchestrate::hold_session::frame::ClientFrame;
 use crate::proto::orchestrator as proto;
@@ -23,7 +24,12 @@ pub(super) fn id(field: &str, text: &str) -> Result<SessionId, Failure> {
     SessionId::parse(text).map_err(|bad| invalid(field, bad))
 }
 
-pub(super) fn spawn(caller: &str, request: proto::SessionSpawnRequest) -> Result<Spawn, Failure> {
+/// `idle_ttl` is for a request that names none.
+pub(super) fn spawn(
+    caller: &str,
+    request: proto::SessionSpawnRequest,
+    idle_ttl: Duration,
+) -> Result<Spawn, Failure> {
     let policy = proto::CallPolicy {
         selection: request.selection,
         hash_key: request.hash_key.clone(),
@@ -38,7 +44,7 @@ pub(super) fn spawn(caller: &str, request: proto::SessionSpawnRequest) -> Result
         let what = format!("at most {SESSION_TARGET_BYTES_MAX} bytes of expressions");
         return Err(invalid("instances", what));
     }
-    let idle_ttl = ttl("idle_ttl", request.idle_ttl)?.unwrap_or(SESSION_IDLE_TTL_DEFAULT);
+    let idle_ttl = ttl("idle_ttl", request.idle_ttl)?.unwrap_or(idle_ttl);
     let lifetime = ttl("lifetime", request.lifetime)?;
     let loss_policy = match proto::LossPolicy::try_from(request.loss_policy) {
         Ok(proto::LossPolicy::Unspecified | proto::LossPolicy::Fail) => session::LossPolicy::Fail,
@@ -110,7 +116,8 @@ pub(super) fn post_key(
     payload: &Payload,
 ) -> Result<Option<(String, [u8; 32])>, Failure> {
     let key = key(asked)?;
-    Ok(key.map(|key| (key, token::hash(payload.encoded()))))
+    let body = || Fingerprint::of::<&str>(&[], payload).bytes();
+    Ok(key.map(|key| (key, body())))
 }
 
 pub(super) fn frame(frame: proto::SessionSendRequest) -> Result<ClientFrame, Failure> {
@@ -155,3 +162,30 @@ pub(super) fn query(request: proto::SessionListRequest) -> Result<Query, Failure
 
 // Expressions of one session are kept with it, unlike those of a call.
 const _: () = assert!(SESSION_TARGET_BYTES_MAX <= EXPRESSION_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An object of two booleans, with its keys in this order.
+    fn object(keys: [&str; 2]) -> Payload {
+        let entries = keys.map(|key| {
+            let [key] = *key.as_bytes() else {
+                panic!("one letter");
+            };
+            [0x0a, 7, 0x0a, 1, key, 0x12, 2, 0x20, key & 1]
+        });
+        let mut encoded = vec![0x2a, 18];
+        encoded.extend(entries.concat());
+        Payload::check(encoded.into()).unwrap()
+    }
+
+    #[test]
+    fn the_order_of_keys_makes_no_other_post() {
+        let key = |payload: &Payload| post_key("k".to_owned(), payload).unwrap();
+        let (one, other) = (object(["a", "b"]), object(["b", "a"]));
+        assert_ne!(one.encoded(), other.encoded());
+        assert_eq!(key(&one), key(&other));
+        assert_ne!(key(&one), key(&object(["a", "c"])));
+    }
+}

@@ -208,8 +208,8 @@ async fn a_crash_loses_nothing_that_was_acknowledged_and_raises_the_epoch() {
     drop(client);
     settle().await;
     let hash = crate::domain::session::token::hash(spawned.token.as_bytes());
-    let (found, _) = house.sessions.find_by_token(&hash).unwrap();
-    assert_eq!(found, name("s"), "the same token");
+    let found = house.sessions.find_by_token(&hash).unwrap();
+    assert_eq!(found.session, name("s"), "the same token");
     let (mut client, ready) = house.ready("s", Some(0)).await;
     assert_eq!(ready.last_received_seq, 2);
     assert!(1 < ready.epoch.number());
@@ -250,9 +250,15 @@ async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers(
         std::sync::Arc::new(move || std::sync::Arc::clone(&view))
     };
     let store = std::sync::Arc::new(house.store.clone());
-    let other =
-        super::Sessions::recover(store, fleet, house.tasks.clone(), Default::default()).await;
-    let other = other.unwrap();
+    let other = super::Sessions::recover(
+        store,
+        fleet,
+        house.tasks.clone(),
+        Default::default(),
+        house.memory.clone(),
+        Default::default(),
+    );
+    let other = other.await.unwrap();
     client.send(2, "stale").await;
     assert_eq!(
         client.end().await.map(|failure| failure.reason),
