@@ -222,6 +222,8 @@ pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 pub const SESSION_PAGE_READ: usize = 1000;
 /// Idle TTL of a session that names none.
 pub const SESSION_IDLE_TTL_DEFAULT: Duration = Duration::from_secs(300);
+/// The buffers, one for each direction, of a session's stream between two messages.
+pub const SESSION_CODEC_BUFFER_BYTES: usize = 256;
 /// How long a client may take to say which session it attaches to.
 pub const SESSION_HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of the target expressions of one session, which are kept with it.
