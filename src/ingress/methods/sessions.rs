@@ -66,6 +66,7 @@ impl Orchestrator {
             let id = id(named, &hello)?;
             allowed(&arrival, &id)?;
             let exchange = Arc::clone(&arrival.exchange);
+            exchange.weigh_nothing();
             let frames: Incoming = Box::pin(incoming.map(move |frame| {
                 // It is whole, and what is kept of it is weighed where it is kept.
                 exchange.weigh_nothing();

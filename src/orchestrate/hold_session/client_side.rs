@@ -154,15 +154,11 @@ impl Owner {
                         in_reply_to,
                         payload,
                     } => {
-                        if let Some(client) = &mut self.client {
-                            let bytes = payload.encoded().len();
-                            let waiting = Waiting {
-                                seq,
-                                in_reply_to,
-                                payload,
-                            };
-                            client.ahead.push(waiting, bytes);
-                        }
+                        self.on_message(Waiting {
+                            seq,
+                            in_reply_to,
+                            payload,
+                        });
                     }
                     ClientFrame::Ack { seq } => self.take_ack(seq),
                     // What was sent before it is kept and handed over first.
@@ -172,23 +168,52 @@ impl Owner {
         }
     }
 
+    fn on_message(&mut self, message: Waiting) {
+        let waits = self
+            .client
+            .as_ref()
+            .is_some_and(|client| !client.ahead.is_empty());
+        let left = if waits {
+            Some(message)
+        } else {
+            self.accept(message)
+        };
+        if let (Some(message), Some(client)) = (left, &mut self.client) {
+            let bytes = message.payload.encoded().len();
+            client.ahead.push(message, bytes);
+        }
+    }
+
     /// Takes over what the client has sent, as far as there is room.
     pub(super) fn take_from_client(&mut self) {
-        while self.life.is_open()
-            && let Some(client) = &mut self.client
-            && let Some(waiting) = client.ahead.front()
+        while let Some(client) = &mut self.client
+            && let Some(front) = client.ahead.front()
+            && self.to_instance.has_room(front.payload.encoded().len())
+            && let Some(message) = client.ahead.pop()
         {
-            let (seq, in_reply_to) = (waiting.seq, waiting.in_reply_to);
-            let payload = waiting.payload.clone();
-            match self.to_instance.stream(seq, in_reply_to, payload) {
-                Ok(_) => drop(client.ahead.pop()),
-                Err(Refused::Full) => return,
-                Err(bad @ (Refused::Gap { .. } | Refused::Zero | Refused::Changed(_))) => {
-                    self.detach_with(Failure::new(
-                        Reason::ArgumentInvalid,
-                        format!("data: {bad}"),
-                    ));
-                }
+            // There is room for it.
+            drop(self.accept(message));
+        }
+    }
+
+    /// Takes over one message; gives it back when there is no room.
+    fn accept(&mut self, message: Waiting) -> Option<Waiting> {
+        if !self.life.is_open() {
+            return None;
+        }
+        let payload = message.payload.clone();
+        match self
+            .to_instance
+            .stream(message.seq, message.in_reply_to, payload)
+        {
+            Ok(_) => None,
+            Err(Refused::Full) => Some(message),
+            Err(bad @ (Refused::Gap { .. } | Refused::Zero | Refused::Changed(_))) => {
+                self.detach_with(Failure::new(
+                    Reason::ArgumentInvalid,
+                    format!("data: {bad}"),
+                ));
+                None
             }
         }
     }
@@ -229,7 +254,7 @@ impl Owner {
             && client.ahead.is_empty()
             && self.to_instance.unstored().next().is_none()
             && self.to_client.next(sent).is_none();
-        if is_done && self.life.is_open() {
+        if is_done && self.life.is_open() && self.closing.is_none() {
             self.detach();
         }
         self.sent_before.to_client = self.sent_before.to_client.max(sent);

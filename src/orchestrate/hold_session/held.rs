@@ -338,8 +338,11 @@ impl Owner {
             let failure = Failure::at(id, reason, Progress::MayHaveBegun, detail);
             return self.lose_link(&failure);
         }
-        if let Some(held) = self.link.held() {
+        let Some(held) = self.link.held() else { return };
+        if held.has_waiting() || !self.to_client.has_room(bytes) {
             held.ahead.push(data, bytes);
+        } else {
+            self.take(data);
         }
     }
 

@@ -229,6 +229,11 @@ async fn silence_is_broken_before_anybody_cuts_the_stream() {
         let said = quiet_since.elapsed().as_secs();
         assert!((60 * round..=60 * round + 1).contains(&said), "{said}");
     }
+    let seen = house.instance("A").sessions.opened()[0].seen();
+    let acks = seen
+        .iter()
+        .filter(|frame| matches!(frame, Frame::Ack { through: 1 }));
+    assert!(3 <= acks.count(), "the instance hears it too: {seen:?}");
 }
 
 #[tokio::test(start_paused = true)]

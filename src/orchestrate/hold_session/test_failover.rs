@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::frame::{Direction, ServerFrame};
-use super::test_stage::{House, name, reason, settle, text};
+use super::test_stage::{House, name, payload, reason, settle, text};
 use crate::domain::failure::{Reason, Status};
 use crate::domain::session::{CloseReason, LossPolicy};
 use crate::instance::scripted::SessionAct;
@@ -274,4 +274,36 @@ async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers(
         .flat_map(|held| held.seqs())
         .collect();
     assert_eq!(seqs, [1], "nor delivered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_counts_wrongly_loses_the_session_and_nothing_of_what_it_said_is_taken() {
+    use crate::instance::session::{Data, Frame};
+    let data = |seq, in_reply_to| {
+        Frame::Data(Data {
+            seq,
+            in_reply_to,
+            redelivered: false,
+            payload: payload("x"),
+        })
+    };
+    for wrong in [
+        Frame::Ack { through: 2 },
+        data(2, None),
+        data(0, None),
+        data(1, Some(2)),
+    ] {
+        let house = House::new(&["A", "B"]).await;
+        house.instance("A").sessions.script([SessionAct::Silent]);
+        house.spawn("s", LossPolicy::Reassign).await;
+        let mut client = house.attach("s", Some(0)).await;
+        client.send(1, "one").await;
+        client.acked(1).await;
+        settle().await;
+        let held = house.instance("A").sessions.opened().remove(0);
+        held.say(wrong.clone());
+        assert_eq!(client.message().await, (1, "one".to_owned()), "{wrong:?}");
+        assert!(!held.is_held());
+        assert_eq!(house.instance("B").sessions.opened()[0].seqs(), [1]);
+    }
 }

@@ -244,6 +244,34 @@ async fn a_session_without_durability_ends_with_the_orchestrator_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn sessions_with_one_key_are_together_and_those_with_many_are_not() {
+    let house = House::new(&["A", "B", "C", "D"]).await;
+    let mut at = std::collections::BTreeMap::new();
+    for number in 0..40 {
+        let key = format!("key{}", number % 8);
+        let mut spawn = asked(&format!("s{number}"), LossPolicy::Fail);
+        spawn.selection = Policy::Hash(key.clone());
+        let spawned = house.sessions.spawn(spawn).await.unwrap();
+        let instance = spawned.session.session.instance;
+        assert_eq!(*at.entry(key).or_insert(instance.clone()), instance);
+    }
+    let places: std::collections::BTreeSet<_> = at.values().collect();
+    assert!(1 < places.len(), "{at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attached_session_that_says_nothing_is_small() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let entry = house.sessions.0.find(&name("s")).unwrap();
+    let task = super::wake::hold(std::sync::Arc::clone(&house.sessions.0), entry);
+    let owner = size_of::<super::owner::Owner>();
+    let held = size_of::<super::held::Held>();
+    let sum = size_of_val(&task) + owner + held;
+    assert!(sum < 2560, "{} {owner} {held}", size_of_val(&task));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_session_has_no_task() {
     let house = House::new(&["A"]).await;
     for at in 0..100 {

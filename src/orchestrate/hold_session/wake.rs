@@ -34,7 +34,7 @@ impl House {
     }
 }
 
-async fn hold(house: Arc<House>, entry: Arc<Entry>) {
+pub(super) async fn hold(house: Arc<House>, entry: Arc<Entry>) {
     loop {
         while !house.memory.has_room(Purpose::Answer) && !house.is_draining() {
             tokio::time::sleep(MEMORY_PUSHBACK).await;
