@@ -142,7 +142,12 @@ fn may_pass(error: &Error) -> bool {
 fn is_passing(status: &Status) -> bool {
     use std::error::Error as _;
     // Only a status that this side made up, because the connection broke, has a cause.
-    status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled)
+    status.source().is_some()
+        || matches!(
+            status.code(),
+            // The last one: there is no room just now, in memory or in the journal.
+            Code::Unavailable | Code::Cancelled | Code::ResourceExhausted
+        )
 }
 
 type Attached = (

@@ -130,7 +130,6 @@ impl Owner {
         if self.closing.is_none()
             && !client.ahead.is_full()
             && let Some(incoming) = &mut client.incoming
-            && self.weight.has_room(Purpose::Request)
         {
             return incoming.poll_next_unpin(context).map(FromClient::Frame);
         }
@@ -169,6 +168,10 @@ impl Owner {
     }
 
     fn on_message(&mut self, message: Waiting) {
+        // Its acknowledgements have to be heard all the same: they make room.
+        if !self.weight.has_room(Purpose::Request) {
+            return self.detach_with(super::weight::full());
+        }
         let waits = self
             .client
             .as_ref()

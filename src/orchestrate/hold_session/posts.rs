@@ -6,10 +6,9 @@ use super::closing::Life;
 use super::entry::Replied;
 use super::owner::Owner;
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{MEMORY_PUSHBACK, SESSION_POSTS_KNOWN_MAX, SESSION_POSTS_WAITING_MAX};
+use crate::domain::limit::{SESSION_POSTS_KNOWN_MAX, SESSION_POSTS_WAITING_MAX};
 use crate::domain::payload::Payload;
-use crate::domain::retry::Pushback;
-use crate::memory::{Full, Purpose};
+use crate::memory::Purpose;
 use crate::store::record::PostKey;
 
 /// Somebody who waits for what was posted.
@@ -89,10 +88,7 @@ impl Owner {
             };
         }
         if !self.weight.has_room(Purpose::Request) {
-            return Err(Failure {
-                pushback: Some(Pushback::Wait(MEMORY_PUSHBACK)),
-                ..Failure::new(Reason::MemoryFull, Full.to_string())
-            });
+            return Err(super::weight::full());
         }
         let position = self
             .to_instance

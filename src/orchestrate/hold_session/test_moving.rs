@@ -4,13 +4,13 @@ use bytes::{BufMut as _, Bytes};
 
 use super::frame::{ClientFrame, Direction, ServerFrame};
 use super::test_stage::{House, LONG, name, payload, settle, text};
+use crate::domain::failure::Reason;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::HELD_BYTES_MAX;
 use crate::domain::payload::Payload;
 use crate::domain::session::LossPolicy;
 use crate::instance::scripted::SessionAct;
 use crate::instance::session::{CloseReason, Frame};
-use crate::memory::Purpose;
 
 fn ids(names: &[&str]) -> Vec<InstanceId> {
     let parse = |name: &&str| InstanceId::parse(name).unwrap();
@@ -179,10 +179,9 @@ async fn what_can_not_be_replayed_any_more_is_told_as_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_of_sessions_weigh_in_the_memory_of_the_house_and_wait_when_it_is_full() {
+async fn messages_of_sessions_weigh_in_the_memory_of_the_house_and_are_refused_when_it_is_full() {
     let house = House::new(&["A"]).await;
-    let script = [SessionAct::FullAfter(0)];
-    house.instance("A").sessions.script(script);
+    house.instance("A").sessions.script([SessionAct::Silent]);
     house.spawn("s", LossPolicy::Fail).await;
     let mut client = house.attach("s", Some(0)).await;
     for seq in 1..=10 {
@@ -190,26 +189,45 @@ async fn messages_of_sessions_weigh_in_the_memory_of_the_house_and_wait_when_it_
     }
     client.acked(10).await;
     settle().await;
-    assert_eq!(house.memory.held(), 120, "ten messages of ten letters");
+    let held = house.instance("A").sessions.opened().remove(0);
+    held.send(None, payload("abcd"));
+    assert_eq!(client.message().await.0, 1);
+    settle().await;
+    let weight = 10 * 12 + 6;
+    assert_eq!(
+        house.memory.held(),
+        weight,
+        "ten of ten letters, one of four"
+    );
 
     let others = house.memory.charge();
     others.settle(house.memory.limit());
-    assert!(!house.memory.has_room(Purpose::Request));
-    client.send(11, "waits").await;
+    // What makes room is heard.
+    client.ack(1).await;
+    settle().await;
+    assert_eq!(house.memory.held() - house.memory.limit(), 120);
+    client.send(11, "is refused").await;
+    let end = client.end().await.unwrap();
+    assert_eq!(end.reason, Reason::MemoryFull);
+    assert!(end.pushback.is_some());
+    let refused = house.post("s", None, "is refused").await.unwrap_err();
+    assert_eq!(refused.reason, Reason::MemoryFull);
+    held.send(None, payload("waits"));
+    settle().await;
+    let (mut client, ready) = house.ready("s", Some(1)).await;
+    assert_eq!(ready.last_received_seq, 10);
     settle().await;
     let shown = house.sessions.get(&name("s")).await.unwrap().session;
-    assert_eq!(shown.to_instance.last, 10);
-    let refused = house.post("s", None, "is refused").await.unwrap_err();
-    assert_eq!(refused.reason, crate::domain::failure::Reason::MemoryFull);
-    assert!(refused.pushback.is_some());
-    drop(others);
-    client.acked(11).await;
+    assert_eq!((shown.to_instance.last, shown.to_client.last), (10, 1));
 
-    house.instance("A").sessions.opened()[0].let_in();
-    for seq in 1..=11 {
-        assert_eq!(client.message().await.0, seq);
-    }
-    client.ack(11).await;
+    drop(others);
+    assert_eq!(client.message().await, (2, "waits".to_owned()));
+    client.ack(2).await;
+    held.say(Frame::Ack { through: 10 });
+    client.send(11, "is taken").await;
+    client.acked(11).await;
+    settle().await;
+    held.say(Frame::Ack { through: 11 });
     settle().await;
     assert_eq!(house.memory.held(), 0);
 }

@@ -3,11 +3,14 @@
 use tokio::time::Instant;
 
 use super::owner::Owner;
+use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::MEMORY_PUSHBACK;
-use crate::memory::{Charge, Memory, Purpose};
+use crate::domain::retry::Pushback;
+use crate::memory::{Charge, Full, Memory, Purpose};
 
-/// What one session weighs. Its bounds limit what it holds; when all sessions and calls together fill the memory,
-/// nothing more of it is read, and whoever sends has to wait.
+/// What one session weighs. Its bounds limit what it holds. When all sessions and calls together fill the memory, what
+/// clients send is refused; their acknowledgements are heard, so that room can come of it. What instances say has more
+/// room; beyond that they wait.
 pub(super) struct Weight {
     memory: Memory,
     charge: Charge,
@@ -40,6 +43,14 @@ impl Weight {
 
     pub(super) fn look_again(&mut self, now: Instant) {
         self.look_at = self.look_at.filter(|at| now < *at);
+    }
+}
+
+/// What somebody is told whose message was not taken for want of memory.
+pub(super) fn full() -> Failure {
+    Failure {
+        pushback: Some(Pushback::Wait(MEMORY_PUSHBACK)),
+        ..Failure::new(Reason::MemoryFull, Full.to_string())
     }
 }
 

@@ -145,7 +145,7 @@ class Conversation:
             self._kept_bytes -= self._kept.popleft().payload.ByteSize()
 
 
-REPEATABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED"}
+REPEATABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED", "RESOURCE_EXHAUSTED"}
 """What ends a connection and not a session: the next connection goes on."""
 
 
