@@ -140,9 +140,8 @@ impl App {
         let keys = watched(config.keys, &tasks);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
         // Before anybody can call: what a client was told before the restart stands.
-        let settings = config.sessions.each;
-        let sessions = hold(&store, &fleet, &tasks, &chance, &memory, settings).await?;
-
+        let each = config.sessions.each;
+        let sessions = hold(&store, &fleet, &tasks, &chance, &memory, each).await?;
         let draining = CancellationToken::new();
         let house = methods::House {
             fleet: Arc::clone(&fleet),
