@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::HeaderValue;
+use ::http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::domain::failure::{Failure, Reason, Status};
@@ -18,6 +18,9 @@ use crate::domain::task::Task;
 pub mod builtin;
 pub mod endpoint;
 pub mod grpc;
+pub mod http;
+mod reset;
+mod retry_after;
 #[cfg(test)]
 pub mod scripted;
 pub mod session;
@@ -49,6 +52,11 @@ impl Sent {
     /// It leaves now.
     pub fn set(&self) {
         self.0.store(true, Ordering::Release);
+    }
+
+    /// It has not left after all: its connection was gone, and not a byte of it was written.
+    pub fn take_back(&self) {
+        self.0.store(false, Ordering::Release);
     }
 
     /// Whether it has left.
@@ -117,7 +125,7 @@ pub struct Spec {
     pub calls_in_flight_max: Option<u32>,
     /// What it is shown as `authorization`. The caller's own key never is.
     pub credential: Option<Credential>,
-    /// How it is trusted; used when the endpoint is `grpcs`.
+    /// How it is trusted; used when the endpoint is `grpcs` or `https`.
     pub tls: tls::Settings,
 }
 
