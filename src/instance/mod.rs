@@ -74,6 +74,11 @@ pub trait InstanceClient: Send + Sync {
     /// Asks whether the instance serves. The caller sets the time limit.
     fn probe(&self) -> Pending<Result<Serving, Failure>>;
 
+    /// Whether it can be given sessions at all.
+    fn session_support(&self) -> SessionSupport {
+        SessionSupport::Streams
+    }
+
     /// Hands over a session: the instance has agreed to take part once this is there. Dropping what it brings
     /// resets the stream and leaves the session as it is. The caller sets the time limit. An instance without
     /// sessions fails with its status UNIMPLEMENTED, one that knows a newer epoch with FAILED_PRECONDITION.
@@ -94,6 +99,15 @@ pub trait InstanceClient: Send + Sync {
             "cannot be watched",
         )))
     }
+}
+
+/// Whether a way to an instance has sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionSupport {
+    /// It has; the instance itself may still refuse them.
+    Streams,
+    /// It has none.
+    None,
 }
 
 /// Hears what an instance says of itself.

@@ -1,6 +1,6 @@
 //! What it says about a task that the connection which carried it has broken.
 
-use std::error::Error as _;
+use std::error::Error;
 
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
@@ -17,35 +17,35 @@ pub(super) fn before_answer(id: &InstanceId, error: &hyper::Error) -> Failure {
         );
         return Failure::at(id, Reason::AnswerMalformed, Progress::Answered, detail);
     }
-    lost(id, error, Progress::MayHaveBegun)
+    let detail = format!(
+        "the instance closed the connection before it answered{}",
+        cause(error)
+    );
+    Failure::at(id, Reason::InstanceLost, Progress::MayHaveBegun, detail)
 }
 
 /// The connection broke after the answer had begun.
 pub(super) fn within_answer(id: &InstanceId, error: &hyper::Error) -> Failure {
-    match of_http2(error) {
-        Some(error) => reset::within_answer(id, error),
-        None => lost(id, error, Progress::Answered),
+    if let Some(error) = of_http2(error) {
+        return reset::within_answer(id, error);
     }
+    let detail = "the connection to the instance broke within its answer";
+    Failure::at(id, Reason::InstanceLost, Progress::Answered, detail)
 }
 
-fn lost(id: &InstanceId, error: &hyper::Error, progress: Progress) -> Failure {
-    let detail = if error.is_incomplete_message() && progress == Progress::MayHaveBegun {
-        "the instance closed the connection before it answered"
-    } else if progress == Progress::MayHaveBegun {
-        "the connection to the instance broke before it answered"
-    } else {
-        "the connection to the instance broke within its answer"
-    };
-    Failure::at(id, Reason::InstanceLost, progress, detail)
+/// What the system, or TLS, had to say.
+pub(super) fn cause(error: &hyper::Error) -> String {
+    let said = chain(error).filter_map(|error| error.downcast_ref::<std::io::Error>());
+    said.last()
+        .map_or(String::new(), |error| format!(": {error}"))
 }
 
+/// A reset, or the end of a connection in order; a socket that broke is no word of HTTP/2.
 fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref() {
-            return Some(error);
-        }
-        source = error.source();
-    }
-    None
+    let mut found = chain(error).filter_map(|error| error.downcast_ref::<h2::Error>());
+    found.find(|error| !error.is_io())
+}
+
+fn chain(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |error| (*error).source())
 }

@@ -167,6 +167,7 @@ impl Connections {
         user: User<'_>,
         request: &mut (dyn FnMut(Spoken, Instant) -> Request<Body> + Send),
     ) -> Result<Answer, Failure> {
+        let mut cause = String::new();
         for _ in 0..STALE_MAX {
             let way = self.way(user).await?;
             let request = request(way.spoken(), Instant::now());
@@ -184,9 +185,12 @@ impl Connections {
             if let User::Call(sent) = user {
                 sent.take_back();
             }
+            cause = broken::cause(&error.into_error());
             self.forget();
         }
-        Err(self.down("the instance closes its connections at once"))
+        Err(self.down(format!(
+            "the instance closes its connections at once{cause}"
+        )))
     }
 
     async fn send(

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::endpoint::{Dial, Protocol, Transport};
 use super::tls::{self, BadTls, Offer};
-use super::{Call, InstanceClient, Pending, Serving, Spec};
+use super::{Call, InstanceClient, Pending, Serving, SessionSupport, Spec};
 use crate::domain::deadline::{to_grpc_timeout, to_request_timeout};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
@@ -32,6 +32,7 @@ mod broken;
 mod connections;
 mod failed;
 mod health;
+mod heard;
 mod open;
 
 use connections::{Connections, User};
@@ -122,6 +123,10 @@ impl InstanceClient for HttpInstance {
                 .exchange(User::Call(&call.sent), &mut request);
             answer::read(&reach.id, answer.await?, &reach.memory).await
         })
+    }
+
+    fn session_support(&self) -> SessionSupport {
+        SessionSupport::None
     }
 
     fn probe(&self) -> Pending<Result<Serving, Failure>> {

@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time;
 
 use super::Body;
+use super::heard::heard;
 use crate::domain::limit::{
     CONNECT_TIMEOUT, HEADER_LIST_BYTES_MAX, LINK_CONNECTION_WINDOW, LINK_KEEPALIVE_INTERVAL,
     LINK_KEEPALIVE_TIMEOUT, LINK_STREAM_WINDOW,
@@ -93,8 +94,13 @@ async fn http2(stream: impl Connected + 'static, tasks: &Tasks) -> io::Result<Op
         .keep_alive_interval(LINK_KEEPALIVE_INTERVAL)
         .keep_alive_timeout(LINK_KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
+    let (stream, heard) = heard(stream);
     let shaken = builder.handshake::<_, Body>(TokioIo::new(stream)).await;
     let (sender, mut connection) = shaken.map_err(io::Error::other)?;
+    // Its SETTINGS come first (RFC 9113, 3.4). Over TLS 1.3 it says only now that it does not trust us.
+    heard
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::ConnectionAborted.into()))?;
     let room = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
     let told = Arc::clone(&room);
     let drive = std::future::poll_fn(move |context| {
