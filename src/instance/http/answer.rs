@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode, Version, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::connections::Answer;
 use super::{broken, failed};
@@ -21,15 +22,19 @@ use crate::payload_json::{BadJson, from_json};
 /// What can be passed on, and a little: more is not worth buffering.
 const TEXT_BYTES_MAX: usize = ANSWER_PASSED_ON_BYTES_MAX + 1024;
 
+/// Characters of a content type that a failure repeats.
+const CONTENT_TYPE_CHARS_SHOWN_MAX: usize = 60;
+
 /// Waits for the whole of an answer.
 pub(super) async fn read(
     id: &InstanceId,
     answer: Answer,
+    ends: Instant,
     memory: &Memory,
 ) -> Result<Payload, Failure> {
     let Answer { head, body, used } = answer;
     if !head.status.is_success() {
-        return Err(failed::read(id, Answer { head, body, used }).await);
+        return Err(failed::read(id, Answer { head, body, used }, ends).await);
     }
     unreadable(id, &head)?;
     let charge = memory.charge();
@@ -59,6 +64,7 @@ fn unreadable(id: &InstanceId, head: &Parts) -> Result<(), Failure> {
     let mut parts = kind.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default();
     if !is_json(essence) && head.status != StatusCode::NO_CONTENT {
+        let essence: String = essence.chars().take(CONTENT_TYPE_CHARS_SHOWN_MAX).collect();
         let what = format!("the answer is not JSON: its content-type is {essence}");
         return Err(malformed(id, what));
     }

@@ -8,7 +8,7 @@ use http::response::Parts;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::answer::{idle_for, is_json, malformed};
 use super::connections::Answer;
@@ -19,7 +19,7 @@ use crate::domain::retry::Pushback;
 use crate::instance::retry_after;
 
 /// The failure that an answer with another status than 2xx means.
-pub(super) async fn read(id: &InstanceId, answer: Answer) -> Failure {
+pub(super) async fn read(id: &InstanceId, answer: Answer, ends: Instant) -> Failure {
     let Answer { head, body, used } = answer;
     let http = head.status.as_u16();
     if head.status.is_redirection() {
@@ -31,7 +31,8 @@ pub(super) async fn read(id: &InstanceId, answer: Answer) -> Failure {
         return malformed(id, what);
     }
     // A status is not held up by its words.
-    let words = time::timeout(HTTP_WORDS_TIMEOUT, words(body)).await;
+    let ends = ends.min(Instant::now() + HTTP_WORDS_TIMEOUT);
+    let words = time::timeout_at(ends, words(body)).await;
     let words = match words {
         Ok(Words::Whole(words)) => {
             used.finish(idle_for(&head.headers));

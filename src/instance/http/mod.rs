@@ -34,6 +34,8 @@ mod failed;
 mod health;
 mod heard;
 mod open;
+#[cfg(test)]
+mod tests;
 
 use connections::{Connections, User};
 use open::Spoken;
@@ -121,7 +123,7 @@ impl InstanceClient for HttpInstance {
             let answer = reach
                 .connections
                 .exchange(User::Call(&call.sent), &mut request);
-            answer::read(&reach.id, answer.await?, &reach.memory).await
+            answer::read(&reach.id, answer.await?, call.ends, &reach.memory).await
         })
     }
 
