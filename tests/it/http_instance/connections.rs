@@ -1,7 +1,8 @@
 //! Connections over HTTP/1.1: made, kept, given up, and never a reason to send a task twice.
 
-use orchestrator::domain::limit::HTTP_CONNECTIONS_PER_INSTANCE_MAX;
+use orchestrator::domain::limit::{HTTP_CONNECTIONS_PER_INSTANCE_MAX, HTTP_IDLE_PER_INSTANCE_MAX};
 use orchestrator::instance::Serving;
+use orchestrator::tasks::Finish;
 
 use super::by_hand::json;
 use super::*;
@@ -126,14 +127,28 @@ async fn no_more_connections_are_made_than_may_be_and_further_calls_wait() {
     assert_eq!(by_hand.connections(), HTTP_CONNECTIONS_PER_INSTANCE_MAX + 1);
     held.pop().unwrap().answer(&json("1")).await;
     held.push(by_hand.asked().await);
-    for asked in held {
+    for asked in held.drain(..) {
         asked.answer(&json("1")).await;
     }
     for outcome in all {
         assert_eq!(outcome.await.unwrap().unwrap(), "1");
     }
     assert_eq!(by_hand.connections(), HTTP_CONNECTIONS_PER_INSTANCE_MAX + 1);
-    drop(reached);
+    // Of those that have nothing to do any more, only so many are kept.
+    soon(async {
+        while reached.tasks.left() != HTTP_IDLE_PER_INSTANCE_MAX {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let all: Vec<_> = (0..=HTTP_IDLE_PER_INSTANCE_MAX).map(|_| ask()).collect();
+    for _ in 0..=HTTP_IDLE_PER_INSTANCE_MAX {
+        held.push(by_hand.asked().await);
+    }
+    assert_eq!(by_hand.connections(), HTTP_CONNECTIONS_PER_INSTANCE_MAX + 2);
+    drop(all);
+    let finished = reached.tasks.finish(Duration::from_secs(30)).await;
+    assert_eq!(finished, Finish::Complete);
 }
 
 #[tokio::test]

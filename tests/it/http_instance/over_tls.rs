@@ -5,6 +5,7 @@ use h2::server::{self, SendResponse};
 use h2::{Reason as Reset, RecvStream};
 use http::{Request, Response};
 use orchestrator::instance::Serving;
+use orchestrator::tasks::Finish;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -91,6 +92,8 @@ async fn many_calls_share_one_connection_and_each_is_a_post_of_its_payload() {
     for call in calls {
         assert_eq!(call.await.unwrap().unwrap(), "[1]");
     }
+    let finished = reached.tasks.finish(Duration::from_secs(30)).await;
+    assert_eq!(finished, Finish::Complete);
 }
 
 #[tokio::test]
