@@ -200,6 +200,30 @@ async fn a_dropped_call_resets_its_stream_and_leaves_the_others_alone() {
 }
 
 #[tokio::test]
+async fn what_runs_goes_on_while_its_connection_is_doubted() {
+    let authority = Authority::new();
+    let (port, mut streams) = over_http2(&authority, 100).await;
+    let reached = reach(&behind_tls(port, "/run", &authority));
+    let outcome = tokio::spawn(told(reached.instance.execute(call("1"))));
+    let (_, _request, mut respond) = soon(streams.recv()).await.unwrap();
+    let mut body = respond.send_response(Response::new(()), false).unwrap();
+    body.send_data("[1,".into(), false).unwrap();
+    // Nobody waits any longer for this probe, which has come and is not answered.
+    let probe = tokio::spawn(reached.instance.probe());
+    let (connection, _probe, _unanswered) = soon(streams.recv()).await.unwrap();
+    assert_eq!(connection, 1);
+    probe.abort();
+    assert!(probe.await.unwrap_err().is_cancelled());
+    let next = tokio::spawn(told(reached.instance.execute(call("1"))));
+    let (connection, _request, respond) = soon(streams.recv()).await.unwrap();
+    assert_eq!(connection, 2);
+    answer(respond, "2");
+    assert_eq!(next.await.unwrap().unwrap(), "2");
+    body.send_data("2]".into(), true).unwrap();
+    assert_eq!(outcome.await.unwrap().unwrap(), "[1,2]");
+}
+
+#[tokio::test]
 async fn an_instance_that_chooses_http_1_or_chooses_nothing_is_spoken_to_so() {
     for protocols in [&[&b"http/1.1"[..]][..], &[]] {
         let authority = Authority::new();
