@@ -24,6 +24,7 @@ mod fan_out;
 mod health;
 mod hedge;
 mod history;
+mod http_instance;
 mod idempotency;
 mod instance_session;
 mod journal;

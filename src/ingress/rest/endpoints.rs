@@ -133,6 +133,7 @@ const KEPT: &[Reason] = &[
 const SPAWN: &[Reason] = &[
     Reason::SessionExists,
     Reason::SessionFull,
+    Reason::SessionUnsupported,
     Reason::JournalFull,
     Reason::InstanceDown,
     Reason::NoInstance,
