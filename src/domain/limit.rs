@@ -215,6 +215,12 @@ pub const SESSION_CLOSE_WAIT: Duration = Duration::from_secs(5);
 pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 /// Sessions that are read at once when the orchestrator starts.
 pub const SESSION_PAGE_READ: usize = 1000;
+/// Messages that a stream of events hands out before it ends, so that its reader comes back and acknowledges them.
+pub const EVENTS_UNACKNOWLEDGED_MAX: usize = UNACKNOWLEDGED_MAX / 2;
+/// Bytes of these messages; one always fits.
+pub const EVENTS_UNACKNOWLEDGED_BYTES_MAX: usize = UNACKNOWLEDGED_BYTES_MAX / 2;
+/// Silence on a stream of events after which a comment is sent: proxies cut streams on which nothing moves.
+pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Idle TTL of a session that names none.
 pub const SESSION_IDLE_TTL_DEFAULT: Duration = Duration::from_secs(300);
 /// How long a client may take to say which session it attaches to.

@@ -80,6 +80,28 @@ impl Orchestrator {
         ))
     }
 
+    /// Attaches a client that listens and says nothing: what it has received it says when it attaches again.
+    pub(crate) async fn session_listen(
+        &self,
+        arrival: &Arrival,
+        session_id: &str,
+        last_received_seq: Option<u64>,
+    ) -> Result<Frames, Failure> {
+        let id = session_from_proto::id("session_id", session_id)?;
+        allowed(arrival, &id)?;
+        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts.max);
+        let ends = Instant::from_std(deadline.work_ends());
+        let silent: Incoming = Box::pin(futures_util::stream::pending());
+        let attaching = self.house.sessions.attach(&id, last_received_seq, silent);
+        let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
+            let detail = "the client was not attached in time";
+            Err(Failure::new(Reason::DeadlineExceeded, detail))
+        })?;
+        Ok(Box::pin(
+            outgoing.map(|frame| frame.map(session_to_proto::frame)),
+        ))
+    }
+
     /// Sends one message without attaching, and waits for the reply unless told not to.
     pub(crate) async fn session_post(
         &self,
