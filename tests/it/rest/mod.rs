@@ -17,7 +17,6 @@ mod health_events;
 mod leaving;
 mod reading;
 mod resume;
-mod same;
 mod sessions;
 mod time;
 
