@@ -219,7 +219,10 @@ async fn every_path_needs_a_key_with_its_scope_but_those_that_are_public() {
                         assert!(codes.contains(&code.as_str()), "{told}");
                     }
                 }
-                let answer = ask(verb.clone(), &[&right]).await;
+                // What has no end is asked for without its body.
+                let is_stream = path.ends_with("/events") && verb == Method::GET;
+                let verb = if is_stream { Method::HEAD } else { verb };
+                let answer = ask(verb, &[&right]).await;
                 assert!(![401, 403].contains(&answer.status), "{path}: {answer:?}");
             }
             for scope in Scope::ALL {
