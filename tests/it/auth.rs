@@ -171,7 +171,8 @@ fn paths() -> Vec<(String, Access)> {
         "/cluster/instances/A",
         "/orchestrator/sessions/",
         "/api/orchestrator/sessions/s1/",
-        "/orchestrator/sessions/s1/events",
+        "/orchestrator/sessions/s1/nothing",
+        "/orchestrator/sessions/s1/events/",
         "/api/orchestrator/%72oute",
         "/openclaw.orchestrator.v1.OrchestratorService/Nothing",
     ];
@@ -255,6 +256,12 @@ fn a_path_needs_what_its_method_needs() {
         ("/orchestrator/sessions/send", orchestrator, "SessionPost"),
         ("/orchestrator/sessions", orchestrator, "SessionList"),
         ("/orchestrator/sessions/{id}", orchestrator, "SessionGet"),
+        (
+            "/orchestrator/sessions/{id}/events",
+            orchestrator,
+            "SessionSend",
+        ),
+        ("/orchestrator/health/events", orchestrator, "HealthWatch"),
         ("/cluster/register", cluster, "Register"),
         ("/cluster/deregister", cluster, "Deregister"),
         ("/cluster/instances", cluster, "ListInstances"),
