@@ -77,7 +77,8 @@ async fn every_method_of_every_path_answers_as_the_document_says_and_no_other_do
                         assert!(![404, 405].contains(&answer.status), "{told}");
                     } else if verb == Method::HEAD && is_get {
                         assert_eq!((answer.status, answer.body.len()), (200, 0), "{told}");
-                        assert_eq!(answer.header("content-length") == "", is_stream, "{told}");
+                        let has_no_length = answer.header("content-length").is_empty();
+                        assert_eq!(has_no_length, is_stream, "{told}");
                     } else {
                         assert_eq!(answer.status, 405, "{told}");
                         assert_ne!(answer.header("allow"), "", "{told}");
