@@ -20,7 +20,7 @@ use super::super::methods::Frames;
 use super::events::{self, Event};
 use super::{Call, Shared, answer};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{EVENTS_UNACKNOWLEDGED_BYTES_MAX, EVENTS_UNACKNOWLEDGED_MAX};
+use crate::domain::session::Bounds;
 use crate::domain::task::Names;
 use crate::proto::orchestrator::session_send_response::Frame;
 use crate::proto::orchestrator::{SessionGetRequest, SessionGoAway, SessionServerData};
@@ -45,12 +45,14 @@ pub(super) async fn listen(shared: Arc<Shared>, call: Call) -> Result<Response<B
     let frames = shared.orchestrator.session_listen(&arrival, &call.id, has);
     let frames = frames.await.map_err(Problem::of)?;
     let key = arrival.exchange.key();
+    let most = shared.orchestrator.session_bounds().half();
     Ok(events::response(told(Listening {
         shared,
         frames,
         names: arrival.names.clone(),
         revoked: key.map(|key| Box::pin(key.wait())),
         handed_out: HandedOut::default(),
+        most,
     })))
 }
 
@@ -77,6 +79,8 @@ struct Listening {
     /// Fires when the key of the reader is no longer accepted.
     revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     handed_out: HandedOut,
+    /// So much is handed out, and then the stream ends.
+    most: Bounds,
 }
 
 /// Messages of this stream, none of which is acknowledged yet.
@@ -92,8 +96,8 @@ impl HandedOut {
         self.bytes += data.payload.as_ref().map_or(0, bytes::Bytes::len);
     }
 
-    fn is_enough(&self) -> bool {
-        EVENTS_UNACKNOWLEDGED_MAX <= self.count || EVENTS_UNACKNOWLEDGED_BYTES_MAX <= self.bytes
+    fn is_enough(&self, most: Bounds) -> bool {
+        most.messages <= self.count || most.bytes <= self.bytes
     }
 }
 
@@ -116,7 +120,7 @@ fn told(listening: Listening) -> impl Stream<Item = Event> + Send {
 
 impl Listening {
     async fn next(&mut self) -> Told {
-        if self.handed_out.is_enough() {
+        if self.handed_out.is_enough(self.most) {
             return Told::Last(self.go_away(Duration::ZERO));
         }
         loop {
