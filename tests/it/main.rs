@@ -18,6 +18,7 @@ mod auth;
 mod cancel;
 mod cluster;
 mod deadline;
+mod doors;
 mod drain;
 mod ejection;
 mod fan_out;
