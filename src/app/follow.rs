@@ -3,7 +3,8 @@
 //!
 //! One thread looks at the file and reads it, since that blocks, and in a large config for long. It decides nothing.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self as of_threads, RecvTimeoutError};
 
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::live::{Reload, Taken};
 use super::{App, StartError};
 use crate::config::{Changes, Config, Look, Watch};
-use crate::domain::limit::CONFIG_LOOK_INTERVAL;
+use crate::domain::limit::{CONFIG_BYTES_MAX, CONFIG_LOOK_INTERVAL};
 use crate::ingress::caller;
 
 /// What a config file says now.
@@ -43,6 +44,14 @@ enum Cause {
     Changed,
 }
 
+/// What the thread has read.
+struct Read {
+    cause: Cause,
+    reading: Reading,
+    /// The hash of a file that cannot be used.
+    content: Option<[u8; 32]>,
+}
+
 /// One reading at a time: the next one sees all that has happened until then.
 const READINGS_QUEUED_MAX: usize = 1;
 
@@ -56,20 +65,23 @@ impl App {
         let (ask, asked) = of_threads::sync_channel(READINGS_QUEUED_MAX);
         let (readings, mut coming) = mpsc::channel(READINGS_QUEUED_MAX);
         let path = path.to_owned();
-        let looked_at = path.clone();
         self.tasks.spawn_thread("config", move || {
-            look(&looked_at, read, &asked, &readings);
+            look(&path, read, &asked, &readings);
         })?;
         let (asks, mut questions) = mpsc::channel(READINGS_QUEUED_MAX);
-        let mut teller = Teller::new(path, self.reload());
+        let mut teller = Teller {
+            reload: self.reload(),
+            told: Told::default(),
+        };
         let following = async move {
             // The thread ends with this future: nobody asks it any more.
             let mut waiting: Option<oneshot::Sender<Outcome>> = None;
             loop {
                 tokio::select! {
                     biased;
-                    Some((cause, reading)) = coming.recv() => {
-                        let outcome = teller.take(cause, reading).await;
+                    Some(read) = coming.recv() => {
+                        let cause = read.cause;
+                        let outcome = teller.take(read).await;
                         if cause == Cause::Asked && let Some(told) = waiting.take() {
                             // Whoever has asked may have gone.
                             let _ = told.send(outcome);
@@ -103,7 +115,7 @@ fn look(
     path: &Path,
     mut read: impl FnMut() -> Reading,
     asked: &of_threads::Receiver<()>,
-    readings: &mpsc::Sender<(Cause, Reading)>,
+    readings: &mpsc::Sender<Read>,
 ) {
     let mut watch = Watch::new(path);
     loop {
@@ -120,38 +132,53 @@ fn look(
         };
         let reading = read();
         watch.follow(reading.files.iter().cloned());
-        if readings.blocking_send((cause, reading)).is_err() {
+        let content = match reading.config {
+            Ok(_) => None,
+            // A file that cannot be read has no content, which is one too.
+            Err(_) => Some(content(path).unwrap_or_default()),
+        };
+        let read = Read {
+            cause,
+            reading,
+            content,
+        };
+        if readings.blocking_send(read).is_err() {
             return;
         }
     }
 }
 
-/// Takes what was read, and logs what comes of it.
-struct Teller {
-    path: PathBuf,
-    reload: Reload,
-    /// The mistakes that were logged last, and the file that had them.
-    told: Option<(String, [u8; 32])>,
+fn content(path: &Path) -> io::Result<[u8; 32]> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    file.take(CONFIG_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(caller::hash(&bytes))
 }
 
-impl Teller {
-    fn new(path: PathBuf, reload: Reload) -> Self {
-        Self {
-            path,
-            reload,
-            told: None,
-        }
-    }
+/// Takes what was read, and logs what comes of it.
+struct Teller {
+    reload: Reload,
+    told: Told,
+}
 
-    async fn take(&mut self, cause: Cause, reading: Reading) -> Outcome {
-        let config = match reading.config {
+/// The mistakes that were logged last, and the file that had them.
+#[derive(Default)]
+struct Told(Option<(String, [u8; 32])>);
+
+impl Teller {
+    async fn take(&mut self, read: Read) -> Outcome {
+        let cause = read.cause;
+        let config = match read.reading.config {
             Ok(config) => config,
             Err(mistakes) => {
-                self.refuse(cause, mistakes);
+                let content = read.content.unwrap_or_default();
+                if self.told.is_news(cause, &mistakes, content) {
+                    refuse(&mistakes);
+                }
                 return Outcome::Refused;
             }
         };
-        self.told = None;
+        self.told = Told::default();
         match self.reload.take(config).await {
             Some(Ok(taken)) => {
                 tell(cause, &taken);
@@ -164,22 +191,24 @@ impl Teller {
             None => Outcome::Refused,
         }
     }
+}
 
+impl Told {
     /// Mistakes are logged once for each content of the file, and whenever somebody asks.
-    fn refuse(&mut self, cause: Cause, mistakes: String) {
-        let content = std::fs::read(&self.path).unwrap_or_default();
-        let told = Some((mistakes, caller::hash(&content)));
-        if self.told == told && cause == Cause::Changed {
-            return;
-        }
-        self.told = told;
-        let mistakes = self.told.iter().flat_map(|(mistakes, _)| mistakes.lines());
-        let count = mistakes.clone().count();
-        for mistake in mistakes {
-            tracing::error!(mistake, "the config cannot be used");
-        }
-        tracing::error!(mistakes = count, "config refused: the one before goes on");
+    fn is_news(&mut self, cause: Cause, mistakes: &str, content: [u8; 32]) -> bool {
+        let now = Some((mistakes.to_owned(), content));
+        let is_news = self.0 != now || cause == Cause::Asked;
+        self.0 = now;
+        is_news
     }
+}
+
+fn refuse(mistakes: &str) {
+    for mistake in mistakes.lines() {
+        tracing::error!(mistake, "the config cannot be used");
+    }
+    let mistakes = mistakes.lines().count();
+    tracing::error!(mistakes, "config refused: the one before goes on");
 }
 
 fn refused(error: &StartError) {
@@ -204,5 +233,28 @@ fn tell(cause: Cause, taken: &Taken) {
         tracing::info!(generation, keys = %changes.keys, instances = %changes.instances, settings, "config taken");
     } else if cause == Cause::Asked {
         tracing::info!(generation, "config read again: nothing has changed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_told_once_for_each_content_and_whenever_somebody_asks() {
+        let mut told = Told::default();
+        let mut check = |cause, mistakes, content, expected| {
+            let is_news = told.is_news(cause, mistakes, [content; 32]);
+            assert_eq!(is_news, expected, "{cause:?} {mistakes} {content}");
+        };
+        check(Cause::Changed, "a", 1, true);
+        check(Cause::Changed, "a", 1, false);
+        check(Cause::Asked, "a", 1, true);
+        check(Cause::Changed, "a", 1, false);
+        // Somebody has edited it in vain, and should know.
+        check(Cause::Changed, "a", 2, true);
+        // The same file, which points to another one that is wrong otherwise.
+        check(Cause::Changed, "b", 2, true);
+        check(Cause::Changed, "a", 1, true);
     }
 }

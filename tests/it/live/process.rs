@@ -125,7 +125,7 @@ impl Server {
         let listed = json_of(&self.run(key, &["instances"]));
         let ids = listed.as_array().unwrap().iter();
         let ids: Vec<_> = ids
-            .map(|instance| instance["instance"]["id"].as_str().unwrap())
+            .map(|instance| instance["id"].as_str().unwrap())
             .collect();
         ids.join(" ")
     }
