@@ -19,7 +19,7 @@ use crate::domain::limit::STORE_BYTES_MAX;
 use crate::fleet::view::Origin;
 use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
 use crate::ingress::caller::{FindToken, Keys};
-use crate::ingress::listener::{self, Listen};
+use crate::ingress::listener::{self, Address, Listen, Terms, secure};
 use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
@@ -38,7 +38,7 @@ mod capacity;
 
 /// A running orchestrator.
 pub struct App {
-    address: SocketAddr,
+    address: Address,
     fleet: Arc<Fleet>,
     /// What calls and instances need.
     tasks: Tasks,
@@ -58,11 +58,22 @@ pub struct Outside<L> {
     /// Where its callers come in.
     pub listener: L,
     /// Where that is.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The way to its instances.
     pub dial: Dial,
     /// Its random numbers.
     pub chance: Chance,
+}
+
+impl<L> Outside<L> {
+    fn real(listener: L, address: Address) -> Self {
+        Self {
+            listener,
+            address,
+            dial: dial_tcp(),
+            chance: Chance::default(),
+        }
+    }
 }
 
 /// Why an orchestrator did not start.
@@ -71,6 +82,9 @@ pub enum StartError {
     /// No socket.
     #[error("{0}")]
     Socket(#[from] io::Error),
+    /// No TLS at the front door.
+    #[error("{0}")]
+    Tls(#[from] secure::Unusable),
     /// An instance that cannot be.
     #[error("instance {0}")]
     Instance(Failure),
@@ -97,14 +111,17 @@ pub enum Stopped {
 impl App {
     /// Starts everything; the orchestrator serves once this returns.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let listener = listener::bind(config.listen).await?;
-        let outside = Outside {
-            address: listener.local_addr()?,
-            listener,
-            dial: dial_tcp(),
-            chance: Chance::default(),
-        };
-        Self::start_in(outside, config).await
+        match config.listen.clone() {
+            Address::Tcp(address) => {
+                let listener = listener::bind(address).await?;
+                let address = Address::Tcp(listener.local_addr()?);
+                Self::start_in(Outside::real(listener, address), config).await
+            }
+            Address::Unix(path) => {
+                let socket = listener::bind_unix(&path, config.socket_mode).await?;
+                Self::start_in(Outside::real(socket, Address::Unix(path)), config).await
+            }
+        }
     }
 
     /// Starts everything in this world; where the config says to listen does not matter.
@@ -121,6 +138,7 @@ impl App {
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         // First of all: one that is in use, or damaged, stops the start.
         let store = store(&config.journal, &tasks)?;
+        let secure = secured(config.tls, &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits, config.admission);
         let memory = Memory::new(admission.buffered_bytes);
         let plan = FleetPlan {
@@ -131,7 +149,11 @@ impl App {
             registration: registration::Settings {
                 networks: config.networks,
                 take_over: config.take_over,
-                ourselves: vec![address],
+                ourselves: match &address {
+                    Address::Tcp(address) => vec![*address],
+                    // No instance can be registered there.
+                    Address::Unix(_) => Vec::new(),
+                },
                 calls_in_flight_max: admission.instance_calls_max,
             },
         };
@@ -158,10 +180,15 @@ impl App {
         };
         let door = front_door(keys, find_token(&sessions), limits.body, &house)?;
         let cut = CancellationToken::new();
+        let terms = Terms {
+            limits,
+            secure,
+            forwarders: config.forwarders,
+        };
         let serving = listener::serve(
             listener,
             door,
-            limits,
+            terms,
             memory.clone(),
             connections.clone(),
             cut.clone(),
@@ -185,8 +212,18 @@ impl App {
 
     /// Where it listens.
     #[must_use]
+    pub fn listening(&self) -> &Address {
+        &self.address
+    }
+
+    /// Where it listens on the network; nowhere, which is the unspecified address, when that is a socket in the
+    /// file system.
+    #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        match &self.address {
+            Address::Tcp(address) => *address,
+            Address::Unix(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        }
     }
 
     /// Who is there.
@@ -254,6 +291,21 @@ impl App {
     }
 }
 
+/// TLS at the front door, whose files are looked at from now on.
+async fn secured(
+    settings: Option<secure::Settings>,
+    tasks: &Tasks,
+) -> Result<Option<Arc<secure::Keeper>>, StartError> {
+    let Some(settings) = settings else {
+        return Ok(None);
+    };
+    let (keeper, texts) = secure::Keeper::open(settings).await?;
+    let kept = Arc::clone(&keeper);
+    let following = async move { kept.follow(texts).await };
+    tasks.spawn_vital("certificates", tasks.until_stop(following));
+    Ok(Some(keeper))
+}
+
 /// The keys, each of which ends at its date from now on.
 fn watched(keys: Keys, tasks: &Tasks) -> Arc<Keys> {
     let keys = Arc::new(keys);
@@ -267,8 +319,10 @@ fn watched(keys: Keys, tasks: &Tasks) -> Arc<Keys> {
 const SESSIONS_GRACE: time::Duration = time::Duration::from_secs(5);
 /// The callers that have a quota of their own.
 fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
-    let keys = keys.keys.iter();
-    keys.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)))
+    let named = keys.keys.iter().map(|key| (&key.name, key.quota));
+    let identities = keys.identities.iter();
+    let named = named.chain(identities.map(|identity| (&identity.name, identity.quota)));
+    named.filter_map(|(name, quota)| Some((Arc::clone(name), quota?)))
 }
 
 /// For what only has to notice that it should end.

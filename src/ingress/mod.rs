@@ -16,11 +16,13 @@ pub mod exchange;
 mod failure_body;
 pub mod failure_table;
 mod grpc;
+pub mod identity;
 mod layer;
 pub mod listener;
 pub mod methods;
 mod outgoing;
 mod rest;
+pub mod visitor;
 
 use caller::{FindToken, Keys};
 pub use doors::BadContract;

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::place::Place;
+use crate::config::raw::Value;
 use crate::domain::limit::{CREDENTIAL_BYTES_MAX, PEM_BYTES_MAX};
 use crate::instance::Credential;
 
@@ -19,6 +20,18 @@ pub(in crate::config) struct Surroundings<'a> {
 impl Surroundings<'_> {
     pub(super) fn pem(&self, place: &Place<'_>) -> Option<Vec<u8>> {
         self.file(place, PEM_BYTES_MAX)
+    }
+
+    /// Where a file is that was read; nothing is noted.
+    pub(super) fn path(&self, place: &Place<'_>) -> Option<PathBuf> {
+        match place.value() {
+            Value::Text(name) => Some(self.folder.join(&**name)),
+            Value::Number(_)
+            | Value::Truth(_)
+            | Value::Null
+            | Value::List(_)
+            | Value::Object(_) => None,
+        }
     }
 
     /// An object with either `bearer_file` or `bearer_env`.
