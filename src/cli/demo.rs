@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::time;
 
 use super::connection::{Connection, block_on};
+use super::destination::Destination;
 use super::exit::{Error, Exit};
 use super::output::{Look, Output};
 use super::{demo_session, table};
@@ -133,7 +134,8 @@ async fn tell(app: &App, key: String, other: App) -> Result<(), Error> {
         humantime::format_duration(SLOW),
     ))?;
     settled(app).await?;
-    let connection = Connection::open_with(Some(key), &server, Some(TIMEOUT)).await?;
+    let connection =
+        Connection::open_with(Some(key), &Destination::plain(&server), Some(TIMEOUT)).await?;
 
     output.text(&format!("1. Route: one task for A or B, whichever has less to do.\n   orchestrator route --instances A B --payload '{PAYLOAD}'\n\n"))?;
     let routed = route(&connection).await?;

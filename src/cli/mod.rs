@@ -6,6 +6,7 @@ mod connection;
 mod data_directory;
 mod demo;
 mod demo_session;
+mod destination;
 mod drain;
 mod exit;
 mod explain;

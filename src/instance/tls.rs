@@ -183,3 +183,70 @@ fn handshake(settings: &Settings) -> Result<tokio_rustls::TlsConnector, BadTls> 
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::ServerConfig;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// An instance with a certificate of its own, which is its own authority, and that as PEM.
+    fn instance() -> (TlsAcceptor, String) {
+        let made = rcgen::generate_simple_self_signed(["a.internal".to_owned()]).unwrap();
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        (Arc::new(config).into(), made.cert.pem())
+    }
+
+    async fn is_trusted(connector: &Connector, instance: &TlsAcceptor) -> bool {
+        let connector = connector.current().await;
+        let (ours, theirs) = tokio::io::duplex(16 * 1024);
+        let connecting = connector.connector.connect(connector.name.clone(), ours);
+        let (connected, _accepted) = tokio::join!(connecting, instance.accept(theirs));
+        connected.is_ok()
+    }
+
+    #[tokio::test]
+    async fn the_files_of_an_instance_are_read_again_and_bad_ones_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let ((old, old_pem), (new, new_pem)) = (instance(), instance());
+        let settings = Settings {
+            ca: Some(old_pem.clone().into_bytes()),
+            files: Files {
+                ca: Some(path.clone()),
+                identity: None,
+            },
+            ..Settings::default()
+        };
+        let connector = connector(&settings, "a.internal").unwrap();
+        let check = async |text: Option<&str>, old_is_trusted: bool| {
+            match text {
+                Some(text) => std::fs::write(&path, text).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            assert_eq!(
+                is_trusted(&connector, &old).await,
+                old_is_trusted,
+                "{text:?}"
+            );
+            assert_eq!(
+                is_trusted(&connector, &new).await,
+                !old_is_trusted,
+                "{text:?}"
+            );
+        };
+        check(Some(&old_pem), true).await;
+        check(Some("no certificate"), true).await;
+        check(Some(&new_pem), false).await;
+        check(None, false).await;
+        check(Some(&old_pem), true).await;
+    }
+}

@@ -207,7 +207,7 @@ fn read_tls(
         }
     }
     match (endpoint.map(|endpoint| endpoint.transport), place) {
-        (Some(Transport::Plain), Some(place)) => {
+        (Some(Transport::Plain | Transport::Unix), Some(place)) => {
             place.note("needs an address that begins with grpcs://");
         }
         (Some(Transport::Tls), _) if complete => {
@@ -216,7 +216,7 @@ fn read_tls(
                 note_bad_tls(fields, written.as_ref(), &bad);
             }
         }
-        (Some(Transport::Plain | Transport::Tls) | None, _) => {}
+        (Some(Transport::Plain | Transport::Unix | Transport::Tls) | None, _) => {}
     }
     settings
 }

@@ -32,7 +32,7 @@ mod write_limit;
 
 use first_bytes::FirstBytes;
 use places::Admission;
-pub use socket::{Address, BadAddress, Listen, Peer, UnixSocket, bind, bind_unix, unix_path};
+pub use socket::{Address, BadAddress, Listen, Peer, UnixSocket, bind, bind_unix};
 use streams::{Watched, streams};
 use wire::{Handshakes, Wire};
 use write_limit::WriteLimit;

@@ -250,7 +250,82 @@ fn warn_of_time(validity: Validity) {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Mutex, PoisonError};
+
+    use rcgen::{CertificateParams, KeyPair};
+    use tempfile::TempDir;
+
     use super::*;
+
+    /// Where log lines go.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            log.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A certificate that ends in this year, and its key.
+    fn pair(until: i32) -> (String, String) {
+        let mut params = CertificateParams::new(vec!["a.internal".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn put(folder: &TempDir, certificate: &str, key: &str) {
+        std::fs::write(folder.path().join("c.pem"), certificate).unwrap();
+        std::fs::write(folder.path().join("k.pem"), key).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_cannot_be_used_are_told_once_and_the_old_ones_stay() {
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt().with_writer(move || writer.clone());
+        let _guard = tracing::subscriber::set_default(lines.without_time().finish());
+
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second, past) = (pair(2100), pair(2100), pair(2001));
+        put(&folder, &first.0, &first.1);
+        let path = |name: &str| folder.path().join(name);
+        let settings = Settings::new(path("c.pem"), path("k.pem"), None);
+        let (keeper, mut texts) = Keeper::open(settings).await.unwrap();
+        let mut check = async |certificate: &str, key: &str, is_taken: bool, told: &str| {
+            let before = keeper.config();
+            put(&folder, certificate, key);
+            let many = CERTIFICATES_LOOK_INTERVAL * 10;
+            let _endless = tokio::time::timeout(many, keeper.follow(texts.clone())).await;
+            if is_taken {
+                texts = keeper.settings.read().await.unwrap();
+            }
+            assert_eq!(Arc::ptr_eq(&before, &keeper.config()), !is_taken, "{told}");
+            let lines = std::mem::take(&mut *log.0.lock().unwrap());
+            let lines = String::from_utf8(lines).unwrap();
+            assert_eq!(
+                lines.lines().count(),
+                usize::from(!told.is_empty()),
+                "{lines}"
+            );
+            assert!(lines.contains(told), "{told}: {lines}");
+        };
+        check(&first.0, &first.1, false, "").await;
+        check(&second.0, &first.1, false, "is not that of the certificate").await;
+        check("", &second.1, false, "not a PEM certificate").await;
+        check(&past.0, &past.1, false, "has expired, on 2001-01-01").await;
+        check(&second.0, &second.1, true, "certificates were replaced").await;
+        check(&second.0, &second.1, false, "").await;
+    }
 
     #[test]
     fn what_is_wrong_twice_in_a_row_is_told_once() {

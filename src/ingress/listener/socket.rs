@@ -11,6 +11,8 @@ use std::str::FromStr;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::instance::endpoint::unix_path;
+
 /// Where an orchestrator listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -29,15 +31,6 @@ pub struct BadAddress;
 
 /// How an address of a socket begins, as gRPC clients write it.
 const UNIX: &str = "unix:";
-
-/// The path in `unix:/path` or `unix:///path`; `None` when the text is something else.
-#[must_use]
-pub fn unix_path(text: &str) -> Option<&Path> {
-    let rest = text.strip_prefix(UNIX)?;
-    let path = rest.strip_prefix("//").unwrap_or(rest);
-    let is_whole = path.starts_with('/') && !path.ends_with('/');
-    is_whole.then(|| Path::new(path))
-}
 
 impl FromStr for Address {
     type Err = BadAddress;
