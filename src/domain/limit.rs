@@ -54,6 +54,8 @@ pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub const READY_LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// Legs of a fan-out that are dispatched before arrivals get a turn.
 pub const FANOUT_WAVE: usize = 32;
+/// Legs of the first such wave; each one after it has twice as many, up to `FANOUT_WAVE`.
+pub const FANOUT_WAVE_FIRST: usize = 4;
 /// Events of one fan-out that wait for their reader.
 pub const EVENTS_QUEUED_MAX: usize = 64;
 /// Bytes of events of one fan-out that wait for their reader; one event always fits.
