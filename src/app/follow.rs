@@ -230,7 +230,7 @@ fn tell(cause: Cause, taken: &Taken) {
     };
     if !now.is_empty() {
         let settings = changes.settings.join(", ");
-        tracing::info!(generation, keys = %changes.keys, instances = %changes.instances, settings, "config taken");
+        tracing::info!(generation, keys = %changes.keys, identities = %changes.identities, instances = %changes.instances, settings, "config taken");
     } else if cause == Cause::Asked {
         tracing::info!(generation, "config read again: nothing has changed");
     }

@@ -5,7 +5,6 @@
 //! part as a whole, so that whoever reads it sees one config or the other.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use crate::domain::health::Admin;
 use crate::domain::id::InstanceId;
 use crate::fleet::{Configured, Fleet, Left, registration};
 use crate::ingress::caller::Keys;
+use crate::ingress::listener::Address;
 use crate::ingress::settings::{Settings, SettingsNow};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
@@ -31,7 +31,7 @@ pub(super) struct Live {
     pub(super) running: Config,
     /// Rises with each config that has changed something.
     pub(super) generation: u64,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     pub(super) fleet: Arc<Fleet>,
     pub(super) settings: SettingsNow,
     pub(super) gate: Arc<Gate>,
@@ -95,7 +95,10 @@ impl Live {
     async fn take(&mut self, later: Config) -> Result<Taken, StartError> {
         let changes = Changes::between(&self.running, &later);
         let later = Config {
-            listen: self.running.listen,
+            listen: self.running.listen.clone(),
+            socket_mode: self.running.socket_mode,
+            tls: self.running.tls.clone(),
+            plaintext: self.running.plaintext,
             journal: self.running.journal.clone(),
             ..later
         };
@@ -113,7 +116,7 @@ impl Live {
             admin: wanted_otherwise(&self.running.admin, &later.admin),
             probe: later.probe,
             health: later.health,
-            registration: registration_of(&later, self.address, means.instance_calls_max),
+            registration: registration_of(&later, &self.address, means.instance_calls_max),
         };
         let left = self
             .fleet
@@ -128,6 +131,7 @@ impl Live {
         self.settings.replace(Settings {
             keys: later.keys.clone(),
             limits,
+            forwarders: later.forwarders.clone().into(),
             timeouts: later.timeouts,
         });
         self.running = later;
@@ -179,21 +183,29 @@ fn wanted_otherwise(
 /// What may register, by a config.
 pub(super) fn registration_of(
     config: &Config,
-    address: SocketAddr,
+    address: &Address,
     calls_in_flight_max: u32,
 ) -> registration::Settings {
     registration::Settings {
         networks: config.networks.clone(),
         take_over: config.take_over,
-        ourselves: vec![address],
+        ourselves: match address {
+            Address::Tcp(address) => vec![*address],
+            // No instance can be registered there.
+            Address::Unix(_) => Vec::new(),
+        },
         calls_in_flight_max,
     }
 }
 
 /// Every caller there is, with the quota of its own.
 pub(super) fn quotas(keys: &Keys) -> Vec<(Arc<str>, Option<Quota>)> {
-    let keys = keys.keys.iter();
-    keys.map(|key| (Arc::clone(&key.name), key.quota)).collect()
+    let named = keys.keys.iter().map(|key| (&key.name, key.quota));
+    let identities = keys.identities.iter();
+    let named = named.chain(identities.map(|identity| (&identity.name, identity.quota)));
+    named
+        .map(|(name, quota)| (Arc::clone(name), quota))
+        .collect()
 }
 
 #[cfg(test)]

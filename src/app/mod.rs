@@ -16,7 +16,7 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::STORE_BYTES_MAX;
 use crate::fleet::{Configured, Connect, Fleet};
 use crate::ingress::caller::{FindToken, Keys};
-use crate::ingress::listener::{self, Limits, Listen};
+use crate::ingress::listener::{self, Address, Limits, Listen, secure};
 use crate::ingress::settings::{Settings, SettingsNow};
 use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, dial_tcp};
@@ -44,7 +44,7 @@ pub use live::{Reload, Taken};
 
 /// A running orchestrator.
 pub struct App {
-    address: SocketAddr,
+    address: Address,
     fleet: Arc<Fleet>,
     /// What calls and instances need.
     tasks: Tasks,
@@ -65,11 +65,22 @@ pub struct Outside<L> {
     /// Where its callers come in.
     pub listener: L,
     /// Where that is.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The way to its instances.
     pub dial: Dial,
     /// Its random numbers.
     pub chance: Chance,
+}
+
+impl<L> Outside<L> {
+    fn real(listener: L, address: Address) -> Self {
+        Self {
+            listener,
+            address,
+            dial: dial_tcp(),
+            chance: Chance::default(),
+        }
+    }
 }
 
 /// Why an orchestrator did not start.
@@ -78,6 +89,9 @@ pub enum StartError {
     /// No socket.
     #[error("{0}")]
     Socket(#[from] io::Error),
+    /// No TLS at the front door.
+    #[error("{0}")]
+    Tls(#[from] secure::Unusable),
     /// An instance that cannot be.
     #[error("instance {0}")]
     Instance(Failure),
@@ -104,14 +118,17 @@ pub enum Stopped {
 impl App {
     /// Starts everything; the orchestrator serves once this returns.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let listener = listener::bind(config.listen).await?;
-        let outside = Outside {
-            address: listener.local_addr()?,
-            listener,
-            dial: dial_tcp(),
-            chance: Chance::default(),
-        };
-        Self::start_in(outside, config).await
+        match config.listen.clone() {
+            Address::Tcp(address) => {
+                let listener = listener::bind(address).await?;
+                let address = Address::Tcp(listener.local_addr()?);
+                Self::start_in(Outside::real(listener, address), config).await
+            }
+            Address::Unix(path) => {
+                let socket = listener::bind_unix(&path, config.socket_mode).await?;
+                Self::start_in(Outside::real(socket, Address::Unix(path)), config).await
+            }
+        }
     }
 
     /// Starts everything in this world; where the config says to listen does not matter.
@@ -128,6 +145,7 @@ impl App {
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         // First of all: one that is in use, or damaged, stops the start.
         let store = store(&config.journal, &tasks)?;
+        let secure = secured(config.tls.clone(), &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);
         let mut builtins = Builtins::default();
@@ -138,7 +156,7 @@ impl App {
             admin: config.admin.clone().into_iter().collect(),
             probe: config.probe,
             health: config.health,
-            registration: registration_of(&config, address, admission.instance_calls_max),
+            registration: registration_of(&config, &address, admission.instance_calls_max),
         };
         let connect = connect(dial, &tasks, &memory);
         let fleet = gather(configured, connect, &tasks, &chance)?;
@@ -167,6 +185,7 @@ impl App {
             listener,
             door,
             settings.clone(),
+            secure,
             memory.clone(),
             connections.clone(),
             cut.clone(),
@@ -177,7 +196,7 @@ impl App {
         let live = Live {
             running: config,
             generation: 1,
-            address,
+            address: address.clone(),
             fleet: Arc::clone(&fleet),
             settings,
             gate: Arc::clone(&gate),
@@ -204,8 +223,18 @@ impl App {
 
     /// Where it listens.
     #[must_use]
+    pub fn listening(&self) -> &Address {
+        &self.address
+    }
+
+    /// Where it listens on the network; nowhere, which is the unspecified address, when that is a socket in the
+    /// file system.
+    #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        match &self.address {
+            Address::Tcp(address) => *address,
+            Address::Unix(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        }
     }
 
     /// Who is there.
@@ -280,11 +309,27 @@ impl App {
     }
 }
 
+/// TLS at the front door, whose files are looked at from now on.
+async fn secured(
+    settings: Option<secure::Settings>,
+    tasks: &Tasks,
+) -> Result<Option<Arc<secure::Keeper>>, StartError> {
+    let Some(settings) = settings else {
+        return Ok(None);
+    };
+    let (keeper, texts) = secure::Keeper::open(settings).await?;
+    let kept = Arc::clone(&keeper);
+    let following = async move { kept.follow(texts).await };
+    tasks.spawn_vital("certificates", tasks.until_stop(following));
+    Ok(Some(keeper))
+}
+
 /// What the door goes by; each key ends at its date from now on.
 fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
     let settings = SettingsNow::new(Settings {
         keys: config.keys.clone(),
         limits,
+        forwarders: config.forwarders.clone().into(),
         timeouts: config.timeouts,
     });
     let expiry = settings.clone();

@@ -8,6 +8,7 @@ mod data_directory;
 mod demo;
 mod demo_session;
 mod descriptors;
+mod destination;
 mod drain;
 mod exit;
 mod explain;

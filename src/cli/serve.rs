@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -17,7 +16,8 @@ use super::exit::{Error, Exit};
 use super::failure_text;
 use super::output::{self, Output};
 use crate::app::{App, Follow, Outcome, Reading};
-use crate::config::{self, Config, Journal, Settled};
+use crate::config::{self, Config, Journal, Plaintext, Settled};
+use crate::ingress::listener::Address;
 use crate::telemetry;
 
 const EXAMPLES: &str = "\
@@ -39,8 +39,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where to listen, instead of what the config says [default: 127.0.0.1:7070]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<SocketAddr>,
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
+    listen: Option<Address>,
+    /// Speak plain text beyond this machine: a mesh, or a network that is trusted, keeps others out.
+    #[arg(long)]
+    allow_plaintext: bool,
     /// Threads that serve [default: one for each core; 1 where there are no more than two]. With 1 a call costs least.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -122,12 +125,19 @@ fn config(
         Some(path) => config::read_noting_files(path, &environment, files)
             .map_err(|mistakes| Error::Config(mistakes.to_string()))?,
     };
-    config.listen = arguments.listen.unwrap_or(config.listen);
+    if let Some(listen) = &arguments.listen {
+        config.listen = listen.clone();
+    }
+    if arguments.allow_plaintext {
+        config.plaintext = Plaintext::Allowed;
+    }
     config.journal = Journal::Folder(arguments.data.directory()?);
     let from_environment = environment("ORCHESTRATOR_API_KEY");
     let make = || made.map_or_else(config::make_key, str::to_owned);
     let settled = config::settle_keys(&mut config, from_environment.as_deref(), make)
         .map_err(|bad| Error::Key(bad.to_string()))?;
+    config::refuse_exposure(&config)
+        .map_err(|exposed| Error::usage(exposed.to_string(), "see README.md, TLS"))?;
     let made = match settled {
         Settled::Made(key) => Some(key),
         Settled::Configured | Settled::Environment => None,
@@ -166,12 +176,17 @@ async fn serve(
     let hang_up = signal(SignalKind::hangup()).map_err(Error::System)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::System)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::System)?;
+    let speaks = match config.tls {
+        Some(_) => Speaks::Tls,
+        None => Speaks::Plaintext,
+    };
     let app = App::start(config)
         .await
         .map_err(|error| Error::Start(error.to_string()))?;
     let instances = app.fleet().view().members().len();
-    tracing::info!(address = %app.address(), instances, "serving");
-    match show(app.address(), instances, made_key.as_deref()) {
+    let address = app.listening();
+    tracing::info!(%address, tls = speaks == Speaks::Tls, instances, "serving");
+    match show(address, speaks, instances, made_key.as_deref()) {
         // Nobody reads what it prints: it serves all the same.
         Ok(()) | Err(Error::ReaderGone) => {}
         Err(error) => return Err(error),
@@ -245,19 +260,34 @@ fn tell_supervisor(states: &[NotifyState<'_>]) {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Started<'a> {
-    listening: SocketAddr,
+    listening: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<bool>,
     instances: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key: Option<&'a str>,
 }
 
-fn show(address: SocketAddr, instances: usize, made_key: Option<&str>) -> Result<(), Error> {
+/// What whoever calls has to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Tls,
+    Plaintext,
+}
+
+fn show(
+    address: &Address,
+    speaks: Speaks,
+    instances: usize,
+    made_key: Option<&str>,
+) -> Result<(), Error> {
     let mut output = Output::stdout();
     if std::io::stdout().is_terminal() {
-        output.text(&welcome(address, instances, made_key))
+        output.text(&welcome(address, speaks, instances, made_key))
     } else {
         output.jsonl(&Started {
-            listening: address,
+            listening: address.to_string(),
+            tls: (speaks == Speaks::Tls).then_some(true),
             instances,
             api_key: made_key,
         })
@@ -265,7 +295,7 @@ fn show(address: SocketAddr, instances: usize, made_key: Option<&str>) -> Result
 }
 
 /// What it listens on, and three commands to paste.
-fn welcome(address: SocketAddr, instances: usize, made_key: Option<&str>) -> String {
+fn welcome(address: &Address, speaks: Speaks, instances: usize, made_key: Option<&str>) -> String {
     let key = match made_key {
         Some(key) => format!(
             "No key was configured, so this one was made. It is shown once and lasts until the server stops:\n\n  \
@@ -273,16 +303,21 @@ fn welcome(address: SocketAddr, instances: usize, made_key: Option<&str>) -> Str
         ),
         None => String::new(),
     };
-    let elsewhere = if address == config::LISTEN_DEFAULT {
-        String::new()
-    } else {
-        format!(" --server {address}")
+    let (elsewhere, trust) = match speaks {
+        Speaks::Tls => (
+            format!(" --server https://{address} --ca ca.pem"),
+            "-cacert ca.pem",
+        ),
+        Speaks::Plaintext if *address == Address::Tcp(config::LISTEN_DEFAULT) => {
+            (String::new(), "-plaintext")
+        }
+        Speaks::Plaintext => (format!(" --server {address}"), "-plaintext"),
     };
     format!(
         "orchestrator {} serves gRPC on {address}, with {instances} instances.\n\n{key}Try, in another terminal:\n\n  \
          orchestrator route{elsewhere} --instances A B --payload '{{\"data\": \"task\"}}'\n  \
          orchestrator fanout{elsewhere} --targets A-H --payload '{{\"data\": \"task\"}}' --timeout 10s\n  \
-         grpcurl -plaintext -H \"authorization: Bearer $ORCHESTRATOR_API_KEY\" {address} list\n\n",
+         grpcurl {trust} -H \"authorization: Bearer $ORCHESTRATOR_API_KEY\" {address} list\n\n",
         env!("CARGO_PKG_VERSION"),
     )
 }
@@ -293,15 +328,19 @@ mod tests {
 
     #[test]
     fn the_welcome_has_three_commands_and_the_key_only_when_it_was_made() {
-        let other: SocketAddr = "127.0.0.1:9999".parse().unwrap();
-        let text = welcome(config::LISTEN_DEFAULT, 8, None);
+        let other: Address = "127.0.0.1:9999".parse().unwrap();
+        let usual = Address::Tcp(config::LISTEN_DEFAULT);
+        let text = welcome(&usual, Speaks::Plaintext, 8, None);
         assert!(
             text.contains("127.0.0.1:7070")
                 && !text.contains("--server")
                 && !text.contains("export"),
             "{text}"
         );
-        let text = welcome(other, 8, Some("made-key"));
+        let text = welcome(&other, Speaks::Tls, 8, None);
+        assert!(text.contains("--server https://127.0.0.1:9999"), "{text}");
+        assert!(text.contains("grpcurl -cacert ca.pem"), "{text}");
+        let text = welcome(&other, Speaks::Plaintext, 8, Some("made-key"));
         assert!(
             text.contains("export ORCHESTRATOR_API_KEY=made-key"),
             "{text}"

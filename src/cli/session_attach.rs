@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::connection::Connection;
+use super::destination::Destination;
 use super::exit::{Error, Exit};
 use super::output::Output;
 use super::{failure_text, json_output, payload_source};
@@ -49,7 +50,7 @@ enum Ended {
 }
 
 /// Converses until the input or the session ends.
-pub(super) async fn converse(id: &str, server: &str) -> Result<Exit, Error> {
+pub(super) async fn converse(id: &str, to: &Destination) -> Result<Exit, Error> {
     let mut conversation = Conversation {
         lines: BufReader::new(stdin()?).lines(),
         input_ended: false,
@@ -60,7 +61,7 @@ pub(super) async fn converse(id: &str, server: &str) -> Result<Exit, Error> {
     };
     let mut was_attached = false;
     loop {
-        let attached = attach(id, server, conversation.received).await;
+        let attached = attach(id, to, conversation.received).await;
         let lost = match attached {
             Ok((frames, answers)) => {
                 was_attached = true;
@@ -117,8 +118,8 @@ type Attached = (
     Streaming<proto::SessionSendResponse>,
 );
 
-async fn attach(id: &str, server: &str, received: Option<u64>) -> Result<Attached, Error> {
-    let connection = Connection::open(server, None).await?;
+async fn attach(id: &str, to: &Destination, received: Option<u64>) -> Result<Attached, Error> {
+    let connection = Connection::open(to, None).await?;
     let (frames, outgoing) = mpsc::channel(FRAMES_QUEUED_MAX);
     let hello = proto::SessionHello {
         session_id: id.to_owned(),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{Config, Planned};
 use crate::domain::id::InstanceId;
-use crate::ingress::caller::Key;
+use crate::ingress::caller::{Key, Keys};
 
 /// Names of one kind that a log line repeats.
 const SHOWN_MAX: usize = 20;
@@ -15,6 +15,8 @@ const SHOWN_MAX: usize = 20;
 pub struct Changes {
     /// Keys, by the name in logs.
     pub keys: Named,
+    /// Callers that are known by a certificate, by the name in logs.
+    pub identities: Named,
     /// Instances of the config.
     pub instances: Named,
     /// Other parts of it, by the name of their key in the file.
@@ -41,9 +43,13 @@ impl Changes {
         // Taken apart, so that a new part of the config does not compile until it has its place here.
         let Config {
             listen,
+            socket_mode,
+            tls,
+            plaintext,
             instances,
             admin,
             keys,
+            forwarders,
             probe,
             health,
             networks,
@@ -66,7 +72,13 @@ impl Changes {
             let named = keys.map(|key| (key.name.to_string(), key.clone()));
             named.collect::<BTreeMap<_, _>>()
         };
+        let shown = |keys: &Keys| {
+            let identities = keys.identities.iter();
+            let named = identities.map(|identity| (identity.name.to_string(), identity.clone()));
+            named.collect::<BTreeMap<_, _>>()
+        };
         let is_other = [
+            ("forwarders", *forwarders != later.forwarders),
             ("reflection", keys.reflection != later.keys.reflection),
             ("health", *probe != later.probe || *health != later.health),
             (
@@ -80,6 +92,9 @@ impl Changes {
         ];
         let cannot_change = [
             ("listen", *listen != later.listen),
+            ("socket_mode", *socket_mode != later.socket_mode),
+            ("tls", *tls != later.tls),
+            ("plaintext", *plaintext != later.plaintext),
             ("the data directory", *journal != later.journal),
         ];
         let others = |parts: &[(&'static str, bool)]| {
@@ -87,6 +102,7 @@ impl Changes {
             other.map(|(name, _)| *name).collect()
         };
         Self {
+            identities: Named::between(&shown(keys), &shown(&later.keys)),
             keys: Named::between(&known(&keys.keys), &known(&later.keys.keys)),
             instances: Named::between(
                 &named(instances, admin),

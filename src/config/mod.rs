@@ -19,13 +19,15 @@ use crate::domain::limit::{
 use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
-use crate::ingress::listener::Limits;
+use crate::ingress::listener::{Address, Limits, secure};
 use crate::ingress::methods::Timeouts;
+use crate::ingress::visitor::Forwarder;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
 
 mod changes;
 mod check;
+mod exposure;
 mod keys;
 mod mistake;
 mod raw;
@@ -33,6 +35,7 @@ mod schema;
 mod watch;
 
 pub use changes::{Changes, Named};
+pub use exposure::{Exposed, Plaintext, refuse_exposure};
 pub use keys::{NoKey, Settled, make_key, settle_keys};
 pub use mistake::{Mistake, Mistakes, Position};
 pub use schema::schema;
@@ -108,13 +111,21 @@ fn meant(
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where it listens.
-    pub listen: SocketAddr,
+    pub listen: Address,
+    /// The permissions of the socket, where it listens on one in the file system.
+    pub socket_mode: u32,
+    /// How it speaks TLS; plain text when absent.
+    pub tls: Option<secure::Settings>,
+    /// Where plain text may be spoken.
+    pub plaintext: Plaintext,
     /// The instances that stay as long as it runs.
     pub instances: Vec<Planned>,
     /// Those of them that do not begin as active.
     pub admin: BTreeMap<InstanceId, Admin>,
     /// Who may call.
     pub keys: Keys,
+    /// Who may say who is calling.
+    pub forwarders: Vec<Forwarder>,
     /// How instances are probed.
     pub probe: ProbeSettings,
     /// How their health is judged.
@@ -231,6 +242,8 @@ impl Planned {
         }
     }
 }
+/// Its owner and nobody else.
+const SOCKET_MODE_DEFAULT: u32 = 0o600;
 
 impl Config {
     /// The embedded default: eight built-in instances, A to H, on loopback. It has no key yet.
@@ -260,13 +273,18 @@ impl Config {
     #[must_use]
     pub fn empty() -> Self {
         Self {
-            listen: LISTEN_DEFAULT,
+            listen: Address::Tcp(LISTEN_DEFAULT),
+            socket_mode: SOCKET_MODE_DEFAULT,
+            tls: None,
+            plaintext: Plaintext::default(),
             instances: Vec::new(),
             admin: BTreeMap::new(),
             keys: Keys {
                 keys: Vec::new(),
+                identities: Vec::new(),
                 reflection: Reflection::default(),
             },
+            forwarders: Vec::new(),
             probe: ProbeSettings::default(),
             health: health::Settings::default(),
             networks: network::loopback(),

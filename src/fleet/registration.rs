@@ -14,7 +14,7 @@ use super::{Entry, Fleet};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::CONNECT_TIMEOUT;
-use crate::instance::endpoint::Endpoint;
+use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::{Spec, tls};
 
 /// What may be registered.
@@ -228,6 +228,10 @@ impl Fleet {
         &self,
         registration: &Registration,
     ) -> Result<Vec<SocketAddr>, Failure> {
+        if registration.endpoint.transport == Transport::Unix {
+            let what = "only the config may name a socket in the file system of the orchestrator";
+            return Err(failure(&registration.id, Reason::AddressNotAllowed, what));
+        }
         let unresolved = |error: &dyn std::fmt::Display| {
             let detail = format!(
                 "address {}: cannot be resolved: {error}",
@@ -411,6 +415,12 @@ mod tests {
             Reason::RegistrationUnknown
         );
         assert!(fleet.view().members().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_in_the_file_system_is_never_registered() {
+        let refused = Err(Reason::AddressNotAllowed);
+        check(&fleet(), "A", "unix:/run/a.sock", 1, refused).await;
     }
 
     #[tokio::test(start_paused = true)]

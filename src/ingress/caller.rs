@@ -10,6 +10,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::access::{Access, METHODS, Scope, known, takes_token, without_api};
 use super::arrival::Arrival;
+use super::identity::{self, Identity};
+use super::visitor::Visitor;
+use crate::certificates::Names;
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::KEY_LOOK_INTERVAL;
@@ -80,8 +83,58 @@ impl Key {
         self.revoked.is_revoked() || self.expires.is_some_and(|expires| expires <= now)
     }
 
+    fn grant(&self) -> Grant<'_> {
+        Grant {
+            what: "key",
+            name: &self.name,
+            scopes: &self.scopes,
+            revoked: &self.revoked,
+        }
+    }
+}
+
+impl Identity {
+    fn grant(&self) -> Grant<'_> {
+        Grant {
+            what: "identity",
+            name: &self.name,
+            scopes: &self.scopes,
+            revoked: &self.revoked,
+        }
+    }
+}
+
+/// What whoever has called may do.
+struct Grant<'a> {
+    /// What it comes from.
+    what: &'static str,
+    name: &'a Arc<str>,
+    scopes: &'a [Scope],
+    revoked: &'a Revoked,
+}
+
+impl Grant<'_> {
     fn allows(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
+    }
+
+    /// Lets a request pass that needs so much.
+    fn pass<B>(&self, request: &mut Request<B>, access: Access) -> Result<(), Failure> {
+        if let Access::Scope(scope) = access
+            && !self.allows(scope)
+        {
+            let (what, name, scope) = (self.what, self.name, scope.word());
+            let detail = format!("{what} `{name}` lacks the scope {scope} that this call needs");
+            return Err(Failure::new(Reason::ScopeMissing, detail));
+        }
+        if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
+            arrival.caller = Caller(Some(Arc::clone(self.name)));
+            arrival.exchange.note_key(self.revoked.clone());
+            if self.allows(Scope::Admin) {
+                arrival.rank = Rank::Operator;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -96,6 +149,8 @@ pub fn hash(key: &[u8]) -> [u8; 32] {
 pub struct Keys {
     /// Accepted keys; several at once, so that they can be replaced one by one.
     pub keys: Vec<Key>,
+    /// Callers that show a certificate instead; of several that fit, the first counts.
+    pub identities: Vec<Identity>,
     /// Whether reflection needs a key.
     pub reflection: Reflection,
 }
@@ -142,6 +197,12 @@ impl Keys {
         if access == Access::Public {
             return Ok(());
         }
+        // A key counts alone: one that is wrong is not made good by a certificate.
+        if !request.headers().contains_key(header::AUTHORIZATION)
+            && let Some(identity) = self.identity(request)?
+        {
+            return identity.grant().pass(request, access);
+        }
         let token = bearer(request.headers())?;
         let Some(key) = self.find(token) else {
             let (session, caller) = session_of(token, sessions).ok_or_else(unknown_key)?;
@@ -150,24 +211,23 @@ impl Keys {
         if key.is_over(SystemTime::now()) {
             return Err(unknown_key());
         }
-        if let Access::Scope(scope) = access
-            && !key.allows(scope)
-        {
-            let detail = format!(
-                "key `{}` lacks the scope {} that this call needs",
-                key.name,
-                scope.word()
-            );
-            return Err(Failure::new(Reason::ScopeMissing, detail));
+        key.grant().pass(request, access)
+    }
+
+    /// Whom the certificate means that the caller, or a forwarder for it, has shown; `None` where there was none.
+    fn identity<B>(&self, request: &Request<B>) -> Result<Option<&Identity>, Failure> {
+        let Some(visitor) = request.extensions().get::<Arc<Visitor>>() else {
+            return Ok(None);
+        };
+        let names = visitor.names(request.headers());
+        if *names == Names::default() {
+            return Ok(None);
         }
-        if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
-            arrival.caller = Caller(Some(Arc::clone(&key.name)));
-            arrival.exchange.note_key(key.revoked.clone());
-            if key.allows(Scope::Admin) {
-                arrival.rank = Rank::Operator;
-            }
-        }
-        Ok(())
+        let unknown = "no key, and no name of the certificate that was shown stands in the server's identities: send \
+                       `authorization: Bearer KEY`, or have the name added";
+        let found = identity::find(&self.identities, &names);
+        let known = found.ok_or_else(|| Failure::new(Reason::KeyMissing, unknown));
+        known.map(Some)
     }
 
     /// Revokes each key whose time has come; says when to look again. The wall clock may jump: it is looked at again
@@ -189,21 +249,37 @@ impl Keys {
             let same = previous.keys.iter().find(|old| old.hash == key.hash);
             if let Some(old) = same
                 && !old.revoked.is_revoked()
-                && old.scopes.iter().all(|scope| key.allows(*scope))
+                && old.scopes.iter().all(|scope| key.grant().allows(*scope))
             {
                 key.revoked = old.revoked.clone();
+            }
+        }
+        for identity in &mut self.identities {
+            let mut known = previous.identities.iter();
+            let same = known.find(|old| old.pattern == identity.pattern);
+            if let Some(old) = same
+                && !old.revoked.is_revoked()
+                && (old.scopes.iter()).all(|scope| identity.grant().allows(*scope))
+            {
+                identity.revoked = old.revoked.clone();
             }
         }
     }
 
     /// Ends what is open with a key that `next` has not inherited.
     pub(super) fn revoke_all_but(&self, next: &Self) {
-        for key in &self.keys {
-            let is_same = |other: &Key| Arc::ptr_eq(&other.revoked.0, &key.revoked.0);
-            if !next.keys.iter().any(is_same) {
-                key.revoked.revoke();
+        for revoked in self.all_revoked() {
+            let is_same = |other: &Revoked| Arc::ptr_eq(&other.0, &revoked.0);
+            if !next.all_revoked().any(is_same) {
+                revoked.revoke();
             }
         }
+    }
+
+    fn all_revoked(&self) -> impl Iterator<Item = &Revoked> {
+        let keys = self.keys.iter().map(|key| &key.revoked);
+        let identities = self.identities.iter();
+        keys.chain(identities.map(|identity| &identity.revoked))
     }
 
     fn access(&self, path: &str) -> Access {
@@ -326,6 +402,7 @@ mod tests {
                 key("all", &[Scope::Admin], Some(future)),
                 key("old", &[Scope::Admin], Some(past)),
             ],
+            identities: Vec::new(),
             reflection: Reflection::WithKey,
         }
     }

@@ -203,9 +203,11 @@ mod tests {
             settings: SettingsNow::new(Settings {
                 keys: Keys {
                     keys: Vec::new(),
+                    identities: Vec::new(),
                     reflection: Reflection::WithKey,
                 },
                 limits: Limits::default(),
+                forwarders: Arc::default(),
                 timeouts: Timeouts::default(),
             }),
         };

@@ -15,12 +15,14 @@ pub mod exchange;
 mod failure_body;
 pub mod failure_table;
 mod grpc;
+pub mod identity;
 mod layer;
 pub mod listener;
 pub mod methods;
 mod outgoing;
 mod rest;
 pub mod settings;
+pub mod visitor;
 
 use caller::FindToken;
 pub use doors::BadContract;

@@ -11,6 +11,7 @@ use tokio::time;
 use super::caller::Keys;
 use super::listener::Limits;
 use super::methods::Timeouts;
+use super::visitor::Forwarder;
 
 /// What the door goes by.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct Settings {
     pub keys: Keys,
     /// Limits of connections; each keeps those that it was accepted with.
     pub limits: Limits,
+    /// Who may say who is calling, on connections that come from now on.
+    pub forwarders: Arc<[Forwarder]>,
     /// How long calls may take.
     pub timeouts: Timeouts,
 }
@@ -91,9 +94,11 @@ mod tests {
         Settings {
             keys: Keys {
                 keys: keys.iter().map(unknown).collect(),
+                identities: Vec::new(),
                 reflection: Reflection::WithKey,
             },
             limits: Limits::default(),
+            forwarders: Arc::default(),
             timeouts: Timeouts::default(),
         }
     }

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time;
 
 use super::Pending;
@@ -37,11 +38,11 @@ pub fn dial_tcp() -> Dial {
 /// Where an instance listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// A host name or an IP address.
+    /// A host name or an IP address; the path of a socket in the file system.
     pub host: String,
-    /// The port.
+    /// The port; 0 where there is none.
     pub port: u16,
-    /// Plain text or TLS.
+    /// Plain text or TLS, or plain text by a socket in the file system.
     pub transport: Transport,
     /// Where it may be found, when that was checked at registration; resolved anew for each connection when empty.
     pub pinned: Vec<SocketAddr>,
@@ -54,6 +55,20 @@ pub enum Transport {
     Plain,
     /// HTTP/2 over TLS, by ALPN.
     Tls,
+    /// HTTP/2 with prior knowledge, by a socket in the file system.
+    Unix,
+}
+
+/// How an address of a socket in the file system begins, as gRPC clients write it.
+const UNIX: &str = "unix:";
+
+/// The path in `unix:/path` or `unix:///path`; `None` when the text is something else.
+#[must_use]
+pub fn unix_path(text: &str) -> Option<&Path> {
+    let rest = text.strip_prefix(UNIX)?;
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    let is_whole = path.starts_with('/') && !path.ends_with('/');
+    is_whole.then(|| Path::new(path))
 }
 
 /// Why a text is not an address of an instance.
@@ -62,9 +77,17 @@ pub enum Transport {
 pub struct BadEndpoint(String);
 
 impl Endpoint {
-    /// Reads `host:port`, `grpc://host:port` or `grpcs://host:port`. IPv6 addresses stand in brackets.
+    /// Reads `host:port`, `grpc://host:port`, `grpcs://host:port` or `unix:/path`. IPv6 addresses stand in brackets.
     pub fn parse(text: &str) -> Result<Self, BadEndpoint> {
         let bad = || BadEndpoint(text.chars().take(120).collect());
+        if let Some(path) = unix_path(text).and_then(Path::to_str) {
+            return Ok(Self {
+                host: path.to_owned(),
+                port: 0,
+                transport: Transport::Unix,
+                pinned: Vec::new(),
+            });
+        }
         let (transport, rest) = match text.split_once("://") {
             Some(("grpc", rest)) => (Transport::Plain, rest),
             Some(("grpcs", rest)) => (Transport::Tls, rest),
@@ -103,7 +126,10 @@ impl Endpoint {
     /// `host:port`, as it stands in a URI.
     #[must_use]
     pub fn authority(&self) -> String {
-        if self.host.contains(':') {
+        if self.transport == Transport::Unix {
+            // What gRPC clients say where there is no host.
+            "localhost".to_owned()
+        } else if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
             format!("{}:{}", self.host, self.port)
@@ -112,6 +138,10 @@ impl Endpoint {
 
     /// The addresses behind the name.
     pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        if self.transport == Transport::Unix {
+            let what = "a socket in the file system has no address";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         if let Ok(ip) = self.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, self.port)]);
         }
@@ -128,6 +158,10 @@ impl Endpoint {
 
     /// A connection to the first address that takes one.
     pub async fn connect(&self, dial: &Dial) -> io::Result<Box<dyn Connected>> {
+        if self.transport == Transport::Unix {
+            let stream = UnixStream::connect(&self.host).await?;
+            return Ok(Box::new(stream));
+        }
         let resolved;
         let addresses = if self.pinned.is_empty() {
             resolved = self.resolve().await?;
@@ -177,6 +211,7 @@ impl fmt::Display for Endpoint {
         let scheme = match self.transport {
             Transport::Plain => "grpc",
             Transport::Tls => "grpcs",
+            Transport::Unix => return write!(f, "{UNIX}{}", self.host),
         };
         write!(f, "{scheme}://{}", self.authority())
     }
@@ -241,6 +276,8 @@ mod tests {
         );
         check("grpcs://gpu-a:443", Some("grpcs://gpu-a:443"));
         check("[::1]:7101", Some("grpc://[::1]:7101"));
+        check("unix:/run/a.sock", Some("unix:/run/a.sock"));
+        check("unix:///run/a.sock", Some("unix:/run/a.sock"));
         for bad in [
             "",
             "host",
@@ -253,6 +290,9 @@ mod tests {
             "a b:1",
             "u@host:1",
             "host:1/path",
+            "unix:a.sock",
+            "unix:",
+            "unix:///",
         ] {
             check(bad, None);
         }

@@ -17,6 +17,7 @@ use orchestrator::domain::limit::CONNECT_TIMEOUT;
 use orchestrator::fleet::view::Member;
 use orchestrator::fleet::{Fleet, ProbeSettings};
 use orchestrator::ingress::caller::Key;
+use orchestrator::ingress::listener::Address;
 use orchestrator::ingress::listener::Limits;
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Spec, tls};
@@ -350,7 +351,7 @@ async fn orchestrate(
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, caller::PORT)).await?;
     let outside = Outside {
         listener: wire::Door(listener),
-        address: SocketAddr::new(address, caller::PORT),
+        address: Address::Tcp(SocketAddr::new(address, caller::PORT)),
         dial: wire::dial(),
         chance: Chance::seeded(seed),
     };

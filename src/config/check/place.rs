@@ -108,6 +108,16 @@ impl<'a> Place<'a> {
         self.expected("true or false")
     }
 
+    /// Whether it is an object with this name in it, whatever stands there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        match &self.item.value {
+            Value::Object(entries) => entries.iter().any(|entry| entry.name == name),
+            Value::Text(_) | Value::Number(_) | Value::Truth(_) | Value::Null | Value::List(_) => {
+                false
+            }
+        }
+    }
+
     pub(super) fn list(&self, len_max: usize) -> Option<Vec<Self>> {
         let Value::List(list) = &self.item.value else {
             return self.expected("a list");

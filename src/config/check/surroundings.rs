@@ -25,6 +25,18 @@ impl Surroundings<'_> {
         self.file(place, PEM_BYTES_MAX)
     }
 
+    /// Where a file is that was read; nothing is noted.
+    pub(super) fn path(&self, place: &Place<'_>) -> Option<PathBuf> {
+        match place.value() {
+            Value::Text(name) => Some(self.folder.join(&**name)),
+            Value::Number(_)
+            | Value::Truth(_)
+            | Value::Null
+            | Value::List(_)
+            | Value::Object(_) => None,
+        }
+    }
+
     /// An object with either `bearer_file` or `bearer_env`.
     pub(super) fn credential(&self, place: &Place<'_>) -> Option<Credential> {
         if let Value::Text(_) = place.value() {

@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 use crate::domain::failure::Status;
 use crate::domain::limit::{
     BUFFERED_BYTES_MIN, CALLS_ASKED_MAX, CONNECTION_STREAMS_MAX, CONNECTIONS_MAX, FLEET_MAX,
-    ID_BYTES_MAX, KEY_NAME_BYTES_MAX, KEYS_MAX, LABEL_BYTES_MAX, LABELS_MAX, NETWORKS_MAX,
-    PROBES_IN_A_ROW_MAX, SETTING_TIME_MAX, TIMEOUT_MAX, WEIGHT_MAX, WINDOW_MAX, WINDOW_MIN,
+    ID_BYTES_MAX, IDENTITIES_MAX, KEY_NAME_BYTES_MAX, KEYS_MAX, LABEL_BYTES_MAX, LABELS_MAX,
+    NETWORKS_MAX, PROBES_IN_A_ROW_MAX, SETTING_TIME_MAX, TIMEOUT_MAX, WEIGHT_MAX, WINDOW_MAX,
+    WINDOW_MIN,
 };
 use crate::ingress::access::Scope;
 
@@ -25,7 +26,28 @@ pub fn schema() -> Value {
             "the schema of this file, for editors; of no other effect",
             text(),
         ),
-        ("listen", "IP address and port", text()),
+        (
+            "socket_mode",
+            "permissions of the socket in the file system, as chmod takes them",
+            json!({"type": "string", "pattern": "^[0-7]{3,4}$"}),
+        ),
+        ("tls", "how the front door speaks TLS", front_tls()),
+        (
+            "plaintext",
+            "where plain text may be spoken; local unless set",
+            words(&["local", "allowed"]),
+        ),
+        (
+            "identities",
+            "callers that are known by a certificate",
+            list(identity(), IDENTITIES_MAX),
+        ),
+        (
+            "forwarders",
+            "networks, and unix, whose x-forwarded-client-cert is believed",
+            list(text(), NETWORKS_MAX),
+        ),
+        ("listen", "IP address and port, or unix:/PATH", text()),
         (
             "instances",
             "the fleet that stays; [] when all of them register",
@@ -178,9 +200,6 @@ fn credential() -> Value {
 }
 
 fn key() -> Value {
-    let scopes = json!({
-        "type": "array", "minItems": 1, "uniqueItems": true, "items": words(&Scope::ALL.map(Scope::word)),
-    });
     let hash = json!({"type": "string", "pattern": "^[0-9a-fA-F]{64}$"});
     let expires = json!({"type": "string", "format": "date-time"});
     let mut key = object(
@@ -192,7 +211,7 @@ fn key() -> Value {
                     bounded_text(KEY_NAME_BYTES_MAX),
                 ),
                 ("sha256", "SHA-256 of the key, 64 hexadecimal digits", hash),
-                ("scopes", "what it may be used for", scopes),
+                ("scopes", "what it may be used for", scopes()),
                 ("expires", "when it is no longer accepted", expires),
             ],
             &quota()[..],
@@ -201,6 +220,65 @@ fn key() -> Value {
     );
     key["required"] = json!(["name", "sha256", "scopes"]);
     key
+}
+
+fn front_tls() -> Value {
+    let mut tls = object(&[
+        (
+            "certificate_file",
+            "PEM file of the certificate and those that lead to its authority",
+            shared("file"),
+        ),
+        ("key_file", "PEM file of its private key", shared("file")),
+        (
+            "client_ca_file",
+            "PEM file of who may sign the certificates of callers",
+            shared("file"),
+        ),
+        (
+            "client_certificate",
+            "whether callers must show one; required unless set",
+            words(&["required", "optional"]),
+        ),
+    ]);
+    tls["required"] = json!(["certificate_file", "key_file"]);
+    tls["dependentRequired"] = json!({"client_certificate": ["client_ca_file"]});
+    tls
+}
+
+fn identity() -> Value {
+    let mut identity = object(
+        &[
+            &[
+                (
+                    "name",
+                    "what logs call it",
+                    bounded_text(KEY_NAME_BYTES_MAX),
+                ),
+                (
+                    "spiffe",
+                    "a SPIFFE ID; /* at its end stands for all below",
+                    text(),
+                ),
+                ("dns", "a DNS name", text()),
+                ("scopes", "what it may do", scopes()),
+            ],
+            &quota()[..],
+        ]
+        .concat(),
+    );
+    identity["required"] = json!(["name", "scopes"]);
+    identity["oneOf"] = json!([{"required": ["spiffe"]}, {"required": ["dns"]}]);
+    identity
+}
+
+fn scopes() -> Value {
+    json!({
+        "type": "array",
+        "minItems": 1,
+        "uniqueItems": true,
+        "items": words(&Scope::ALL.map(Scope::word)),
+    })
 }
 
 type Setting = (&'static str, &'static str, Value);
@@ -339,6 +417,11 @@ fn limits() -> Value {
             "connection_window_bytes",
             "flow-control window of one connection",
             window(),
+        ),
+        (
+            "tls_handshake_timeout",
+            "how long a TLS handshake may take",
+            time(),
         ),
         (
             "first_bytes_timeout",

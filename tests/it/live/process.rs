@@ -446,3 +446,34 @@ fn a_config_is_checked_without_a_server() {
         "https://json-schema.org/draft/2020-12/schema"
     );
 }
+
+#[test]
+fn the_unit_starts_and_reloads_the_program_as_it_is() {
+    let unit = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/packaging/systemd/orchestrator.service"
+    );
+    let unit = fs::read_to_string(unit).unwrap();
+    let value = |name: &str| {
+        let values = unit
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        values.collect::<Vec<_>>()
+    };
+    // It says RELOADING=1 and READY=1 at a SIGHUP, which is what this type waits for.
+    assert_eq!(
+        (value("Type"), value("ReloadSignal")),
+        (vec!["notify-reload"], vec!["SIGHUP"])
+    );
+    let [start] = value("ExecStart")[..] else {
+        panic!("one program")
+    };
+    let arguments: Vec<_> = start.split(' ').skip(1).collect();
+    // A copy that systemd makes at the start would never change.
+    assert!(
+        arguments.contains(&"/etc/orchestrator/orchestrator.json"),
+        "{start}"
+    );
+    let known = orchestrator(&arguments).arg("--help").output().unwrap();
+    assert_eq!(known.status.code(), Some(0), "{known:?}");
+}
