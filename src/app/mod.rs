@@ -148,18 +148,9 @@ impl App {
         let secure = secured(config.tls.clone(), &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);
-        let mut builtins = Builtins::default();
-        let (instances, housed) = builtins.house(&config.instances, &tasks).await?;
-        builtins.replace(housed);
-        let configured = Configured {
-            instances,
-            admin: config.admin.clone().into_iter().collect(),
-            probe: config.probe,
-            health: config.health,
-            registration: registration_of(&config, &address, admission.instance_calls_max),
-        };
         let connect = connect(dial, &tasks, &memory);
-        let fleet = gather(configured, connect, &tasks, &chance)?;
+        let own = (&address, admission.instance_calls_max);
+        let (fleet, builtins) = gather(&config, own, connect, &tasks, &chance).await?;
         let gate = gate(admission.calls, &config.keys, &chance);
         let settings = watched(&config, limits, &tasks);
         // Before anybody can call: what a client was told before the restart stands.
@@ -388,13 +379,25 @@ fn store(journal: &Journal, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError>
     }
 }
 
-/// The fleet with the instances of the config, whose leases are watched from now on.
-fn gather(
-    configured: Configured,
+/// The fleet with the instances of the config, whose leases are watched from now on, and those of this process. `own`
+/// is where we listen, and how many calls an instance may have.
+async fn gather(
+    config: &Config,
+    own: (&Address, u32),
     connect: Connect,
     tasks: &Tasks,
     chance: &Chance,
-) -> Result<Arc<Fleet>, StartError> {
+) -> Result<(Arc<Fleet>, Builtins), StartError> {
+    let mut builtins = Builtins::default();
+    let (instances, housed) = builtins.house(&config.instances, tasks).await?;
+    builtins.replace(housed);
+    let configured = Configured {
+        instances,
+        admin: config.admin.clone().into_iter().collect(),
+        probe: config.probe,
+        health: config.health,
+        registration: registration_of(config, own.0, own.1),
+    };
     let fleet = Fleet::new(
         connect,
         configured.probe,
@@ -406,7 +409,7 @@ fn gather(
     fleet.configure(configured).map_err(StartError::Instance)?;
     let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
     tasks.spawn_vital("leases", tasks.until_stop(leases));
-    Ok(fleet)
+    Ok((fleet, builtins))
 }
 
 fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {

@@ -157,12 +157,13 @@ fn environment(name: &str) -> Option<String> {
 fn read_again(arguments: &Arguments, made: Option<&str>) -> Reading {
     let files = RefCell::default();
     let config = config(arguments, made, &files);
-    let config = config
-        .map(|(config, _)| config)
-        .map_err(|error| match error {
-            Error::Config(what) | Error::Key(what) => what,
-            other => failure_text::lines(&other).trim_end().to_owned(),
-        });
+    let told = |error: Error| {
+        if let Error::Config(what) | Error::Key(what) = error {
+            return what;
+        }
+        failure_text::lines(&error).trim_end().to_owned()
+    };
+    let config = config.map(|(config, _)| config).map_err(told);
     let files = files.take();
     Reading { config, files }
 }

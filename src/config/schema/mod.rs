@@ -74,7 +74,13 @@ pub fn schema() -> Value {
     schema["$id"] = json!("urn:openclaw:orchestrator:config");
     schema["title"] = json!("config of an orchestrator");
     schema["required"] = json!(["instances"]);
-    schema["$defs"] = json!({
+    schema["$defs"] = parts();
+    schema
+}
+
+/// What stands in several places.
+fn parts() -> Value {
+    json!({
         "count": count(1..=CALLS_ASKED_MAX),
         "duration": {
             "description": "a text such as \"10s\", or a number of seconds",
@@ -82,8 +88,7 @@ pub fn schema() -> Value {
         },
         "network": {"description": "such as 10.0.0.0/8", "type": "string", "pattern": "/[0-9]+$"},
         "file": {"description": "the name of a file, relative to the config", "type": "string"},
-    });
-    schema
+    })
 }
 
 fn instance() -> Value {
@@ -387,37 +392,48 @@ fn registration() -> Value {
 
 fn limits() -> Value {
     let window = || count(WINDOW_MIN..=WINDOW_MAX);
-    object(&[
-        (
-            "connections",
-            "connections in all",
-            count(1..=CONNECTIONS_MAX),
-        ),
-        (
-            "connections_per_address",
-            "connections from one address",
-            count(1..=CONNECTIONS_MAX),
-        ),
-        (
-            "trusted_networks",
-            "networks of proxies, which carry many callers",
-            networks(),
-        ),
-        (
-            "streams_per_connection",
-            "concurrent calls of one connection",
-            count(1..=CONNECTION_STREAMS_MAX),
-        ),
-        (
-            "stream_window_bytes",
-            "flow-control window of one call",
-            window(),
-        ),
-        (
-            "connection_window_bytes",
-            "flow-control window of one connection",
-            window(),
-        ),
+    object(
+        &[
+            &[
+                (
+                    "connections",
+                    "connections in all",
+                    count(1..=CONNECTIONS_MAX),
+                ),
+                (
+                    "connections_per_address",
+                    "connections from one address",
+                    count(1..=CONNECTIONS_MAX),
+                ),
+                (
+                    "trusted_networks",
+                    "networks of proxies, which carry many callers",
+                    networks(),
+                ),
+                (
+                    "streams_per_connection",
+                    "concurrent calls of one connection",
+                    count(1..=CONNECTION_STREAMS_MAX),
+                ),
+                (
+                    "stream_window_bytes",
+                    "flow-control window of one call",
+                    window(),
+                ),
+                (
+                    "connection_window_bytes",
+                    "flow-control window of one connection",
+                    window(),
+                ),
+            ],
+            &limit_times()[..],
+        ]
+        .concat(),
+    )
+}
+
+fn limit_times() -> [Setting; 9] {
+    [
         (
             "tls_handshake_timeout",
             "how long a TLS handshake may take",
@@ -463,7 +479,7 @@ fn limits() -> Value {
             "how long its calls may go on after that",
             duration(Duration::ZERO, SETTING_TIME_MAX),
         ),
-    ])
+    ]
 }
 
 fn admission() -> Value {
