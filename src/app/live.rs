@@ -65,7 +65,16 @@ const ORDERS_QUEUED_MAX: usize = 1;
 /// How often it is looked whether the last call has left an instance of this process that is gone.
 const RETIRED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Configs that are to be taken.
+pub(super) struct Orders(mpsc::Receiver<Order>);
+
 impl Reload {
+    /// The way, and where it leads.
+    pub(super) fn new() -> (Self, Orders) {
+        let (orders, coming) = mpsc::channel(ORDERS_QUEUED_MAX);
+        (Self(orders), Orders(coming))
+    }
+
     /// Hands over a config. A failure has changed nothing; `None` when the orchestrator is about to stop.
     pub async fn take(&self, config: Config) -> Option<Result<Taken, StartError>> {
         let (told, answer) = oneshot::channel();
@@ -77,8 +86,7 @@ impl Reload {
 
 impl Live {
     /// Takes configs from now on, until the orchestrator stops.
-    pub(super) fn start(mut self) -> Reload {
-        let (orders, mut coming) = mpsc::channel::<Order>(ORDERS_QUEUED_MAX);
+    pub(super) fn start(mut self, Orders(mut coming): Orders) {
         let tasks = self.tasks.clone();
         let taking = tasks.until_stop(async move {
             while let Some(Order { config, told }) = coming.recv().await {
@@ -89,7 +97,6 @@ impl Live {
             std::future::pending().await
         });
         tasks.spawn_vital("config", taking);
-        Reload(orders)
     }
 
     async fn take(&mut self, later: Config) -> Result<Taken, StartError> {

@@ -16,7 +16,7 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::STORE_BYTES_MAX;
 use crate::fleet::{Configured, Connect, Fleet};
 use crate::ingress::caller::{FindToken, Keys};
-use crate::ingress::listener::{self, Address, Limits, Listen, secure};
+use crate::ingress::listener::{self, Address, Limits, Listen, Terms, secure};
 use crate::ingress::settings::{Settings, SettingsNow};
 use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, dial_tcp};
@@ -172,11 +172,14 @@ impl App {
         };
         let door = front_door(find_token(&sessions), &house)?;
         let cut = CancellationToken::new();
+        let terms = Terms {
+            settings: settings.clone(),
+            secure,
+        };
         let serving = listener::serve(
             listener,
             door,
-            settings.clone(),
-            secure,
+            terms,
             memory.clone(),
             connections.clone(),
             cut.clone(),
@@ -184,19 +187,8 @@ impl App {
         );
         connections.spawn_vital("accept", serving);
         let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
-        let live = Live {
-            running: config,
-            generation: 1,
-            address: address.clone(),
-            fleet: Arc::clone(&fleet),
-            settings,
-            gate: Arc::clone(&gate),
-            memory: memory.clone(),
-            shutdown: Arc::clone(&shutdown),
-            builtins,
-            tasks: tasks.clone(),
-        };
-        Ok(Self {
+        let (reload, orders) = Reload::new();
+        let app = Self {
             address,
             fleet,
             tasks,
@@ -204,12 +196,30 @@ impl App {
             draining,
             cut,
             shutdown,
-            reload: live.start(),
+            reload,
             sessions,
             store,
             gate,
             memory,
-        })
+        };
+        app.live(config, settings, builtins).start(orders);
+        Ok(app)
+    }
+
+    /// Who takes the next config, after this one.
+    fn live(&self, running: Config, settings: SettingsNow, builtins: Builtins) -> Live {
+        Live {
+            running,
+            generation: 1,
+            address: self.address.clone(),
+            fleet: Arc::clone(&self.fleet),
+            settings,
+            gate: Arc::clone(&self.gate),
+            memory: self.memory.clone(),
+            shutdown: Arc::clone(&self.shutdown),
+            builtins,
+            tasks: self.tasks.clone(),
+        }
     }
 
     /// Where it listens.

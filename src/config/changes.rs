@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Config, Planned};
+use crate::domain::health::Admin;
 use crate::domain::id::InstanceId;
 use crate::ingress::caller::{Key, Keys};
+use crate::ingress::identity::Identity;
 
 /// Names of one kind that a log line repeats.
 const SHOWN_MAX: usize = 20;
@@ -60,23 +62,6 @@ impl Changes {
             shutdown,
             journal,
         } = earlier;
-        let named = |instances: &[Planned], admin: &BTreeMap<_, _>| {
-            let with_state = |planned: &Planned| {
-                let id: &InstanceId = planned.id();
-                (id.to_string(), (planned.clone(), admin.get(id).copied()))
-            };
-            instances.iter().map(with_state).collect::<BTreeMap<_, _>>()
-        };
-        let known = |keys: &[Key]| {
-            let keys = keys.iter();
-            let named = keys.map(|key| (key.name.to_string(), key.clone()));
-            named.collect::<BTreeMap<_, _>>()
-        };
-        let shown = |keys: &Keys| {
-            let identities = keys.identities.iter();
-            let named = identities.map(|identity| (identity.name.to_string(), identity.clone()));
-            named.collect::<BTreeMap<_, _>>()
-        };
         let is_other = [
             ("forwarders", *forwarders != later.forwarders),
             ("reflection", keys.reflection != later.keys.reflection),
@@ -103,10 +88,10 @@ impl Changes {
         };
         Self {
             identities: Named::between(&shown(keys), &shown(&later.keys)),
-            keys: Named::between(&known(&keys.keys), &known(&later.keys.keys)),
+            keys: Named::between(&known(keys), &known(&later.keys)),
             instances: Named::between(
-                &named(instances, admin),
-                &named(&later.instances, &later.admin),
+                &planned(instances, admin),
+                &planned(&later.instances, &later.admin),
             ),
             settings: others(&is_other),
             after_restart: others(&cannot_change),
@@ -118,6 +103,30 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+fn planned(
+    instances: &[Planned],
+    admin: &BTreeMap<InstanceId, Admin>,
+) -> BTreeMap<String, (Planned, Option<Admin>)> {
+    let with_state = |planned: &Planned| {
+        let id = planned.id();
+        (id.to_string(), (planned.clone(), admin.get(id).copied()))
+    };
+    instances.iter().map(with_state).collect()
+}
+
+fn known(keys: &Keys) -> BTreeMap<String, Key> {
+    let keys = keys.keys.iter();
+    keys.map(|key| (key.name.to_string(), key.clone()))
+        .collect()
+}
+
+fn shown(keys: &Keys) -> BTreeMap<String, Identity> {
+    let identities = keys.identities.iter();
+    identities
+        .map(|identity| (identity.name.to_string(), identity.clone()))
+        .collect()
 }
 
 impl Named {

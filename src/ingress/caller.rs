@@ -51,8 +51,13 @@ impl Revoked {
         CancellationToken::clone(&self.0).cancelled_owned()
     }
 
-    fn is_revoked(&self) -> bool {
+    pub(super) fn is_revoked(&self) -> bool {
         self.0.is_cancelled()
+    }
+
+    /// Whether it tells the same.
+    pub(super) fn is_that_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -83,7 +88,7 @@ impl Key {
         self.revoked.is_revoked() || self.expires.is_some_and(|expires| expires <= now)
     }
 
-    fn grant(&self) -> Grant<'_> {
+    pub(super) fn grant(&self) -> Grant<'_> {
         Grant {
             what: "key",
             name: &self.name,
@@ -94,7 +99,7 @@ impl Key {
 }
 
 impl Identity {
-    fn grant(&self) -> Grant<'_> {
+    pub(super) fn grant(&self) -> Grant<'_> {
         Grant {
             what: "identity",
             name: &self.name,
@@ -105,7 +110,7 @@ impl Identity {
 }
 
 /// What whoever has called may do.
-struct Grant<'a> {
+pub(super) struct Grant<'a> {
     /// What it comes from.
     what: &'static str,
     name: &'a Arc<str>,
@@ -114,7 +119,7 @@ struct Grant<'a> {
 }
 
 impl Grant<'_> {
-    fn allows(&self, scope: Scope) -> bool {
+    pub(super) fn allows(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
     }
 
@@ -241,45 +246,6 @@ impl Keys {
         to_come
             .min()
             .map_or(KEY_LOOK_INTERVAL, |wait| wait.min(KEY_LOOK_INTERVAL))
-    }
-
-    /// What is open with a key goes on when the key is still here, and may do no less than before.
-    pub(super) fn inherit(&mut self, previous: &Self) {
-        for key in &mut self.keys {
-            let same = previous.keys.iter().find(|old| old.hash == key.hash);
-            if let Some(old) = same
-                && !old.revoked.is_revoked()
-                && old.scopes.iter().all(|scope| key.grant().allows(*scope))
-            {
-                key.revoked = old.revoked.clone();
-            }
-        }
-        for identity in &mut self.identities {
-            let mut known = previous.identities.iter();
-            let same = known.find(|old| old.pattern == identity.pattern);
-            if let Some(old) = same
-                && !old.revoked.is_revoked()
-                && (old.scopes.iter()).all(|scope| identity.grant().allows(*scope))
-            {
-                identity.revoked = old.revoked.clone();
-            }
-        }
-    }
-
-    /// Ends what is open with a key that `next` has not inherited.
-    pub(super) fn revoke_all_but(&self, next: &Self) {
-        for revoked in self.all_revoked() {
-            let is_same = |other: &Revoked| Arc::ptr_eq(&other.0, &revoked.0);
-            if !next.all_revoked().any(is_same) {
-                revoked.revoke();
-            }
-        }
-    }
-
-    fn all_revoked(&self) -> impl Iterator<Item = &Revoked> {
-        let keys = self.keys.iter().map(|key| &key.revoked);
-        let identities = self.identities.iter();
-        keys.chain(identities.map(|identity| &identity.revoked))
     }
 
     fn access(&self, path: &str) -> Access {

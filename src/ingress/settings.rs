@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 use tokio::time;
 
-use super::caller::Keys;
+use super::caller::{Keys, Revoked};
 use super::listener::Limits;
 use super::methods::Timeouts;
 use super::visitor::Forwarder;
@@ -75,6 +75,46 @@ impl SettingsNow {
     }
 }
 
+impl Keys {
+    /// What is open with a key goes on when the key is still here, and may do no less than before.
+    fn inherit(&mut self, previous: &Self) {
+        for key in &mut self.keys {
+            let same = previous.keys.iter().find(|old| old.hash == key.hash);
+            if let Some(old) = same
+                && !old.revoked.is_revoked()
+                && old.scopes.iter().all(|scope| key.grant().allows(*scope))
+            {
+                key.revoked = old.revoked.clone();
+            }
+        }
+        for identity in &mut self.identities {
+            let mut known = previous.identities.iter();
+            let same = known.find(|old| old.pattern == identity.pattern);
+            if let Some(old) = same
+                && !old.revoked.is_revoked()
+                && (old.scopes.iter()).all(|scope| identity.grant().allows(*scope))
+            {
+                identity.revoked = old.revoked.clone();
+            }
+        }
+    }
+
+    /// Ends what is open with a key that `next` has not inherited.
+    fn revoke_all_but(&self, next: &Self) {
+        for revoked in self.all_revoked() {
+            if !next.all_revoked().any(|other| other.is_that_of(revoked)) {
+                revoked.revoke();
+            }
+        }
+    }
+
+    fn all_revoked(&self) -> impl Iterator<Item = &Revoked> {
+        let keys = self.keys.iter().map(|key| &key.revoked);
+        let identities = self.identities.iter();
+        keys.chain(identities.map(|identity| &identity.revoked))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -83,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::ingress::access::Scope;
-    use crate::ingress::caller::{Key, Reflection, Revoked};
+    use crate::ingress::caller::{Key, Reflection};
 
     fn settings(keys: &[Key]) -> Settings {
         // As they come from a config that was read again.

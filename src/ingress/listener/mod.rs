@@ -140,19 +140,27 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Pause after a failed accept: out of descriptors, most likely, and trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// On what terms connections come in.
+pub struct Terms {
+    /// Their limits, and who may say who is calling, at each moment.
+    pub settings: SettingsNow,
+    /// TLS; plain text when absent.
+    pub secure: Option<Arc<secure::Keeper>>,
+}
+
 /// Accepts connections until `tasks` are told to stop; each connection is then asked to end (GOAWAY) and
 /// finishes its calls. `cut` ends those that do not. Messages are charged to `memory`.
 pub async fn serve(
     listener: impl Listen,
     door: impl Door<Incoming>,
-    settings: SettingsNow,
-    secure: Option<Arc<secure::Keeper>>,
+    terms: Terms,
     memory: Memory,
     tasks: Tasks,
     cut: CancellationToken,
     chance: Chance,
 ) {
     let gate = Arc::<Admission>::default();
+    let Terms { settings, secure } = terms;
     let handshakes = secure.map(|keeper| Arc::new(Handshakes::new(keeper)));
     let stop = tasks.stopping();
     loop {
