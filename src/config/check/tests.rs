@@ -125,7 +125,7 @@ fn tls_at_the_front_door_is_made_once_too() {
     std::fs::write(folder.path().join("other.pem"), other).unwrap();
     let check = |tls: &str, expected: &[&str]| {
         let text = format!(r#"{{"instances": [], "tls": {tls}}}"#);
-        let told = meant(&path, text.as_bytes(), &|_| None);
+        let told = meant(&path, text.as_bytes(), &|_| None, &Default::default());
         let told = told.map_or_else(
             |mistakes| mistakes.told().iter().map(ToString::to_string).collect(),
             |_| Vec::new(),
