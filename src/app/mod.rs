@@ -129,12 +129,7 @@ impl App {
         outside: Outside<impl Listen>,
         config: Config,
     ) -> Result<Self, StartError> {
-        let Outside {
-            listener,
-            address,
-            dial,
-            chance,
-        } = outside;
+        let chance = outside.chance;
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         // First of all: one that is in use, or damaged, stops the start.
         let store = store(&config.journal, &tasks)?;
@@ -149,15 +144,11 @@ impl App {
             registration: registration::Settings {
                 networks: config.networks,
                 take_over: config.take_over,
-                ourselves: match &address {
-                    Address::Tcp(address) => vec![*address],
-                    // No instance can be registered there.
-                    Address::Unix(_) => Vec::new(),
-                },
+                ourselves: outside.address.tcp().into_iter().collect(),
                 calls_in_flight_max: admission.instance_calls_max,
             },
         };
-        let connect = connect(dial, &tasks, &memory);
+        let connect = connect(outside.dial, &tasks, &memory);
         let fleet = gather(plan, connect, &tasks, &chance).await?;
         let keys = watched(config.keys, &tasks);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
@@ -186,7 +177,7 @@ impl App {
             forwarders: config.forwarders,
         };
         let serving = listener::serve(
-            listener,
+            outside.listener,
             door,
             terms,
             memory.clone(),
@@ -196,7 +187,7 @@ impl App {
         );
         connections.spawn_vital("accept", serving);
         Ok(Self {
-            address,
+            address: outside.address,
             fleet,
             tasks,
             connections,
@@ -220,10 +211,8 @@ impl App {
     /// file system.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        match &self.address {
-            Address::Tcp(address) => *address,
-            Address::Unix(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
-        }
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.address.tcp().unwrap_or(nowhere)
     }
 
     /// Who is there.
