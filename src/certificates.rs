@@ -35,9 +35,10 @@ impl BadTls {
     /// What rustls says of a certificate and its key.
     #[must_use]
     pub fn of_identity(error: rustls::Error) -> Self {
-        match error {
-            rustls::Error::InconsistentKeys(_) => Self::Mismatch,
-            other => Self::Identity(other),
+        if matches!(error, rustls::Error::InconsistentKeys(_)) {
+            Self::Mismatch
+        } else {
+            Self::Identity(error)
         }
     }
 }
@@ -95,10 +96,7 @@ pub fn validity(certificate: &CertificateDer<'_>, now: SystemTime) -> Validity {
     match judged.err() {
         Some(Error::CertNotValidYet { not_before, .. }) => Validity::From(system(not_before)),
         Some(Error::CertExpired { not_after, .. }) => Validity::Until(system(not_after)),
-        #[allow(
-            clippy::wildcard_enum_match_arm,
-            reason = "every other mistake is about who has signed it"
-        )]
+        // Every other mistake is about who has signed it.
         Some(_) | None => Validity::Now,
     }
 }

@@ -196,11 +196,8 @@ pub(super) fn registration_of(
     registration::Settings {
         networks: config.networks.clone(),
         take_over: config.take_over,
-        ourselves: match address {
-            Address::Tcp(address) => vec![*address],
-            // No instance can be registered there.
-            Address::Unix(_) => Vec::new(),
-        },
+        // No instance can be registered at a socket in the file system.
+        ourselves: address.tcp().into_iter().collect(),
         calls_in_flight_max,
     }
 }

@@ -136,20 +136,15 @@ impl App {
         outside: Outside<impl Listen>,
         config: Config,
     ) -> Result<Self, StartError> {
-        let Outside {
-            listener,
-            address,
-            dial,
-            chance,
-        } = outside;
+        let chance = outside.chance;
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         // First of all: one that is in use, or damaged, stops the start.
         let store = store(&config.journal, &tasks)?;
         let secure = secured(config.tls.clone(), &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);
-        let connect = connect(dial, &tasks, &memory);
-        let own = (&address, admission.instance_calls_max);
+        let connect = connect(outside.dial, &tasks, &memory);
+        let own = (&outside.address, admission.instance_calls_max);
         let (fleet, builtins) = gather(&config, own, connect, &tasks, &chance).await?;
         let gate = gate(admission.calls, &config.keys, &chance);
         let settings = watched(&config, limits, &tasks);
@@ -177,7 +172,7 @@ impl App {
             secure,
         };
         let serving = listener::serve(
-            listener,
+            outside.listener,
             door,
             terms,
             memory.clone(),
@@ -189,7 +184,7 @@ impl App {
         let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
         let (reload, orders) = Reload::new();
         let app = Self {
-            address,
+            address: outside.address,
             fleet,
             tasks,
             connections,
@@ -232,10 +227,8 @@ impl App {
     /// file system.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        match &self.address {
-            Address::Tcp(address) => *address,
-            Address::Unix(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
-        }
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.address.tcp().unwrap_or(nowhere)
     }
 
     /// Who is there.

@@ -127,7 +127,7 @@ fn value(text: &str) -> Option<(String, Option<char>, &str)> {
     }
     let end = characters.next();
     let is_end = matches!(end, None | Some(',' | ';'));
-    is_end.then(|| (value, end, characters.as_str()))
+    is_end.then_some((value, end, characters.as_str()))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub struct Settings {
     /// The name that the certificate must have; the host of the address when absent.
     pub server_name: Option<String>,
     /// Where the above was read, to be read again.
-    pub files: Files,
+    pub files: Box<Files>,
 }
 
 /// Where certificates and keys were read.
@@ -55,7 +55,7 @@ pub struct Connector {
 
 /// What is read again for each connection.
 struct Again {
-    files: Files,
+    files: Box<Files>,
     last: Mutex<Last>,
 }
 
@@ -91,7 +91,7 @@ impl Connector {
     /// The same with what the files hold now.
     pub async fn current(&self) -> Self {
         let files = &self.again.files;
-        if *files == Files::default() {
+        if **files == Files::default() {
             return self.clone();
         }
         let found = read(files).await;
@@ -220,10 +220,10 @@ mod tests {
         let ((old, old_pem), (new, new_pem)) = (instance(), instance());
         let settings = Settings {
             ca: Some(old_pem.clone().into_bytes()),
-            files: Files {
+            files: Box::new(Files {
                 ca: Some(path.clone()),
                 identity: None,
-            },
+            }),
             ..Settings::default()
         };
         let connector = connector(&settings, "a.internal").unwrap();

@@ -183,10 +183,10 @@ fn read_tls(
     if let Some(tls) = &written {
         let pem = |name: &str| tls.get(name).map(|place| surroundings.pem(&place));
         let path = |name: &str| tls.get(name).and_then(|place| surroundings.path(&place));
-        settings.files = tls::Files {
+        settings.files = Box::new(tls::Files {
             ca: path("ca_file"),
             identity: path("certificate_file").zip(path("key_file")),
-        };
+        });
         let (ca, certificate, key) = (pem("ca_file"), pem("certificate_file"), pem("key_file"));
         let name = tls.get("server_name").map(Place::open);
         let name = name.map(|place| place.text("a name such as \"a.internal\""));

@@ -53,6 +53,15 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// The address on the network, if that is where it is.
+    #[must_use]
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether only this machine can reach it.
     #[must_use]
     pub fn is_local(&self) -> bool {

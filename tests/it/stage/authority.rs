@@ -70,9 +70,10 @@ impl Authority {
     /// A pair for a DNS name, or for a URI where it holds a `:`.
     pub(crate) fn pair(&self, name: &str, time: Time) -> Pair {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        let name = match name.contains(':') {
-            true => SanType::URI(name.try_into().unwrap()),
-            false => SanType::DnsName(name.try_into().unwrap()),
+        let name = if name.contains(':') {
+            SanType::URI(name.try_into().unwrap())
+        } else {
+            SanType::DnsName(name.try_into().unwrap())
         };
         params.subject_alt_names = vec![name];
         if time == Time::Past {
