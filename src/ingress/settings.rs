@@ -170,7 +170,11 @@ mod tests {
         check(&both, &[key("b", &[Scope::Admin]), both.clone()], false);
         check(&both, &[key("a", &[Scope::Route])], true);
         check(&both, &[key("a", &[Scope::Admin])], false);
-        check(&key("a", &[Scope::Admin]), std::slice::from_ref(&both), true);
+        check(
+            &key("a", &[Scope::Admin]),
+            std::slice::from_ref(&both),
+            true,
+        );
         let renamed = Key {
             name: "other".into(),
             ..both.clone()
