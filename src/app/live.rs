@@ -199,6 +199,7 @@ pub(super) fn registration_of(
         // No instance can be registered at a socket in the file system.
         ourselves: address.tcp().into_iter().collect(),
         calls_in_flight_max,
+        rate: config.admission.instance_rate,
     }
 }
 

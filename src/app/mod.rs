@@ -410,7 +410,7 @@ async fn gather(
         chance.clone(),
     );
     fleet.configure(configured).map_err(StartError::Instance)?;
-    let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
+    let leases = Fleet::keep_time(Arc::downgrade(&fleet));
     tasks.spawn_vital("leases", tasks.until_stop(leases));
     Ok((fleet, builtins))
 }

@@ -67,9 +67,10 @@ impl Fleet {
             );
             self.seat(&mut roll, spec, origin, None, client);
         }
+        let rate = self.registration.load().rate;
         for entry in roll.entries.values() {
             let (load, spec) = (&entry.member.load, &entry.member.spec);
-            load.change(spec.weight, self.calls_in_flight_max(spec));
+            load.change(spec.weight, self.calls_in_flight_max(spec), rate);
         }
         self.pardon_excess(&mut roll);
         self.publish(&roll);
@@ -280,6 +281,7 @@ mod tests {
                 take_over: TakeOver::AnyKey,
                 ourselves: Vec::new(),
                 calls_in_flight_max: 2,
+                rate: None,
             },
         }
     }

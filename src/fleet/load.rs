@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::gate::Gate;
+use crate::domain::admission::{Bucket, Rate};
 use crate::domain::budget::Budget;
 use crate::domain::selection::{self, PeakEwma};
 
@@ -16,6 +17,10 @@ pub struct Load {
     outstanding: AtomicU32,
     weight: AtomicU32,
     outstanding_max: AtomicU32,
+    /// Calls a second and their burst; 0 where there is no limit.
+    rate: AtomicU64,
+    /// Of the rate; not touched where there is none.
+    bucket: Mutex<Bucket>,
     latency: Mutex<PeakEwma>,
     /// Retries of calls that failed here, so that one bad instance cannot spend what all have.
     retries: Mutex<Budget>,
@@ -38,11 +43,31 @@ impl Load {
     /// The same, of one that may have only so many calls.
     #[cfg(test)]
     pub(crate) fn limited(weight: u32, outstanding_max: u32) -> Self {
-        Self::behind(Gate::default(), weight, outstanding_max)
+        Self::behind(Gate::default(), weight, outstanding_max, None)
     }
 
-    pub(super) fn behind(gate: Gate, weight: u32, outstanding_max: u32) -> Self {
+    /// The same, of one to which calls may come only so fast.
+    #[cfg(test)]
+    pub(crate) fn at_a_rate(rate: Rate) -> Self {
+        Self::behind(Gate::default(), 1, u32::MAX, Some(rate))
+    }
+
+    /// Its calls have failed, for tests.
+    #[cfg(test)]
+    pub(crate) fn eject(&self, now: Instant) {
+        let cause = crate::domain::health::observed::Cause::InARow(5);
+        self.gate.eject(cause, now);
+    }
+
+    pub(super) fn behind(
+        gate: Gate,
+        weight: u32,
+        outstanding_max: u32,
+        rate: Option<Rate>,
+    ) -> Self {
         Self {
+            rate: AtomicU64::new(packed(rate)),
+            bucket: Mutex::default(),
             gate,
             outstanding: AtomicU32::new(0),
             weight: AtomicU32::new(weight.max(1)),
@@ -53,15 +78,25 @@ impl Load {
         }
     }
 
-    /// Begins a call, unless the instance has as many as it may have.
-    #[must_use]
-    pub fn begin(self: &Arc<Self>) -> Option<Outstanding> {
-        let max = self.outstanding_max();
+    /// Begins a call, unless the instance has as many as it may have, or they come too fast.
+    pub(super) fn begin(self: &Arc<Self>, now: Instant) -> Option<Outstanding> {
+        let (max, rate) = (self.outstanding_max(), self.rate());
+        // Held until the call is counted, so that no token is taken for one that is not begun.
+        let mut bucket = rate.map(|_| self.bucket());
+        if let Some(bucket) = &mut bucket
+            && bucket.wait(rate, now.into_std()).is_some()
+        {
+            return None;
+        }
         let one_more = |now: u32| (now < max).then_some(now + 1);
         let begun = self
             .outstanding
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
-        begun.is_ok().then(|| Outstanding(Arc::clone(self)))
+        begun.ok()?;
+        if let Some(bucket) = &mut bucket {
+            bucket.take(rate);
+        }
+        Some(Outstanding(Arc::clone(self)))
     }
 
     /// Calls that may be with the instance at once.
@@ -70,17 +105,38 @@ impl Load {
         self.outstanding_max.load(Ordering::Relaxed)
     }
 
-    /// Another share and another limit from the next call on.
-    pub(super) fn change(&self, weight: u32, outstanding_max: u32) {
+    /// Another share and other limits from the next call on.
+    pub(super) fn change(&self, weight: u32, outstanding_max: u32, rate: Option<Rate>) {
+        self.rate.store(packed(rate), Ordering::Relaxed);
         self.weight.store(weight.max(1), Ordering::Relaxed);
         self.outstanding_max
             .store(outstanding_max, Ordering::Relaxed);
     }
 
-    /// Whether the instance has as many calls as it may have.
+    /// Calls a second that may come to the instance.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        let packed = self.rate.load(Ordering::Relaxed);
+        (packed != 0).then_some(Rate {
+            per_second: (packed >> 32) as u32,
+            burst: packed as u32,
+        })
+    }
+
+    /// Whether one more call would be too many for the instance now.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.outstanding_max() <= self.outstanding()
+        let has_many = self.outstanding_max() <= self.outstanding();
+        has_many || self.rate().is_some() && self.is_too_fast()
+    }
+
+    fn is_too_fast(&self) -> bool {
+        let now = Instant::now().into_std();
+        self.bucket().wait(self.rate(), now).is_some()
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The budget of retries of calls that failed here.
@@ -129,6 +185,13 @@ impl Load {
             nanos => Some(Duration::from_nanos(nanos)),
         }
     }
+}
+
+/// Never 0 for a rate: there is at least one call a second.
+fn packed(rate: Option<Rate>) -> u64 {
+    rate.map_or(0, |rate| {
+        u64::from(rate.per_second.max(1)) << 32 | u64::from(rate.burst)
+    })
 }
 
 impl Drop for Outstanding {

@@ -235,6 +235,16 @@ pub(super) fn admission() -> Value {
                     shared("count"),
                 ),
                 (
+                    "instance_calls_per_second",
+                    "calls a second that may come to one instance; no limit unless set",
+                    shared("count"),
+                ),
+                (
+                    "instance_calls_burst",
+                    "calls to one instance at once after a pause; instance_calls_per_second unless set",
+                    shared("count"),
+                ),
+                (
                     "buffered_bytes",
                     "bytes of all messages that are held at once",
                     bytes,

@@ -56,6 +56,9 @@ fn config_with(steps: &[&str], value: Value) -> Value {
                 if name == "calls_burst" {
                     object.insert("calls_per_second".to_owned(), json!(1));
                 }
+                if name == "instance_calls_burst" {
+                    object.insert("instance_calls_per_second".to_owned(), json!(1));
+                }
                 if name == "client_certificate" {
                     object.insert("client_ca_file".to_owned(), json!("ca.pem"));
                 }
