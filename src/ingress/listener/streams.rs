@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::ingress::Door;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::outgoing::Outgoing;
+use crate::ingress::visitor::Visitor;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 
@@ -29,6 +30,7 @@ type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
 /// The two sides of a connection.
 pub(super) fn streams<D>(
     door: D,
+    visitor: Option<Arc<Visitor>>,
     memory: Memory,
     tasks: Tasks,
     idle_max: Duration,
@@ -41,6 +43,7 @@ pub(super) fn streams<D>(
     };
     let calls = Calls {
         door,
+        visitor,
         memory,
         begun,
     };
@@ -50,6 +53,8 @@ pub(super) fn streams<D>(
 /// Begins an exchange for each request.
 pub(super) struct Calls<D> {
     door: D,
+    /// Who is at the other end, where that says anything about the caller.
+    visitor: Option<Arc<Visitor>>,
     memory: Memory,
     begun: Begun,
 }
@@ -64,6 +69,9 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let exchange = Exchange::new(&self.memory);
         request.extensions_mut().insert(Arc::clone(&exchange));
+        if let Some(visitor) = &self.visitor {
+            request.extensions_mut().insert(Arc::clone(visitor));
+        }
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun = Some(Arc::clone(&exchange));
         drop(begun);
