@@ -40,12 +40,13 @@ pub(super) fn identities(place: &Place<'_>, each: Quota, keys: &[Key]) -> Option
                 "a key is called {name} already: logs could not tell them apart"
             ));
         }
-        let (pattern, scopes) = (pattern(&fields), scopes(&fields));
+        // All of them are looked at, whichever of them is wrong.
+        let (pattern, scopes, quota) = (pattern(&fields), scopes(&fields), quota(&fields, each));
         Some(Identity {
             name: name?.into(),
             pattern: pattern?,
             scopes: scopes?,
-            quota: quota(&fields, each),
+            quota,
             revoked: Revoked::default(),
         })
     });
