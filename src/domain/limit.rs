@@ -219,6 +219,10 @@ pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 pub const SESSION_PAGE_READ: usize = 1000;
 /// Idle TTL of a session that names none.
 pub const SESSION_IDLE_TTL_DEFAULT: Duration = Duration::from_secs(300);
+/// Connections to the operator's port.
+pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+/// How long a request to the operator's port may take to send its headers, and the next one to begin.
+pub const ADMIN_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to say which session it attaches to.
 pub const SESSION_HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of the target expressions of one session, which are kept with it.

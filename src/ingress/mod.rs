@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use tower::ServiceBuilder;
 
 pub mod access;
+pub mod admin;
 pub mod arrival;
 pub mod body;
 pub mod caller;
@@ -18,6 +19,7 @@ pub mod failure_table;
 mod grpc;
 mod layer;
 pub mod listener;
+mod meter;
 pub mod methods;
 mod outgoing;
 mod rest;
