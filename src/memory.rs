@@ -20,7 +20,7 @@ pub struct Memory(Arc<Account>);
 #[derive(Debug)]
 struct Account {
     held: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 /// What bytes are held for.
@@ -43,7 +43,7 @@ impl Memory {
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Account {
             held: AtomicUsize::new(0),
-            limit,
+            limit: AtomicUsize::new(limit),
         }))
     }
 
@@ -56,7 +56,12 @@ impl Memory {
     /// Bytes that may be held.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.0.limit
+        self.0.limit.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes may be held from now on; what is held already stays.
+    pub fn set_limit(&self, limit: usize) {
+        self.0.limit.store(limit, Ordering::Relaxed);
     }
 
     /// A charge of nothing yet.
@@ -88,7 +93,7 @@ pub struct Charge {
 impl Charge {
     /// Holds so many bytes more, unless the account is full.
     pub fn grow(&self, bytes: usize, purpose: Purpose) -> Result<(), Full> {
-        let limit = self.memory.0.limit;
+        let limit = self.memory.limit();
         let most = match purpose {
             Purpose::Request => limit / 4 * PARTS_FOR_REQUESTS,
             Purpose::Answer => limit,

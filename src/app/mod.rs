@@ -1,29 +1,27 @@
 //! Builds the house from a config, and takes it down again. It alone names concrete implementations.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::chance::Chance;
-use crate::config::{Builtin, Config, Journal, Planned, Shutdown};
-use crate::domain::admission::Quota;
+use crate::config::{Config, Journal, Shutdown};
+use crate::domain::admission;
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::health::{self, Admin};
-use crate::domain::id::InstanceId;
 use crate::domain::limit::STORE_BYTES_MAX;
-use crate::fleet::view::Origin;
-use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
+use crate::fleet::{Configured, Connect, Fleet};
 use crate::ingress::caller::{FindToken, Keys};
-use crate::ingress::listener::{self, Listen};
+use crate::ingress::listener::{self, Limits, Listen};
+use crate::ingress::settings::{Settings, SettingsNow};
 use crate::ingress::{BadContract, front_door, methods};
-use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
+use crate::instance::endpoint::{Dial, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
-use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::instance::{InstanceClient, Spec};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
 use crate::orchestrate::deduplicate::Deduplicate;
@@ -34,7 +32,15 @@ use crate::store::memory::{self as in_memory, MemoryStore};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tasks::{Finish, Tasks};
 
+mod builtins;
 mod capacity;
+mod follow;
+mod live;
+
+use builtins::Builtins;
+pub use follow::{Follow, Outcome, Reading};
+use live::{Live, quotas, registration_of};
+pub use live::{Reload, Taken};
 
 /// A running orchestrator.
 pub struct App {
@@ -46,7 +52,8 @@ pub struct App {
     connections: Tasks,
     draining: CancellationToken,
     cut: CancellationToken,
-    shutdown: Shutdown,
+    shutdown: Arc<ArcSwap<Shutdown>>,
+    reload: Reload,
     sessions: Sessions,
     store: Arc<dyn Store>,
     gate: Arc<Gate>,
@@ -121,24 +128,22 @@ impl App {
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         // First of all: one that is in use, or damaged, stops the start.
         let store = store(&config.journal, &tasks)?;
-        let (limits, admission) = capacity::within_means(config.limits, config.admission);
+        let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);
-        let plan = FleetPlan {
-            instances: config.instances,
-            admin: config.admin,
+        let mut builtins = Builtins::default();
+        let (instances, housed) = builtins.house(&config.instances, &tasks).await?;
+        builtins.replace(housed);
+        let configured = Configured {
+            instances,
+            admin: config.admin.clone().into_iter().collect(),
             probe: config.probe,
             health: config.health,
-            registration: registration::Settings {
-                networks: config.networks,
-                take_over: config.take_over,
-                ourselves: vec![address],
-                calls_in_flight_max: admission.instance_calls_max,
-            },
+            registration: registration_of(&config, address, admission.instance_calls_max),
         };
         let connect = connect(dial, &tasks, &memory);
-        let fleet = gather(plan, connect, &tasks, &chance).await?;
-        let keys = watched(config.keys, &tasks);
-        let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
+        let fleet = gather(configured, connect, &tasks, &chance)?;
+        let gate = gate(admission.calls, &config.keys, &chance);
+        let settings = watched(&config, limits, &tasks);
         // Before anybody can call: what a client was told before the restart stands.
         let sessions = hold(&store, &fleet, &tasks, &chance).await?;
 
@@ -147,7 +152,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
             gate: Arc::clone(&gate),
-            timeouts: config.timeouts,
+            settings: settings.clone(),
             sessions: sessions.clone(),
             retries: Arc::default(),
             hedges: Arc::default(),
@@ -156,18 +161,31 @@ impl App {
             chance: chance.clone(),
             draining: draining.clone(),
         };
-        let door = front_door(keys, find_token(&sessions), limits.body, &house)?;
+        let door = front_door(find_token(&sessions), &house)?;
         let cut = CancellationToken::new();
         let serving = listener::serve(
             listener,
             door,
-            limits,
+            settings.clone(),
             memory.clone(),
             connections.clone(),
             cut.clone(),
             chance,
         );
         connections.spawn_vital("accept", serving);
+        let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
+        let live = Live {
+            running: config,
+            generation: 1,
+            address,
+            fleet: Arc::clone(&fleet),
+            settings,
+            gate: Arc::clone(&gate),
+            memory: memory.clone(),
+            shutdown: Arc::clone(&shutdown),
+            builtins,
+            tasks: tasks.clone(),
+        };
         Ok(Self {
             address,
             fleet,
@@ -175,7 +193,8 @@ impl App {
             connections,
             draining,
             cut,
-            shutdown: config.shutdown,
+            shutdown,
+            reload: live.start(),
             sessions,
             store,
             gate,
@@ -199,6 +218,12 @@ impl App {
     #[must_use]
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
+    }
+
+    /// The way to hand it another config.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
     }
 
     /// The account of all bytes that are held.
@@ -234,11 +259,12 @@ impl App {
     pub async fn stop(self) -> Stopped {
         tracing::info!("stopping: not ready");
         self.draining.cancel();
-        time::sleep(self.shutdown.not_ready_for).await;
+        time::sleep(self.shutdown.load().not_ready_for).await;
         tracing::info!("stopping: sessions come again later");
         self.sessions.drain(SESSIONS_GRACE).await;
         tracing::info!("stopping: no new calls, running ones finish");
-        let finished = self.connections.finish(self.shutdown.grace).await;
+        let grace = self.shutdown.load().grace;
+        let finished = self.connections.finish(grace).await;
         if let Finish::Abandoned(left) = finished {
             tracing::warn!(left, "stopping: the limit is reached, the rest is cut");
             self.cut.cancel();
@@ -254,34 +280,30 @@ impl App {
     }
 }
 
-/// The keys, each of which ends at its date from now on.
-fn watched(keys: Keys, tasks: &Tasks) -> Arc<Keys> {
-    let keys = Arc::new(keys);
-    let expiry = Arc::clone(&keys);
-    let expiring = async move { expiry.expire().await };
+/// What the door goes by; each key ends at its date from now on.
+fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
+    let settings = SettingsNow::new(Settings {
+        keys: config.keys.clone(),
+        limits,
+        timeouts: config.timeouts,
+    });
+    let expiry = settings.clone();
+    let expiring = async move { expiry.expire_keys().await };
     tasks.spawn_vital("keys", tasks.until_stop(expiring));
-    keys
+    settings
+}
+
+fn gate(limits: admission::Limits, keys: &Keys, chance: &Chance) -> Arc<Gate> {
+    let own = quotas(keys).into_iter();
+    let own = own.filter_map(|(name, quota)| Some((name, quota?)));
+    Gate::new(limits, own, chance.clone())
 }
 
 /// For sessions, which only have to say so and to finish what they write.
 const SESSIONS_GRACE: time::Duration = time::Duration::from_secs(5);
-/// The callers that have a quota of their own.
-fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
-    let keys = keys.keys.iter();
-    keys.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)))
-}
 
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
-
-/// What a fleet is at its start.
-struct FleetPlan {
-    instances: Vec<Planned>,
-    admin: BTreeMap<InstanceId, Admin>,
-    probe: ProbeSettings,
-    health: health::Settings,
-    registration: registration::Settings,
-}
 
 /// The sessions that the store has, kept from now on.
 async fn hold(
@@ -322,26 +344,21 @@ fn store(journal: &Journal, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError>
 }
 
 /// The fleet with the instances of the config, whose leases are watched from now on.
-async fn gather(
-    plan: FleetPlan,
+fn gather(
+    configured: Configured,
     connect: Connect,
     tasks: &Tasks,
     chance: &Chance,
 ) -> Result<Arc<Fleet>, StartError> {
     let fleet = Fleet::new(
         connect,
-        plan.probe,
-        plan.health,
-        plan.registration,
+        configured.probe,
+        configured.health,
+        configured.registration.clone(),
         tasks.clone(),
         chance.clone(),
     );
-    fleet
-        .add(specs(plan.instances, tasks).await?)
-        .map_err(StartError::Instance)?;
-    for (id, admin) in &plan.admin {
-        fleet.set_admin([id], *admin, "config");
-    }
+    fleet.configure(configured).map_err(StartError::Instance)?;
     let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
     tasks.spawn_vital("leases", tasks.until_stop(leases));
     Ok(fleet)
@@ -357,51 +374,4 @@ fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
                 ..Failure::new(Reason::ArgumentInvalid, bad.to_string())
             })
     })
-}
-
-async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin)>, StartError> {
-    let mut specs = Vec::with_capacity(planned.len());
-    for planned in planned {
-        specs.push(match planned {
-            Planned::Remote(spec) => (spec, Origin::Config),
-            Planned::Builtin(Builtin {
-                id,
-                labels,
-                weight,
-                calls_in_flight_max,
-                behaviour,
-            }) => {
-                let address = builtin::start(behaviour, tasks).await?;
-                let spec = Spec {
-                    calls_in_flight_max,
-                    ..builtin_spec(id, address, labels, weight)
-                };
-                (spec, Origin::Builtin)
-            }
-        });
-    }
-    Ok(specs)
-}
-
-fn builtin_spec(
-    id: InstanceId,
-    address: SocketAddr,
-    labels: BTreeMap<String, String>,
-    weight: u32,
-) -> Spec {
-    let endpoint = Endpoint {
-        host: address.ip().to_string(),
-        port: address.port(),
-        transport: Transport::Plain,
-        pinned: vec![address],
-    };
-    Spec {
-        id,
-        endpoint,
-        labels,
-        weight,
-        calls_in_flight_max: None,
-        credential: None,
-        tls: tls::Settings::default(),
-    }
 }

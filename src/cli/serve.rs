@@ -1,5 +1,6 @@
 //! `orchestrator serve`: runs an orchestrator until it is told to stop.
 
+use std::cell::RefCell;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,13 +9,14 @@ use clap::{Args, ValueEnum};
 use sd_notify::NotifyState;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::data_directory;
 use super::exit::{Error, Exit};
+use super::failure_text;
 use super::output::{self, Output};
-use crate::app::App;
+use crate::app::{App, Follow, Outcome, Reading};
 use crate::config::{self, Config, Journal, Settled};
 use crate::telemetry;
 
@@ -26,10 +28,11 @@ Examples:
 
 Without --config it serves eight built-in echo instances, A to H. The key is read from ORCHESTRATOR_API_KEY
 and from the config; without either, and on loopback only, one is made and shown once.
+SIGHUP, or a change of the config file: it is read again, and taken over when all of it is right.
 SIGTERM or Ctrl-C: not ready, then running calls finish, then it stops; a second one stops it at once.";
 
 /// `serve`, as typed.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The config file, JSON.
@@ -78,13 +81,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     };
     telemetry::start(&arguments.log, format, colours)
         .map_err(|bad| Error::usage(bad.to_string(), "see --help"))?;
-    let (config, made_key) = config(arguments)?;
+    let files = RefCell::default();
+    let (config, made_key) = config(arguments, None, &files)?;
     // Connections are descriptors; the usual soft limit of 1024 is for programs that use select(2).
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     let runtime = runtime(arguments.threads).map_err(Error::System)?;
-    let stopped = runtime.block_on(serve(config, made_key));
+    let stopped = runtime.block_on(serve(config, made_key, arguments.clone()));
     // What is left would only hold up the end.
     runtime.shutdown_background();
     stopped
@@ -106,16 +110,23 @@ fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-fn config(arguments: &Arguments) -> Result<(Config, Option<String>), Error> {
+/// The config, and the key that was made because there is none: `made`, if that happened before. `files` takes the
+/// other files that were looked into.
+fn config(
+    arguments: &Arguments,
+    made: Option<&str>,
+    files: &RefCell<Vec<PathBuf>>,
+) -> Result<(Config, Option<String>), Error> {
     let mut config = match &arguments.config {
         None => Config::embedded(),
-        Some(path) => config::read(path, &environment)
+        Some(path) => config::read_noting_files(path, &environment, files)
             .map_err(|mistakes| Error::Config(mistakes.to_string()))?,
     };
     config.listen = arguments.listen.unwrap_or(config.listen);
     config.journal = Journal::Folder(arguments.data.directory()?);
     let from_environment = environment("ORCHESTRATOR_API_KEY");
-    let settled = config::settle_keys(&mut config, from_environment.as_deref(), config::make_key)
+    let make = || made.map_or_else(config::make_key, str::to_owned);
+    let settled = config::settle_keys(&mut config, from_environment.as_deref(), make)
         .map_err(|bad| Error::Key(bad.to_string()))?;
     let made = match settled {
         Settled::Made(key) => Some(key),
@@ -132,7 +143,27 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-async fn serve(config: Config, made_key: Option<String>) -> Result<Exit, Error> {
+/// The config file as it is now, read as at the start.
+fn read_again(arguments: &Arguments, made: Option<&str>) -> Reading {
+    let files = RefCell::default();
+    let config = config(arguments, made, &files);
+    let config = config
+        .map(|(config, _)| config)
+        .map_err(|error| match error {
+            Error::Config(what) | Error::Key(what) => what,
+            other => failure_text::lines(&other).trim_end().to_owned(),
+        });
+    let files = files.take();
+    Reading { config, files }
+}
+
+async fn serve(
+    config: Config,
+    made_key: Option<String>,
+    arguments: Arguments,
+) -> Result<Exit, Error> {
+    // Before anything else: until it is there, the signal would end the process.
+    let hang_up = signal(SignalKind::hangup()).map_err(Error::System)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::System)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::System)?;
     let app = App::start(config)
@@ -145,6 +176,13 @@ async fn serve(config: Config, made_key: Option<String>) -> Result<Exit, Error> 
         Ok(()) | Err(Error::ReaderGone) => {}
         Err(error) => return Err(error),
     }
+    let follow = match arguments.config.clone() {
+        None => None,
+        Some(path) => {
+            let read = move || read_again(&arguments, made_key.as_deref());
+            Some(app.follow(&path, read).map_err(Error::System)?)
+        }
+    };
     tell_supervisor(&[NotifyState::Ready]);
     let (stop, fallen) = (CancellationToken::new(), app.fallen());
     let asked_twice = async {
@@ -160,6 +198,7 @@ async fn serve(config: Config, made_key: Option<String>) -> Result<Exit, Error> 
     tokio::select! {
         _ = app.run_until(stop.cancelled()) => {}
         () = asked_twice => tracing::warn!("stopping at once: asked a second time"),
+        () = reread_on(hang_up, follow) => {}
     }
     if fallen() {
         return Err(Error::Start(
@@ -167,6 +206,33 @@ async fn serve(config: Config, made_key: Option<String>) -> Result<Exit, Error> 
         ));
     }
     Ok(Exit::Done)
+}
+
+/// Reads the config again at each SIGHUP, for as long as it is asked.
+async fn reread_on(mut hang_up: Signal, follow: Option<Follow>) {
+    loop {
+        if hang_up.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell_supervisor(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "cannot tell the supervisor"),
+        }
+        let outcome = match &follow {
+            Some(follow) => follow.read_again().await,
+            None => {
+                tracing::warn!("there is no config file that could be read again");
+                Some(Outcome::Taken)
+            }
+        };
+        let status = match outcome {
+            Some(Outcome::Taken) => "serving",
+            Some(Outcome::Refused) => "serving; the new config was refused: see the log",
+            // About to stop, which is another message.
+            None => return std::future::pending().await,
+        };
+        tell_supervisor(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
 }
 
 /// Tells systemd, or whoever else speaks its protocol; nobody where `$NOTIFY_SOCKET` is not set.

@@ -94,6 +94,7 @@ fn may_pass(error: &Error) -> bool {
         Error::Call(status) => is_passing(status),
         Error::Usage { .. }
         | Error::Config(_)
+        | Error::BadConfig(_)
         | Error::Journal(_)
         | Error::Start(_)
         | Error::Key(_)

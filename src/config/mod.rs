@@ -1,6 +1,7 @@
 //! What an orchestrator is told at its start, as it is meant. `raw` reads what was written, `check` turns it
 //! into this and tells all mistakes at once.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,29 +24,58 @@ use crate::ingress::methods::Timeouts;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
 
+mod changes;
 mod check;
 mod keys;
 mod mistake;
 mod raw;
+mod schema;
+mod watch;
 
+pub use changes::{Changes, Named};
 pub use keys::{NoKey, Settled, make_key, settle_keys};
 pub use mistake::{Mistake, Mistakes, Position};
+pub use schema::schema;
+pub use watch::{Look, Watch};
 
 /// Reads a config file, and the files and variables that it points to; tells all mistakes at once.
 /// `environment` is asked for a variable's value.
 pub fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Mistakes> {
+    read_noting_files(path, environment, &RefCell::default())
+}
+
+/// As `read`, of a config that was read already; `path` is what it is called.
+pub fn read_bytes(
+    path: &Path,
+    bytes: &[u8],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Mistakes> {
+    if CONFIG_BYTES_MAX < bytes.len() as u64 {
+        let what = format!("is larger than {CONFIG_BYTES_MAX} bytes");
+        return Err(Mistakes::of_file(path, what));
+    }
+    meant(path, bytes, environment, &RefCell::default())
+}
+
+/// As `read`; `files` takes every other file that was looked into.
+pub fn read_noting_files(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    files: &RefCell<Vec<PathBuf>>,
+) -> Result<Config, Mistakes> {
     let bytes = check::read(path, CONFIG_BYTES_MAX)
         .map_err(|error| Mistakes::of_file(path, format!("cannot be read: {error}")))?
         .ok_or_else(|| {
             Mistakes::of_file(path, format!("is larger than {CONFIG_BYTES_MAX} bytes"))
         })?;
-    meant(path, &bytes, environment)
+    meant(path, &bytes, environment, files)
 }
 
 fn meant(
     path: &Path,
     bytes: &[u8],
     environment: &dyn Fn(&str) -> Option<String>,
+    files: &RefCell<Vec<PathBuf>>,
 ) -> Result<Config, Mistakes> {
     let (text, is_whole) = match str::from_utf8(bytes) {
         Ok(text) => (text, true),
@@ -58,6 +88,7 @@ fn meant(
     let surroundings = check::Surroundings {
         folder: path.parent().unwrap_or(Path::new("")),
         environment,
+        files,
     };
     if !is_whole {
         notes.note(text.len(), "", "not JSON: the bytes here are no UTF-8");
@@ -74,7 +105,7 @@ fn meant(
 }
 
 /// Everything that an orchestrator is told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Where it listens.
     pub listen: SocketAddr,
@@ -114,7 +145,7 @@ pub enum Journal {
 }
 
 /// An instance of the config.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Planned {
     /// It runs elsewhere.
     Remote(Spec),
@@ -123,7 +154,7 @@ pub enum Planned {
 }
 
 /// An instance that runs in this process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Builtin {
     /// Its name.
     pub id: InstanceId,
@@ -189,6 +220,17 @@ impl Default for Shutdown {
 /// Where an orchestrator listens that is told nothing.
 pub const LISTEN_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
+
+impl Planned {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &InstanceId {
+        match self {
+            Self::Remote(spec) => &spec.id,
+            Self::Builtin(builtin) => &builtin.id,
+        }
+    }
+}
 
 impl Config {
     /// The embedded default: eight built-in instances, A to H, on loopback. It has no key yet.

@@ -1,5 +1,6 @@
 //! Whole files: what they mean, and that nothing in them is a crash or lets a secret out.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -30,7 +31,12 @@ fn meant_by(text: impl AsRef<[u8]>) -> Result<Config, Mistakes> {
         "SPACED" => Some(format!("{CANARY} x")),
         _ => None,
     };
-    let found = meant(Path::new("orchestrator.json"), text.as_ref(), &environment);
+    let found = meant(
+        Path::new("orchestrator.json"),
+        text.as_ref(),
+        &environment,
+        &RefCell::default(),
+    );
     assert!(!format!("{found:?}").contains(CANARY), "{found:?}");
     found
 }
@@ -256,7 +262,7 @@ fn what_is_no_json_is_told_with_its_place() {
     );
     check(
         b"[]",
-        "1:1: expected an object with listen, instances, keys, reflection, health, registration, limits, admission, timeouts, shutdown, found a list",
+        "1:1: expected an object with $schema, listen, instances, keys, reflection, health, registration, limits, admission, timeouts, shutdown, found a list",
     );
     check(
         b"{}",

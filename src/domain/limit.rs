@@ -248,6 +248,8 @@ pub const KEYS_MAX: usize = 1000;
 pub const KEY_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of the config file.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How often the config, and what it points to, is looked at for changes.
+pub const CONFIG_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of the name of a key.
 pub const KEY_NAME_BYTES_MAX: usize = 128;
 /// Bytes of a file that holds the token of an instance. It must fit into a header list.

@@ -14,8 +14,8 @@ use crate::domain::selection::{self, PeakEwma};
 #[derive(Debug)]
 pub struct Load {
     outstanding: AtomicU32,
-    weight: u32,
-    outstanding_max: u32,
+    weight: AtomicU32,
+    outstanding_max: AtomicU32,
     latency: Mutex<PeakEwma>,
     /// Retries of calls that failed here, so that one bad instance cannot spend what all have.
     retries: Mutex<Budget>,
@@ -45,8 +45,8 @@ impl Load {
         Self {
             gate,
             outstanding: AtomicU32::new(0),
-            weight: weight.max(1),
-            outstanding_max,
+            weight: AtomicU32::new(weight.max(1)),
+            outstanding_max: AtomicU32::new(outstanding_max),
             latency: Mutex::default(),
             retries: Mutex::default(),
             probe_latency: AtomicU64::new(0),
@@ -56,7 +56,8 @@ impl Load {
     /// Begins a call, unless the instance has as many as it may have.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> Option<Outstanding> {
-        let one_more = |now: u32| (now < self.outstanding_max).then_some(now + 1);
+        let max = self.outstanding_max();
+        let one_more = |now: u32| (now < max).then_some(now + 1);
         let begun = self
             .outstanding
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
@@ -66,13 +67,20 @@ impl Load {
     /// Calls that may be with the instance at once.
     #[must_use]
     pub fn outstanding_max(&self) -> u32 {
+        self.outstanding_max.load(Ordering::Relaxed)
+    }
+
+    /// Another share and another limit from the next call on.
+    pub(super) fn change(&self, weight: u32, outstanding_max: u32) {
+        self.weight.store(weight.max(1), Ordering::Relaxed);
         self.outstanding_max
+            .store(outstanding_max, Ordering::Relaxed);
     }
 
     /// Whether the instance has as many calls as it may have.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.outstanding_max <= self.outstanding()
+        self.outstanding_max() <= self.outstanding()
     }
 
     /// The budget of retries of calls that failed here.
@@ -102,7 +110,7 @@ impl Load {
             .nanos();
         selection::Load {
             outstanding: self.outstanding(),
-            weight: self.weight,
+            weight: self.weight.load(Ordering::Relaxed),
             latency_ns,
             warmth: 1.0,
         }

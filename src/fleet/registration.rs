@@ -194,7 +194,7 @@ impl Fleet {
             return Ok(());
         };
         let is_same = lease.key == asker.key || asker.rank == Rank::Operator;
-        if is_same || self.registration.take_over == TakeOver::AnyKey {
+        if is_same || self.registration.load().take_over == TakeOver::AnyKey {
             return Ok(());
         }
         let detail = format!(
@@ -242,10 +242,7 @@ impl Fleet {
             Err(_elapsed) => return Err(unresolved(&"no answer from the resolver")),
         };
         for address in &addresses {
-            network::judge(*address, &self.registration.networks, |address| {
-                self.is_ourselves(address)
-            })
-            .map_err(|refused| {
+            self.judge_address(*address).map_err(|refused| {
                 failure(
                     &registration.id,
                     Reason::AddressNotAllowed,
@@ -256,8 +253,13 @@ impl Fleet {
         Ok(addresses)
     }
 
+    pub(super) fn judge_address(&self, address: SocketAddr) -> Result<(), network::Refused> {
+        let networks = &self.registration.load().networks;
+        network::judge(address, networks, |address| self.is_ourselves(address))
+    }
+
     fn is_ourselves(&self, address: SocketAddr) -> bool {
-        self.registration.ourselves.iter().any(|door| {
+        self.registration.load().ourselves.iter().any(|door| {
             let same_host = door.ip().to_canonical() == address.ip()
                 || (door.ip().is_unspecified() && is_of_this_machine(address));
             door.port() == address.port() && same_host

@@ -1,7 +1,7 @@
 //! Who is asking: one check of the key for the whole server. What each path needs stands in `access`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Request, header};
 use sha2::{Digest as _, Sha256};
@@ -92,7 +92,7 @@ pub fn hash(key: &[u8]) -> [u8; 32] {
 }
 
 /// Who may call.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Keys {
     /// Accepted keys; several at once, so that they can be replaced one by one.
     pub keys: Vec<Key>,
@@ -170,18 +170,39 @@ impl Keys {
         Ok(())
     }
 
-    /// Revokes each key when its time comes; never ends. The wall clock may jump: it is looked at again and
-    /// again.
-    pub async fn expire(&self) {
-        loop {
-            let now = SystemTime::now();
-            for key in self.keys.iter().filter(|key| key.is_over(now)) {
+    /// Revokes each key whose time has come; says when to look again. The wall clock may jump: it is looked at again
+    /// and again.
+    pub(super) fn revoke_expired(&self, now: SystemTime) -> Duration {
+        for key in self.keys.iter().filter(|key| key.is_over(now)) {
+            key.revoked.revoke();
+        }
+        let to_come = self.keys.iter().filter_map(|key| key.expires);
+        let to_come = to_come.filter_map(|expires| expires.duration_since(now).ok());
+        to_come
+            .min()
+            .map_or(KEY_LOOK_INTERVAL, |wait| wait.min(KEY_LOOK_INTERVAL))
+    }
+
+    /// What is open with a key goes on when the key is still here, and may do no less than before.
+    pub(super) fn inherit(&mut self, previous: &Self) {
+        for key in &mut self.keys {
+            let same = previous.keys.iter().find(|old| old.hash == key.hash);
+            if let Some(old) = same
+                && !old.revoked.is_revoked()
+                && old.scopes.iter().all(|scope| key.allows(*scope))
+            {
+                key.revoked = old.revoked.clone();
+            }
+        }
+    }
+
+    /// Ends what is open with a key that `next` has not inherited.
+    pub(super) fn revoke_all_but(&self, next: &Self) {
+        for key in &self.keys {
+            let is_same = |other: &Key| Arc::ptr_eq(&other.revoked.0, &key.revoked.0);
+            if !next.keys.iter().any(is_same) {
                 key.revoked.revoke();
             }
-            let to_come = self.keys.iter().filter_map(|key| key.expires);
-            let to_come = to_come.filter_map(|expires| expires.duration_since(now).ok());
-            let wait = to_come.min().unwrap_or(KEY_LOOK_INTERVAL);
-            tokio::time::sleep(wait.min(KEY_LOOK_INTERVAL)).await;
         }
     }
 
@@ -285,8 +306,6 @@ fn unknown_key() -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::ingress::access::{PATHS, TOKEN_METHODS};
 

@@ -2,7 +2,6 @@
 //! of the domain; the failure that comes back is translated once, in `failure_table`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
@@ -23,20 +22,20 @@ mod meter;
 pub mod methods;
 mod outgoing;
 mod rest;
+pub mod settings;
 
-use caller::{FindToken, Keys};
+use caller::FindToken;
 pub use doors::BadContract;
 pub use layer::Door;
 use methods::House;
 
 /// The way of a request through the door, outermost first.
 pub fn front_door(
-    keys: Arc<Keys>,
     sessions: FindToken,
-    body_timeout: Duration,
     house: &House,
 ) -> Result<impl Door<Incoming> + use<>, BadContract> {
     let (doors, chance) = (doors::Doors::new(house)?, house.chance.clone());
+    let (guarding, hurrying) = (house.settings.clone(), house.settings.clone());
     Ok(ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
         .layer_fn(move |inner| layer::Stamp {
@@ -46,14 +45,14 @@ pub fn front_door(
         // Before anything of the body is read: whoever may not call costs next to nothing.
         .layer_fn(move |inner| layer::Guard {
             inner,
-            keys: Arc::clone(&keys),
+            settings: guarding.clone(),
             sessions: Arc::clone(&sessions),
         })
         // Who may call is known; until when comes next. It stands where bodies are read, since one that
         // trickles in may not hold a call past its deadline.
         .layer_fn(move |inner| layer::Hurry {
             inner,
-            body_timeout,
+            settings: hurrying.clone(),
         })
         .service(doors))
 }

@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 /// TLS settings of one instance; certificates and keys are PEM text.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Who may sign the instance's certificate; the public authorities of the web when absent.
     pub ca: Option<Vec<u8>>,

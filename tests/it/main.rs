@@ -28,6 +28,7 @@ mod idempotency;
 mod instance_session;
 mod journal;
 mod limits;
+mod live;
 mod operate;
 mod process;
 mod reflection;

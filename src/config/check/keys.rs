@@ -44,12 +44,13 @@ pub(super) fn keys(place: &Place<'_>, each: Quota) -> Option<Vec<Key>> {
         let scopes = scopes(&fields);
         let mut expires = None;
         fields.set("expires", &mut expires, |place| date(place).map(Some));
+        let quota = quota(&fields, each);
         Some(Key {
             name: name?.into(),
             hash: hash?,
             scopes: scopes?,
             expires,
-            quota: quota(&fields, each),
+            quota,
             revoked: Revoked::default(),
         })
     });

@@ -35,6 +35,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     let mut config = Config::empty();
     let place = Place::root(item, notes);
     let Some(fields) = place.fields(&[
+        "$schema",
         "listen",
         "instances",
         "keys",
@@ -48,6 +49,10 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     ]) else {
         return config;
     };
+    // Of use to editors only.
+    if let Some(schema) = fields.get("$schema") {
+        schema.text("the address of a schema");
+    }
     fields.set("listen", &mut config.listen, listen);
     fields.set("admission", &mut config.admission, admission::admission);
     let each = config.admission.calls.each;

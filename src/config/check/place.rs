@@ -23,6 +23,20 @@ enum Echo {
     Never,
 }
 
+/// What people call a secret that they write where only a way to one belongs.
+const LITERALS: [&str; 10] = [
+    "api_key",
+    "apikey",
+    "authorization",
+    "bearer",
+    "key",
+    "passphrase",
+    "password",
+    "secret",
+    "token",
+    "value",
+];
+
 /// An object whose keys are known.
 pub(super) struct Fields<'a> {
     /// The object itself.
@@ -163,7 +177,12 @@ impl<'a> Place<'a> {
             Echo::Never => self.path.clone(),
         };
         let meant = nearest(&entry.name, known);
+        let is_secret = self.echo == Echo::Never && LITERALS.contains(&&*entry.name.to_lowercase());
         let what = match meant {
+            _ if is_secret => format!(
+                "a secret never stands in the config itself; known here are {}",
+                known.join(", ")
+            ),
             Some(meant) => format!("unknown key, did you mean {meant}?"),
             None => format!("unknown key; known here are {}", known.join(", ")),
         };

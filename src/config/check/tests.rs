@@ -74,7 +74,7 @@ fn tls_is_made_once_so_that_what_cannot_work_is_told_at_the_start() {
     let check = |tls: &str, expected: &str| {
         let text =
             format!(r#"{{"instances": [{{"id": "A", "address": "grpcs://a:1", "tls": {tls}}}]}}"#);
-        let told = meant(&path, text.as_bytes(), &|_| None);
+        let told = meant(&path, text.as_bytes(), &|_| None, &Default::default());
         let told = told.map_or_else(
             |mistakes| mistakes.told()[0].clone().to_string(),
             |_| String::new(),
@@ -157,7 +157,7 @@ fn a_secret_is_never_repeated_wherever_it_was_written() {
     };
     check(
         r#""credential": "CANARY""#,
-        ".credential: expected an object with bearer_file, bearer_env, found a text",
+        ".credential: a secret never stands in the config itself: write {\"bearer_file\": FILE} or {\"bearer_env\": VARIABLE}",
     );
     check(
         r#""credential": {"CANARY": 1, "bearer_env": "B_TOKEN"}"#,
@@ -165,7 +165,7 @@ fn a_secret_is_never_repeated_wherever_it_was_written() {
     );
     check(
         r#""credential": {"bearer": "CANARY", "bearer_env": "B_TOKEN"}"#,
-        ".credential: unknown key, did you mean bearer_env?",
+        ".credential: a secret never stands in the config itself; known here are bearer_file, bearer_env",
     );
     check(
         r#""credential": {"bearer_env": "CANARY"}"#,
@@ -192,6 +192,8 @@ fn a_secret_is_never_repeated_wherever_it_was_written() {
         r#"{"instances": [], "keys": {"CANARY": 1}}"#,
         r#"{"instances": [], "keys": [{"name": "a", "sha256": "CANARY", "scopes": ["route"]}]}"#,
         r#"{"instances": [], "keys": [{"CANARY": 1, "CANARY": 2}]}"#,
+        r#"{"instances": [], "keys": [{"name": "a", "key": "CANARY", "scopes": ["route"]}]}"#,
+        r#"{"instances": [{"id": "A", "address": "grpcs://a:1", "tls": {"key_file": "-----BEGIN CANARY"}}]}"#,
         r#"{"instances": [], "keys": "CANARY"}"#,
     ] {
         assert!(!secret(text).is_empty(), "{text}");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -14,7 +14,6 @@ use hyper_util::server::conn::auto;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +22,7 @@ use crate::chance::Chance;
 use crate::domain::limit::{
     ANSWER_SMALL_BYTES, BODY_TIMEOUT, HEADER_LIST_BYTES_MAX, STREAM_IDLE_MAX,
 };
+use crate::ingress::settings::SettingsNow;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 
@@ -159,13 +159,13 @@ impl Listen for TcpListener {
 pub async fn serve(
     listener: impl Listen,
     door: impl Door<Incoming>,
-    limits: Limits,
+    settings: SettingsNow,
     memory: Memory,
     tasks: Tasks,
     cut: CancellationToken,
     chance: Chance,
 ) {
-    let gate = Arc::new(Admission::new(&limits));
+    let gate = Arc::<Admission>::default();
     let stop = tasks.stopping();
     loop {
         let accepted = tokio::select! {
@@ -176,11 +176,12 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = gate.admit(peer.ip()) else {
+                // A connection keeps the limits that it came with.
+                let limits = settings.load().limits.for_peer(peer.ip());
+                let Some(place) = gate.admit(peer.ip(), &limits) else {
                     tracing::debug!(%peer, "connection refused: too many");
                     continue;
                 };
-                let limits = limits.for_peer(peer.ip());
                 let connection = connection(
                     stream,
                     door.clone(),
@@ -271,69 +272,60 @@ fn builder(limits: &Limits, watched: Watched) -> auto::Builder<Watched> {
 }
 
 /// Counts connections, in all and for each address.
-struct Admission {
-    all: Arc<Semaphore>,
-    per_address_max: usize,
-    trusted: Vec<IpNet>,
-    per_address: Mutex<HashMap<IpAddr, usize>>,
+#[derive(Default)]
+struct Admission(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    all: usize,
+    per_address: HashMap<IpAddr, usize>,
 }
 
 /// One connection's place; given back when it is dropped.
 struct Place {
-    _all: OwnedSemaphorePermit,
-    counted: Option<(Arc<Admission>, IpAddr)>,
+    admission: Arc<Admission>,
+    /// Where it is counted by its address too.
+    peer: Option<IpAddr>,
 }
 
 impl Admission {
-    fn new(limits: &Limits) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(limits.connections)),
-            per_address_max: limits.connections_per_address,
-            trusted: limits.trusted.clone(),
-            per_address: Mutex::default(),
-        }
-    }
-
-    fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
-        let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+    fn admit(self: &Arc<Self>, peer: IpAddr, limits: &Limits) -> Option<Place> {
         let peer = peer.to_canonical();
-        let exempt =
-            peer.is_loopback() || self.trusted.iter().any(|network| network.contains(&peer));
-        if exempt {
-            return Some(Place {
-                _all: all,
-                counted: None,
-            });
-        }
-        let mut per_address = self
-            .per_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = per_address.entry(peer).or_default();
-        if self.per_address_max <= *count {
+        let is_exempt = peer.is_loopback() || limits.trusts(peer);
+        let mut counts = self.counts();
+        if limits.connections <= counts.all {
             return None;
         }
-        *count += 1;
+        if !is_exempt {
+            let count = counts.per_address.entry(peer).or_default();
+            if limits.connections_per_address <= *count {
+                return None;
+            }
+            *count += 1;
+        }
+        counts.all += 1;
         Some(Place {
-            _all: all,
-            counted: Some((Arc::clone(self), peer)),
+            admission: Arc::clone(self),
+            peer: (!is_exempt).then_some(peer),
         })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some((admission, peer)) = self.counted.take() else {
+        let mut counts = self.admission.counts();
+        counts.all -= 1;
+        let Some(peer) = self.peer else {
             return;
         };
-        let mut per_address = admission
-            .per_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = per_address.get_mut(&peer) {
+        if let Some(count) = counts.per_address.get_mut(&peer) {
             *count -= 1;
             if *count == 0 {
-                per_address.remove(&peer);
+                counts.per_address.remove(&peer);
             }
         }
     }
@@ -358,39 +350,55 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 mod tests {
     use super::*;
 
-    fn admission(connections: usize, per_address: usize) -> Arc<Admission> {
-        let trusted = vec!["10.9.0.0/16".parse().unwrap()];
-        let limits = Limits {
+    fn limits(connections: usize, per_address: usize) -> Limits {
+        Limits {
             connections,
             connections_per_address: per_address,
-            trusted,
+            trusted: vec!["10.9.0.0/16".parse().unwrap()],
             ..Limits::default()
-        };
-        Arc::new(Admission::new(&limits))
+        }
     }
 
     #[test]
     fn one_address_gets_so_many_places_and_gives_them_back() {
-        let admission = admission(100, 2);
+        let (admission, limits) = (Arc::<Admission>::default(), limits(100, 2));
         let peer: IpAddr = "10.1.1.1".parse().unwrap();
         let mapped: IpAddr = "::ffff:10.1.1.1".parse().unwrap();
-        let first = admission.admit(peer).unwrap();
-        let _second = admission.admit(mapped).unwrap();
-        assert!(admission.admit(peer).is_none());
-        assert!(admission.admit("10.1.1.2".parse().unwrap()).is_some());
+        let first = admission.admit(peer, &limits).unwrap();
+        let _second = admission.admit(mapped, &limits).unwrap();
+        assert!(admission.admit(peer, &limits).is_none());
+        let other = "10.1.1.2".parse().unwrap();
+        assert!(admission.admit(other, &limits).is_some());
         drop(first);
-        assert!(admission.admit(peer).is_some());
+        assert!(admission.admit(peer, &limits).is_some());
     }
 
     #[test]
     fn loopback_and_trusted_networks_count_only_in_all() {
         for peer in ["127.0.0.1", "10.9.3.3"] {
-            let admission = admission(5, 1);
+            let (admission, limits) = (Arc::<Admission>::default(), limits(5, 1));
             let peer: IpAddr = peer.parse().unwrap();
-            let places: Vec<_> = (0..5).map(|_| admission.admit(peer).unwrap()).collect();
-            assert!(admission.admit(peer).is_none());
+            let places: Vec<_> = (0..5)
+                .map(|_| admission.admit(peer, &limits).unwrap())
+                .collect();
+            assert!(admission.admit(peer, &limits).is_none());
             drop(places);
-            assert!(admission.admit(peer).is_some());
+            assert!(admission.admit(peer, &limits).is_some());
         }
+    }
+
+    #[test]
+    fn other_limits_hold_for_the_next_connection() {
+        let (admission, peer) = (Arc::<Admission>::default(), "10.1.1.1".parse().unwrap());
+        let places: Vec<_> = (0..4)
+            .map(|_| admission.admit(peer, &limits(4, 4)).unwrap())
+            .collect();
+        assert!(admission.admit(peer, &limits(4, 4)).is_none());
+        let more = admission.admit(peer, &limits(5, 5));
+        assert!(more.is_some());
+        assert!(admission.admit(peer, &limits(2, 2)).is_none());
+        drop((places, more));
+        assert!(admission.admit(peer, &limits(2, 2)).is_some());
+        assert_eq!(admission.counts().all, 0, "and none was lost");
     }
 }
