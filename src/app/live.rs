@@ -97,6 +97,7 @@ impl Live {
         let later = Config {
             listen: self.running.listen,
             journal: self.running.journal.clone(),
+            operators: self.running.operators,
             ..later
         };
         if Changes::between(&self.running, &later).is_empty() {
@@ -129,6 +130,7 @@ impl Live {
             keys: later.keys.clone(),
             limits,
             timeouts: later.timeouts,
+            shown: Arc::clone(&later.shown),
         });
         self.running = later;
         self.generation += 1;

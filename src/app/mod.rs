@@ -36,6 +36,7 @@ mod builtins;
 mod capacity;
 mod follow;
 mod live;
+mod operators;
 
 use builtins::Builtins;
 pub use follow::{Follow, Outcome, Reading};
@@ -58,6 +59,8 @@ pub struct App {
     store: Arc<dyn Store>,
     gate: Arc<Gate>,
     memory: Memory,
+    /// What the methods have; for those who look.
+    house: methods::House,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -199,6 +202,7 @@ impl App {
             store,
             gate,
             memory,
+            house,
         })
     }
 
@@ -286,6 +290,7 @@ fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
         keys: config.keys.clone(),
         limits,
         timeouts: config.timeouts,
+        shown: Arc::clone(&config.shown),
     });
     let expiry = settings.clone();
     let expiring = async move { expiry.expire_keys().await };

@@ -19,6 +19,7 @@ use super::output::{self, Output};
 use crate::app::{App, Follow, Outcome, Reading};
 use crate::config::{self, Config, Journal, Settled};
 use crate::telemetry;
+use crate::telemetry::metric;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -166,11 +167,22 @@ async fn serve(
     let hang_up = signal(SignalKind::hangup()).map_err(Error::System)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::System)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::System)?;
+    let operators = config.operators;
+    // Before anything is counted.
+    let exposition = match operators {
+        Some(_) => Some(metric::start().map_err(|error| Error::Start(error.to_string()))?),
+        None => None,
+    };
     let app = App::start(config)
         .await
         .map_err(|error| Error::Start(error.to_string()))?;
     let instances = app.fleet().view().members().len();
     tracing::info!(address = %app.address(), instances, "serving");
+    if let (Some(address), Some(exposition)) = (operators, exposition) {
+        let shown = app.show_operators(address, exposition).await;
+        let address = shown.map_err(|error| Error::Start(error.to_string()))?;
+        tracing::info!(%address, "operators see metrics, health and the config");
+    }
     match show(app.address(), instances, made_key.as_deref()) {
         // Nobody reads what it prints: it serves all the same.
         Ok(()) | Err(Error::ReaderGone) => {}

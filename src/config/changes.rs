@@ -53,6 +53,9 @@ impl Changes {
             timeouts,
             shutdown,
             journal,
+            operators,
+            // The same in other words.
+            shown: _,
         } = earlier;
         let named = |instances: &[Planned], admin: &BTreeMap<_, _>| {
             let with_state = |planned: &Planned| {
@@ -81,6 +84,7 @@ impl Changes {
         let cannot_change = [
             ("listen", *listen != later.listen),
             ("the data directory", *journal != later.journal),
+            ("operators", *operators != later.operators),
         ];
         let others = |parts: &[(&'static str, bool)]| {
             let other = parts.iter().filter(|(_, is_other)| *is_other);

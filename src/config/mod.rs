@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -30,6 +31,7 @@ mod keys;
 mod mistake;
 mod raw;
 mod schema;
+mod shown;
 mod watch;
 
 pub use changes::{Changes, Named};
@@ -95,7 +97,10 @@ fn meant(
         return notes.settle(path, Config::empty());
     }
     let config = match raw::parse(text) {
-        Ok(item) => check::config(&item, &notes, surroundings),
+        Ok(item) => Config {
+            shown: shown::without_secrets(text),
+            ..check::config(&item, &notes, surroundings)
+        },
         Err(raw::Syntax { at, what }) => {
             notes.note(at, "", &what);
             Config::empty()
@@ -133,6 +138,10 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Where sessions are kept.
     pub journal: Journal,
+    /// Where operators see metrics and health; nowhere without it.
+    pub operators: Option<SocketAddr>,
+    /// The config as it was written, as JSON without secrets.
+    pub shown: Arc<str>,
 }
 
 /// Where sessions are kept.
@@ -276,6 +285,8 @@ impl Config {
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),
             journal: Journal::Memory,
+            operators: None,
+            shown: "{}".into(),
         }
     }
 }

@@ -207,6 +207,7 @@ mod tests {
                 },
                 limits: Limits::default(),
                 timeouts: Timeouts::default(),
+                shown: Arc::from(""),
             }),
         };
         let never = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());

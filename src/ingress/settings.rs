@@ -21,6 +21,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// The config behind all this, as operators are shown it.
+    pub shown: Arc<str>,
 }
 
 /// The settings as they are when it is asked. Clones are the same.
@@ -95,6 +97,7 @@ mod tests {
             },
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            shown: Arc::from(""),
         }
     }
 

@@ -61,18 +61,17 @@ const CALLS_WAITING: &str = "orchestrator_calls_waiting";
 const LEGS_IN_FLIGHT: &str = "orchestrator_legs_in_flight";
 const INSTANCE_CALLS: &str = "orchestrator_instance_calls_in_flight";
 const CONNECTIONS: &str = "orchestrator_connections";
-const SESSIONS_HELD: &str = "orchestrator_sessions_held";
+const SESSIONS: &str = "orchestrator_sessions";
 const MESSAGE_BYTES: &str = "orchestrator_message_bytes";
 const MESSAGE_BYTES_LIMIT: &str = "orchestrator_message_bytes_limit";
 const RETRY_TOKENS: &str = "orchestrator_retry_tokens";
-const HEDGE_TOKENS: &str = "orchestrator_hedge_tokens";
 const DRAINING: &str = "orchestrator_draining";
 const TASKS: &str = "orchestrator_runtime_tasks";
 const QUEUE: &str = "orchestrator_runtime_queue_depth";
 
 /// Every metric of the program. Beside them stand those of the process, as every client of Prometheus names them:
 /// `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` and so on.
-pub const METRICS: [Metric; 22] = [
+pub const METRICS: [Metric; 21] = [
     metric(
         CALLS,
         Kind::Counter,
@@ -158,10 +157,10 @@ pub const METRICS: [Metric; 22] = [
         "Connections of callers, and the calls on them: tasks at the front door",
     ),
     metric(
-        SESSIONS_HELD,
+        SESSIONS,
         Kind::Gauge,
         &[],
-        "Sessions that a task holds now: attached, or with something to say",
+        "Sessions that are known; those that are closed stay for a while",
     ),
     metric(
         MESSAGE_BYTES,
@@ -180,12 +179,6 @@ pub const METRICS: [Metric; 22] = [
         Kind::Gauge,
         &[],
         "Retries that the shared budget has left",
-    ),
-    metric(
-        HEDGE_TOKENS,
-        Kind::Gauge,
-        &[],
-        "Hedges that their budget has left",
     ),
     metric(DRAINING, Kind::Gauge, &[], "1 once a stop has begun"),
     metric(
@@ -288,21 +281,21 @@ pub struct Levels {
     /// Instances by state; every state is there.
     pub instances: Vec<(&'static str, usize)>,
     /// Calls that were let in.
-    pub calls_in_flight: u64,
+    pub calls_in_flight: u32,
     /// Calls that wait for it.
-    pub calls_waiting: usize,
+    pub calls_waiting: u32,
     /// Targets of fan-outs.
-    pub legs_in_flight: u64,
+    pub legs_in_flight: u32,
     /// Tries that are with instances.
     pub instance_calls: u64,
     /// Tasks at the front door.
     pub connections: usize,
-    /// Sessions that are held.
-    pub sessions_held: usize,
+    /// Sessions that are known.
+    pub sessions: usize,
     /// Bytes of messages, and how many there may be.
     pub message_bytes: (usize, usize),
-    /// Retries and hedges that are left.
-    pub tokens: (f64, f64),
+    /// Retries that are left.
+    pub retry_tokens: f64,
     /// Whether a stop has begun.
     pub is_draining: bool,
 }
@@ -314,16 +307,15 @@ pub fn note(levels: &Levels) {
     }
     let runtime = tokio::runtime::Handle::current().metrics();
     for (name, value) in [
-        (CALLS_IN_FLIGHT, levels.calls_in_flight as f64),
-        (CALLS_WAITING, levels.calls_waiting as f64),
-        (LEGS_IN_FLIGHT, levels.legs_in_flight as f64),
+        (CALLS_IN_FLIGHT, f64::from(levels.calls_in_flight)),
+        (CALLS_WAITING, f64::from(levels.calls_waiting)),
+        (LEGS_IN_FLIGHT, f64::from(levels.legs_in_flight)),
         (INSTANCE_CALLS, levels.instance_calls as f64),
         (CONNECTIONS, levels.connections as f64),
-        (SESSIONS_HELD, levels.sessions_held as f64),
+        (SESSIONS, levels.sessions as f64),
         (MESSAGE_BYTES, levels.message_bytes.0 as f64),
         (MESSAGE_BYTES_LIMIT, levels.message_bytes.1 as f64),
-        (RETRY_TOKENS, levels.tokens.0),
-        (HEDGE_TOKENS, levels.tokens.1),
+        (RETRY_TOKENS, levels.retry_tokens),
         (DRAINING, f64::from(u8::from(levels.is_draining))),
         (TASKS, runtime.num_alive_tasks() as f64),
         (QUEUE, runtime.global_queue_depth() as f64),

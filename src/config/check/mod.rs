@@ -46,6 +46,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         "admission",
         "timeouts",
         "shutdown",
+        "operators",
     ]) else {
         return config;
     };
@@ -82,6 +83,9 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("limits", &mut config.limits, limits::limits);
     fields.set("timeouts", &mut config.timeouts, timeouts);
     fields.set("shutdown", &mut config.shutdown, shutdown);
+    if let Some(place) = fields.get("operators") {
+        config.operators = operators(&place);
+    }
     config
 }
 
@@ -137,6 +141,17 @@ fn shutdown(place: &Place<'_>) -> Option<Shutdown> {
     fields.set("not_ready_for", &mut shutdown.not_ready_for, time);
     fields.set("grace", &mut shutdown.grace, time);
     Some(shutdown)
+}
+
+fn operators(place: &Place<'_>) -> Option<SocketAddr> {
+    let fields = place.fields(&["listen"])?;
+    match fields.get("listen") {
+        Some(place) => listen(&place),
+        None => {
+            place.note("needs `listen`: an IP address and a port such as \"127.0.0.1:7071\"");
+            None
+        }
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ pub fn schema() -> Value {
         ("admission", "how much work is taken", admission()),
         ("timeouts", "how long calls may take", timeouts()),
         ("shutdown", "how it stops", shutdown()),
+        ("operators", "the port for operators", operators()),
     ]);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["$id"] = json!("urn:openclaw:orchestrator:config");
@@ -428,6 +429,13 @@ fn timeouts() -> Value {
         ("fanout", "deadline of a Fanout that names none", time()),
         ("max", "the longest deadline", time()),
     ])
+}
+
+fn operators() -> Value {
+    let listen = ("listen", "IP address and port", text());
+    let mut operators = object(&[listen]);
+    operators["required"] = json!(["listen"]);
+    operators
 }
 
 fn shutdown() -> Value {

@@ -101,6 +101,11 @@ impl House {
         }
     }
 
+    pub(super) fn count(&self) -> usize {
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        registry.by_id.len()
+    }
+
     fn entries(&self) -> Vec<Arc<Entry>> {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         registry.by_id.values().cloned().collect()
