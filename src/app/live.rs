@@ -108,6 +108,7 @@ impl Live {
             plaintext: self.running.plaintext,
             journal: self.running.journal.clone(),
             sessions: self.running.sessions.clone(),
+            operators: self.running.operators,
             ..later
         };
         if Changes::between(&self.running, &later).is_empty() {
@@ -141,6 +142,7 @@ impl Live {
             limits,
             forwarders: later.forwarders.clone().into(),
             timeouts: later.timeouts,
+            shown: Arc::clone(&later.shown),
         });
         self.running = later;
         self.generation += 1;

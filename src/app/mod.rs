@@ -37,6 +37,7 @@ mod builtins;
 mod capacity;
 mod follow;
 mod live;
+mod operators;
 
 use builtins::Builtins;
 pub use follow::{Follow, Outcome, Reading};
@@ -59,6 +60,8 @@ pub struct App {
     store: Arc<dyn Store>,
     gate: Arc<Gate>,
     memory: Memory,
+    /// What the methods have; for those who look.
+    house: methods::House,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -198,6 +201,7 @@ impl App {
             store,
             gate,
             memory,
+            house,
         };
         app.live(config, settings, builtins).start(orders);
         Ok(app)
@@ -327,6 +331,7 @@ fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
         limits,
         forwarders: config.forwarders.clone().into(),
         timeouts: config.timeouts,
+        shown: Arc::clone(&config.shown),
     });
     let expiry = settings.clone();
     let expiring = async move { expiry.expire_keys().await };

@@ -19,6 +19,7 @@ use crate::app::{App, Follow, Outcome, Reading};
 use crate::config::{self, Config, Journal, Plaintext, Settled};
 use crate::ingress::listener::Address;
 use crate::telemetry;
+use crate::telemetry::metric;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -182,12 +183,23 @@ async fn serve(
         Some(_) => Speaks::Tls,
         None => Speaks::Plaintext,
     };
+    let operators = config.operators;
+    // Before anything is counted.
+    let exposition = match operators {
+        Some(_) => Some(metric::start().map_err(|error| Error::Start(error.to_string()))?),
+        None => None,
+    };
     let app = App::start(config)
         .await
         .map_err(|error| Error::Start(error.to_string()))?;
     let instances = app.fleet().view().members().len();
     let address = app.listening();
     tracing::info!(%address, tls = speaks == Speaks::Tls, instances, "serving");
+    if let (Some(address), Some(exposition)) = (operators, exposition) {
+        let shown = app.show_operators(address, exposition).await;
+        let address = shown.map_err(|error| Error::Start(error.to_string()))?;
+        tracing::info!(%address, "operators see metrics, health and the config");
+    }
     match show(address, speaks, instances, made_key.as_deref()) {
         // Nobody reads what it prints: it serves all the same.
         Ok(()) | Err(Error::ReaderGone) => {}

@@ -62,6 +62,9 @@ impl Changes {
             shutdown,
             journal,
             sessions,
+            operators,
+            // The same in other words.
+            shown: _,
         } = earlier;
         let is_other = [
             ("forwarders", *forwarders != later.forwarders),
@@ -83,6 +86,7 @@ impl Changes {
             ("plaintext", *plaintext != later.plaintext),
             ("the data directory", *journal != later.journal),
             ("sessions", *sessions != later.sessions),
+            ("operators", *operators != later.operators),
         ];
         let others = |parts: &[(&'static str, bool)]| {
             let other = parts.iter().filter(|(_, is_other)| *is_other);

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -34,6 +35,7 @@ mod keys;
 mod mistake;
 mod raw;
 mod schema;
+mod shown;
 mod watch;
 
 pub use changes::{Changes, Named};
@@ -100,7 +102,10 @@ fn meant(
         return notes.settle(path, Config::empty());
     }
     let config = match raw::parse(text) {
-        Ok(item) => check::config(&item, &notes, surroundings),
+        Ok(item) => Config {
+            shown: shown::without_secrets(text),
+            ..check::config(&item, &notes, surroundings)
+        },
         Err(raw::Syntax { at, what }) => {
             notes.note(at, "", &what);
             Config::empty()
@@ -148,6 +153,10 @@ pub struct Config {
     pub journal: Journal,
     /// How sessions are kept.
     pub sessions: Sessions,
+    /// Where operators see metrics and health; nowhere without it.
+    pub operators: Option<SocketAddr>,
+    /// The config as it was written, as JSON without secrets.
+    pub shown: Arc<str>,
 }
 
 /// How sessions are kept.
@@ -329,6 +338,8 @@ impl Config {
             shutdown: Shutdown::default(),
             journal: Journal::Memory,
             sessions: Sessions::default(),
+            operators: None,
+            shown: "{}".into(),
         }
     }
 }

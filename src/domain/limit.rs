@@ -240,6 +240,10 @@ pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(15);
 pub const SESSION_IDLE_TTL_DEFAULT: Duration = Duration::from_secs(300);
 /// The buffers, one for each direction, of a session's stream between two messages.
 pub const SESSION_CODEC_BUFFER_BYTES: usize = 256;
+/// Connections to the operator's port.
+pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+/// How long a request to the operator's port may take to send its headers, and the next one to begin.
+pub const ADMIN_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to say which session it attaches to.
 pub const SESSION_HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of the target expressions of one session, which are kept with it.

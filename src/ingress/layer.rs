@@ -209,6 +209,7 @@ mod tests {
                 limits: Limits::default(),
                 forwarders: Arc::default(),
                 timeouts: Timeouts::default(),
+                shown: Arc::from(""),
             }),
         };
         let never = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use tower::ServiceBuilder;
 
 pub mod access;
+pub mod admin;
 pub mod arrival;
 pub mod body;
 pub mod caller;
@@ -18,6 +19,7 @@ mod grpc;
 pub mod identity;
 mod layer;
 pub mod listener;
+mod meter;
 pub mod methods;
 mod outgoing;
 mod rest;

@@ -24,6 +24,8 @@ pub struct Settings {
     pub forwarders: Arc<[Forwarder]>,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// The config behind all this, as operators are shown it.
+    pub shown: Arc<str>,
 }
 
 /// The settings as they are when it is asked. Clones are the same.
@@ -140,6 +142,7 @@ mod tests {
             limits: Limits::default(),
             forwarders: Arc::default(),
             timeouts: Timeouts::default(),
+            shown: Arc::from(""),
         }
     }
 

@@ -2,6 +2,7 @@
 //! once; a setting that cannot be read keeps its default meanwhile.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::raw::Item;
@@ -55,6 +56,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         "timeouts",
         "shutdown",
         "sessions",
+        "operators",
     ]) else {
         return config;
     };
@@ -102,6 +104,9 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("sessions", &mut config.sessions, |place| {
         sessions::sessions(place, surroundings)
     });
+    if let Some(place) = fields.get("operators") {
+        config.operators = operators(&place);
+    }
     config
 }
 
@@ -171,6 +176,19 @@ fn shutdown(place: &Place<'_>) -> Option<Shutdown> {
     fields.set("not_ready_for", &mut shutdown.not_ready_for, time);
     fields.set("grace", &mut shutdown.grace, time);
     Some(shutdown)
+}
+
+fn operators(place: &Place<'_>) -> Option<SocketAddr> {
+    let form = "an IP address and a port such as \"127.0.0.1:7071\"";
+    let fields = place.fields(&["listen"])?;
+    let Some(listen) = fields.get("listen") else {
+        fields.note_absent(&["listen"], "needs listen: an IP address and a port");
+        return None;
+    };
+    match listen.text(form)?.parse() {
+        Ok(address) => Some(address),
+        Err(_) => listen.expected(form),
+    }
 }
 
 #[cfg(test)]

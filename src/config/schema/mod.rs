@@ -73,6 +73,7 @@ pub fn schema() -> Value {
         ("timeouts", "how long calls may take", door::timeouts()),
         ("shutdown", "how it stops", door::shutdown()),
         ("sessions", "how sessions are kept", sessions::sessions()),
+        ("operators", "the port for operators", operators()),
     ]);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["$id"] = json!("urn:openclaw:orchestrator:config");
@@ -146,6 +147,13 @@ fn duration(min: Duration, max: Duration) -> Value {
 
 fn shared(name: &str) -> Value {
     json!({"$ref": format!("#/$defs/{name}")})
+}
+
+fn operators() -> Value {
+    let listen = ("listen", "IP address and port", text());
+    let mut operators = object(&[listen]);
+    operators["required"] = json!(["listen"]);
+    operators
 }
 
 #[cfg(test)]

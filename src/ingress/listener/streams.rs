@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::ingress::Door;
 use crate::ingress::exchange::Exchange;
+use crate::ingress::meter::Meter;
 use crate::ingress::outgoing::Outgoing;
 use crate::ingress::visitor::Visitor;
 use crate::memory::Memory;
@@ -75,9 +76,10 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun = Some(Arc::clone(&exchange));
         drop(begun);
+        let meter = Meter::begin(request.uri().path());
         Answer {
             answering: self.door.clone().call(request),
-            parts: Some((exchange, self.memory.clone())),
+            parts: Some((exchange, self.memory.clone(), meter)),
         }
     }
 }
@@ -85,7 +87,7 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
 /// The answer to a request, on its way.
 pub(super) struct Answer<F> {
     answering: F,
-    parts: Option<(Arc<Exchange>, Memory)>,
+    parts: Option<(Arc<Exchange>, Memory, Meter)>,
 }
 
 impl<F, B> Future for Answer<F>
@@ -98,9 +100,10 @@ where
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(Pin::new(&mut self.answering).poll(context))?;
         match self.parts.take() {
-            Some((exchange, memory)) => {
+            Some((exchange, memory, mut meter)) => {
+                meter.answer(&response);
                 let response = response.map(Into::into);
-                Poll::Ready(Ok(Outgoing::wrap(response, exchange, memory)))
+                Poll::Ready(Ok(Outgoing::wrap(response, exchange, memory, meter)))
             }
             // A future that is over is not asked again.
             None => Poll::Pending,
