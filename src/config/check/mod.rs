@@ -104,9 +104,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("sessions", &mut config.sessions, |place| {
         sessions::sessions(place, surroundings)
     });
-    if let Some(place) = fields.get("operators") {
-        config.operators = operators(&place);
-    }
+    fields.set("operators", &mut config.operators, operators);
     config
 }
 
@@ -178,7 +176,7 @@ fn shutdown(place: &Place<'_>) -> Option<Shutdown> {
     Some(shutdown)
 }
 
-fn operators(place: &Place<'_>) -> Option<SocketAddr> {
+fn operators(place: &Place<'_>) -> Option<Option<SocketAddr>> {
     let form = "an IP address and a port such as \"127.0.0.1:7071\"";
     let fields = place.fields(&["listen"])?;
     let Some(listen) = fields.get("listen") else {
@@ -186,7 +184,7 @@ fn operators(place: &Place<'_>) -> Option<SocketAddr> {
         return None;
     };
     match listen.text(form)?.parse() {
-        Ok(address) => Some(address),
+        Ok(address) => Some(Some(address)),
         Err(_) => listen.expected(form),
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::schema;
 use crate::config::tests::told;
+use crate::domain::limit::{WINDOW_MAX, WINDOW_MIN};
 
 /// Where a schema stands: the names that lead there, `[]` for the entries of a list.
 type Steps = Vec<&'static str>;
@@ -58,6 +59,12 @@ fn config_with(steps: &[&str], value: Value) -> Value {
                 }
                 if name == "instance_calls_burst" {
                     object.insert("instance_calls_per_second".to_owned(), json!(1));
+                }
+                if name == "connection_window_bytes" {
+                    object.insert("stream_window_bytes".to_owned(), json!(WINDOW_MIN));
+                }
+                if name == "stream_window_bytes" {
+                    object.insert("connection_window_bytes".to_owned(), json!(WINDOW_MAX));
                 }
                 if name == "client_certificate" {
                     object.insert("client_ca_file".to_owned(), json!("ca.pem"));

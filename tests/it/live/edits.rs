@@ -230,6 +230,7 @@ async fn seen(server: &Server, load: &mut Client, cluster: &mut ClusterClient) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::print_stdout, reason = "with it the edits can be made again")]
 async fn two_hundred_random_edits_under_load_fail_no_call_and_the_last_right_one_runs() {
     let seed = rand::random();
     println!("seed {seed}");

@@ -256,6 +256,10 @@ async fn limits_and_times_hold_from_the_next_call_on_and_let_those_in_who_wait()
     narrow.admission.buffered_bytes = Some(64 << 20);
     let app = start(narrow.clone()).await;
     assert_eq!(app.memory().limit(), 64 << 20);
+    #[allow(
+        clippy::async_yields_async,
+        reason = "it runs on, and is waited for later"
+    )]
     let call = || async {
         let mut client = client(&app).await;
         tokio::spawn(async move { client.route(route(&["held"])).await })
