@@ -11,7 +11,7 @@ use super::exit::{Error, Exit};
 use super::json_output::{self, NULL};
 use super::output::{Look, Output};
 use super::request_defaults::{self, RequestDefaults};
-use super::{explain, table, task_request};
+use super::{explain, failed_json, table, task_request};
 use crate::domain::idempotency::{BadWord, Word};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
@@ -28,6 +28,7 @@ Examples:
   orchestrator route --instances A-H --idempotency-key order-17 --payload @task.json
   orchestrator route --config config.json
 
+As json, a task that failed gives {\"error\": {\"code\", \"message\", \"instance\", \"retryable\", \"attempts\"}}.
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
 /// `route`, as typed.
@@ -96,14 +97,38 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     if arguments.task.explain {
         return explain::run(Call::Route(request), &arguments.server);
     }
-    let response = block_on(async {
+    let answered = block_on(async {
         let connection = Connection::open(&arguments.server.server, timeout).await?;
         let mut client = connection.orchestrator();
         let request = connection.request(request, timeout);
         let call = async { Ok(client.route(request).await?.into_inner()) };
         guard(timeout, call).await
-    })?;
-    show(&response, arguments.server.format())
+    });
+    let format = arguments.server.format();
+    match answered {
+        Ok(response) => show(&response, format),
+        Err(error) => {
+            show_failure(&error, format)?;
+            Err(error)
+        }
+    }
+}
+
+/// Whoever reads JSON gets the failure as such too, with every try; what is for people comes after it, on standard
+/// error.
+fn show_failure(error: &Error, format: Format) -> Result<(), Error> {
+    let Error::Call(status) = error else {
+        return Ok(());
+    };
+    let Some(failed) = failed_json::Told::of(status) else {
+        return Ok(());
+    };
+    let mut output = Output::stdout();
+    match format {
+        Format::Table => Ok(()),
+        Format::Json => output.json(&failed.json()),
+        Format::Jsonl => output.jsonl(&failed.json()),
+    }
 }
 
 fn request(
@@ -123,15 +148,23 @@ fn request(
     let fallback = match arguments.fallback {
         Some(Fallback::ListedOnly) => proto::Fallback::ListedOnly,
         Some(Fallback::AnyHealthy) => proto::Fallback::AnyHealthy,
-        None => proto::Fallback::Unspecified,
+        None => defaults.policy.fallback(),
     };
+    // Of the defaults, a key goes only with its selection: another one may have been typed.
+    let default_key =
+        (selection == Some(proto::Selection::Hash)).then_some(&defaults.policy.hash_key);
+    let hash_key = arguments.hash_key.as_ref().or(default_key);
     let policy = proto::CallPolicy {
         selection: selection.unwrap_or(proto::Selection::Unspecified).into(),
-        hash_key: arguments.hash_key.clone().unwrap_or_default(),
+        hash_key: hash_key.cloned().unwrap_or_default(),
         fallback: fallback.into(),
-        hedge: arguments.hedge.map(hedge).transpose()?,
-        wait_for_ready: arguments.wait_for_ready,
-        ..arguments.retry.policy()?
+        hedge: arguments
+            .hedge
+            .map(hedge)
+            .transpose()?
+            .or(defaults.policy.hedge),
+        wait_for_ready: arguments.wait_for_ready || defaults.policy.wait_for_ready,
+        ..arguments.retry.policy(&defaults.policy)?
     };
     let request = proto::RouteRequest {
         instances,
@@ -179,14 +212,43 @@ mod tests {
     }
 
     fn typed(words: &[&str]) -> proto::RouteRequest {
+        typed_over(proto::CallPolicy::default(), words)
+    }
+
+    fn typed_over(policy: proto::CallPolicy, words: &[&str]) -> proto::RouteRequest {
         let words = [&["route"], words].concat();
         let Typed { arguments } =
             Typed::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
         let defaults = RequestDefaults {
             instances: vec!["Z".to_owned()],
+            policy,
             ..RequestDefaults::default()
         };
         request(&arguments, &defaults, &b"[1]"[..]).unwrap().0
+    }
+
+    #[test]
+    fn how_a_task_is_tried_may_stand_in_the_config_and_what_is_typed_wins() {
+        let defaults = proto::CallPolicy {
+            attempts_max: 4,
+            idempotent: true,
+            fallback: proto::Fallback::AnyHealthy.into(),
+            hedge: Some(proto::Hedge { delay: None }),
+            wait_for_ready: true,
+            hash_key: "k".to_owned(),
+            ..proto::CallPolicy::default()
+        };
+        let policy = |words: &[&str]| typed_over(defaults.clone(), words).policy.unwrap();
+        let expected = proto::CallPolicy {
+            hash_key: String::new(),
+            ..defaults.clone()
+        };
+        assert_eq!(policy(&[]), expected);
+        let hash = policy(&["--selection", "hash"]);
+        assert_eq!(hash.hash_key, "k");
+        let typed = policy(&["--retry", "0", "--fallback", "listed-only"]);
+        let listed_only = i32::from(proto::Fallback::ListedOnly);
+        assert_eq!((typed.attempts_max, typed.fallback), (1, listed_only));
     }
 
     #[test]

@@ -160,6 +160,7 @@ impl Fleet {
                 spec.weight,
                 spec.calls_in_flight_max
                     .unwrap_or(self.registration.calls_in_flight_max),
+                self.registration.rate,
             )),
             health: Health::unknown(admin),
             spec,

@@ -40,6 +40,7 @@ impl Stage {
             networks: network::loopback(),
             ourselves: Vec::new(),
             calls_in_flight_max: 1000,
+            rate: None,
             take_over: registration::TakeOver::AnyKey,
         };
         let fleet = Fleet::new(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::domain::admission::Rate;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::health::{Exclusion, Panic};
 use crate::fleet::view::Member;
@@ -33,8 +34,15 @@ pub fn why(member: &Member, exclusion: Exclusion) -> String {
 /// Why nothing is sent to an instance that has as many calls as it may have, in words.
 #[must_use]
 pub fn at_limit(member: &Member) -> String {
-    let max = member.load.outstanding_max();
-    format!("at its limit: it has {max} calls, which is the most it may have")
+    let (max, outstanding) = (member.load.outstanding_max(), member.load.outstanding());
+    match member.load.rate() {
+        Some(Rate { per_second, .. }) if outstanding < max => {
+            format!("at its limit: it may have {per_second} calls a second")
+        }
+        Some(_) | None => {
+            format!("at its limit: it has {max} calls, which is the most it may have")
+        }
+    }
 }
 
 /// The failure of a task that would have gone to an instance which is not asked.

@@ -86,7 +86,7 @@ pub(crate) fn signal_group(child: &Child) {
     assert!(sent.success());
 }
 
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
         .args(["-s", name, &child.id().to_string()])
         .status()
@@ -243,6 +243,27 @@ fn exit_codes_tell_usage_auth_unavailable_partial_and_deadline_apart() {
         .unwrap();
     assert_eq!(none.status.code(), Some(3), "{none:?}");
     assert!(String::from_utf8_lossy(&none.stderr).contains("ORCHESTRATOR_API_KEY"));
+}
+
+#[test]
+fn a_task_that_failed_is_told_as_json_where_that_is_read_and_in_words_beside_it() {
+    let server = Server::start(&[]);
+    let fail = r#"{"_builtin": {"fail": "ABORTED"}}"#;
+    let run = |format: &str| {
+        let words = ["route", "--instances", "A", "--payload", fail];
+        server.run(&[&words[..], &["--output", format]].concat())
+    };
+    for format in ["json", "jsonl"] {
+        let failed = run(format);
+        assert_eq!(failed.status.code(), Some(1));
+        let told = json_of(&failed);
+        assert_eq!(told["error"]["code"], "instance_failed");
+        assert_eq!(told["error"]["instance"], "A");
+        assert_eq!(told["error"]["attempts"][0]["kind"], "first");
+        let words = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(words.starts_with("error: INSTANCE_FAILED"), "{words}");
+    }
+    assert_eq!(run("table").stdout, b"");
 }
 
 #[test]
@@ -447,6 +468,24 @@ fn a_supervisor_is_told_when_it_is_ready_and_when_it_stops() {
     signal(&child, "TERM");
     assert_eq!(told(), "STOPPING=1");
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_conversation_brings_every_line_over_and_every_answer_back() {
+    let server = Server::start(&[]);
+    let spawned = server.run(&["sessions_spawn", "--id", "many"]);
+    assert_eq!(spawned.status.code(), Some(0), "{spawned:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (1..=3000).map(|number| format!("{number}\n")).collect();
+    let input = folder.path().join("lines");
+    std::fs::write(&input, &lines).unwrap();
+    let attached = orchestrator(&["sessions", "attach", "--id", "many"])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .stdin(std::fs::File::open(&input).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(attached.status.code(), Some(0), "{attached:?}");
+    assert_eq!(String::from_utf8(attached.stdout).unwrap(), lines);
 }
 
 #[test]

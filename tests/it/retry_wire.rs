@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::{Reason as Http2, SendStream};
+use h2::Reason as Http2;
 use http::HeaderMap;
 use orchestrator::proto::instance::ExecuteResponse;
 use orchestrator::proto::orchestrator::{
@@ -16,8 +15,8 @@ use crate::stage::instance::{Act, Instance};
 use crate::stage::peer::{Peer, Stream};
 use crate::stage::{self, Client, client, config, planned, start, text};
 
-/// What an instance does with a call; the call goes on as long as what is returned is kept.
-type Does = fn(&mut Stream) -> Option<SendStream<Bytes>>;
+/// What an instance does with a call.
+type Does = fn(&mut Stream);
 
 fn trailers(entries: &[(&'static str, &'static str)]) -> HeaderMap {
     let entry = |(name, value): &(&'static str, &'static str)| {
@@ -42,8 +41,8 @@ fn serve(mut peer: Peer, does: Does) -> tokio::task::JoinHandle<()> {
         loop {
             let mut stream = peer.stream().await;
             if stream.request.uri().path().ends_with("/Execute") {
-                let sending = does(&mut stream);
-                held.push((stream, sending));
+                does(&mut stream);
+                held.push(stream);
             } else {
                 // It has no health service, and answers: that is healthy.
                 only(&mut stream, &[("grpc-status", "12")]);
@@ -135,7 +134,6 @@ async fn what_an_instance_does_in_http2_decides_whether_its_task_is_repeated() {
     check(
         |stream| {
             stream.respond.send_reset(Http2::REFUSED_STREAM);
-            None
         },
         never,
         never,
@@ -150,7 +148,6 @@ async fn what_an_instance_does_in_http2_decides_whether_its_task_is_repeated() {
         |stream| {
             let words = "REFUSED_STREAM: connection refused";
             only(stream, &[("grpc-status", "14"), ("grpc-message", words)]);
-            None
         },
         failed,
         repeated,
@@ -162,7 +159,6 @@ async fn what_an_instance_does_in_http2_decides_whether_its_task_is_repeated() {
             let mut sending = stream.headers();
             let status = trailers(&[("grpc-status", "14")]);
             sending.send_trailers(status).unwrap();
-            None
         },
         failed,
         repeated,
@@ -171,25 +167,32 @@ async fn what_an_instance_does_in_http2_decides_whether_its_task_is_repeated() {
     check(
         |stream| {
             stream.respond.send_reset(Http2::INTERNAL_ERROR);
-            None
         },
         "A first INSTANCE_LOST",
         "A first INSTANCE_LOST, B retry ok",
     )
     .await;
     // Once the answer has begun the work is done.
-    let begun = "A first INSTANCE_LOST";
     check(
         |stream| {
             let mut sending = stream.headers();
-            let answer = ExecuteResponse { payload: None };
-            let half = message(&answer)[..3].to_vec();
-            sending.send_data(half.into(), false).unwrap();
-            sending.send_reset(Http2::INTERNAL_ERROR);
-            Some(sending)
+            let answer = message(&ExecuteResponse { payload: None });
+            sending.send_data(answer.into(), false).unwrap();
+            let status = trailers(&[("grpc-status", "14")]);
+            sending.send_trailers(status).unwrap();
         },
-        begun,
-        begun,
+        failed,
+        failed,
+    )
+    .await;
+    let malformed = "A first ANSWER_MALFORMED";
+    check(
+        |stream| {
+            let half = message(&ExecuteResponse { payload: None })[..3].to_vec();
+            stream.headers().send_data(half.into(), true).unwrap();
+        },
+        malformed,
+        malformed,
     )
     .await;
 }
@@ -199,14 +202,12 @@ async fn pushback_in_trailers_is_obeyed_too() {
     let mut house = House::with(|stream| {
         let stop = [("grpc-status", "14"), ("grpc-retry-pushback-ms", "-1")];
         stream.headers().send_trailers(trailers(&stop)).unwrap();
-        None
     })
     .await;
     assert_eq!(told(&house.tries(true).await), "A first INSTANCE_FAILED");
     let mut house = House::with(|stream| {
         let later = [("grpc-status", "14"), ("grpc-retry-pushback-ms", "150")];
         stream.headers().send_trailers(trailers(&later)).unwrap();
-        None
     })
     .await;
     let tries = house.tries(true).await;

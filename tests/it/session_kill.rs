@@ -20,13 +20,14 @@ use crate::stage::{Bearer, Client, KEY, channel};
 const KILLS: u64 = 20;
 const MESSAGES: u64 = 4000;
 
-struct Killed {
+/// An orchestrator in a process of its own, with its config and its journal in one folder.
+pub(crate) struct Killed {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Killed {
-    fn start(folder: &std::path::Path) -> Self {
+    pub(crate) fn start(folder: &std::path::Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_orchestrator"))
             .args(["serve", "--log", "off", "--listen", "127.0.0.1:0"])
             .arg("--config")
@@ -48,7 +49,7 @@ impl Killed {
     }
 
     /// `kill -9`.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -61,13 +62,13 @@ impl Drop for Killed {
     }
 }
 
-async fn client(address: &str) -> Client {
+pub(crate) async fn client(address: &str) -> Client {
     let bearer = Bearer(Arc::from(KEY));
     OrchestratorServiceClient::with_interceptor(channel(address.parse().unwrap()).await, bearer)
 }
 
 /// Waits until the instance was probed.
-async fn until_healthy(client: &mut Client) {
+pub(crate) async fn until_healthy(client: &mut Client) {
     let states = client.health_watch(HealthWatchRequest::default()).await;
     let mut states = states.unwrap().into_inner();
     let healthy = async {

@@ -2,6 +2,7 @@
 //! work, and the answer goes back as a message. Which door it came by is not known here.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ mod watch;
 
 pub(super) use cluster::Cluster;
 pub(super) use orchestrator::{NotRouted, Orchestrator};
-pub(super) use sessions::SESSION;
+pub(super) use sessions::{Frames, SESSION};
 pub(super) use to_proto::{attempts_told, failed_attempts, failure_told};
 
 /// What the methods work with.
@@ -44,6 +45,8 @@ pub struct House {
     pub timeouts: Timeouts,
     /// Conversations with instances.
     pub sessions: Sessions,
+    /// The idle TTL of a session that names none.
+    pub session_idle_ttl: Duration,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
     /// Hedges over all callers.

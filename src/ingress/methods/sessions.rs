@@ -1,6 +1,7 @@
 //! The methods of sessions. A stream of frames is a stream here too, whichever door it comes by.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
@@ -9,10 +10,11 @@ use tokio::time::{Instant, timeout_at};
 use super::{Orchestrator, from_proto, session_from_proto, session_to_proto};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{PAGE_BYTES_MAX, SESSION_CLOSE_WAIT, SESSION_HELLO_TIMEOUT};
-use crate::domain::session::SessionId;
+use crate::domain::session::{Bounds, SessionId};
 use crate::ingress::arrival::Arrival;
 use crate::orchestrate::hold_session::frame::Incoming;
 use crate::orchestrate::hold_session::{Deduplicated, Post, Wait};
+use crate::proto::orchestrator as proto;
 use crate::proto::orchestrator::session_send_request::Frame;
 use crate::proto::orchestrator::{
     SessionCloseRequest, SessionCloseResponse, SessionGetRequest, SessionGetResponse, SessionHello,
@@ -34,7 +36,7 @@ impl Orchestrator {
         request: SessionSpawnRequest,
     ) -> Result<SessionSpawnResponse, Failure> {
         let caller = arrival.caller.0.as_deref().unwrap_or_default();
-        let asked = session_from_proto::spawn(caller, request)?;
+        let asked = session_from_proto::spawn(caller, request, self.house.session_idle_ttl)?;
         let spawned = self.house.sessions.spawn(asked).await?;
         Ok(SessionSpawnResponse {
             session: Some(session_to_proto::session(spawned.session)),
@@ -63,8 +65,13 @@ impl Orchestrator {
             let hello = hello(incoming.next().await.transpose()?)?;
             let id = id(named, &hello)?;
             allowed(&arrival, &id)?;
-            let frames: Incoming =
-                Box::pin(incoming.map(|frame| frame.and_then(session_from_proto::frame)));
+            let exchange = Arc::clone(&arrival.exchange);
+            exchange.weigh_nothing();
+            let frames: Incoming = Box::pin(incoming.map(move |frame| {
+                // It is whole, and what is kept of it is weighed where it is kept.
+                exchange.weigh_nothing();
+                frame.and_then(session_from_proto::frame)
+            }));
             let attached = self
                 .house
                 .sessions
@@ -73,6 +80,33 @@ impl Orchestrator {
         };
         let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
             let detail = "the client did not say hello, or was not attached, in time";
+            Err(Failure::new(Reason::DeadlineExceeded, detail))
+        })?;
+        Ok(Box::pin(
+            outgoing.map(|frame| frame.map(session_to_proto::frame)),
+        ))
+    }
+
+    /// How much of what a session says to its client may be unacknowledged.
+    pub(crate) fn session_bounds(&self) -> Bounds {
+        self.house.sessions.bounds()
+    }
+
+    /// Attaches a client that listens and says nothing: what it has received it says when it attaches again.
+    pub(crate) async fn session_listen(
+        &self,
+        arrival: &Arrival,
+        session_id: &str,
+        last_received_seq: Option<u64>,
+    ) -> Result<Frames, Failure> {
+        let id = session_from_proto::id("session_id", session_id)?;
+        allowed(arrival, &id)?;
+        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts.max);
+        let ends = Instant::from_std(deadline.work_ends());
+        let silent: Incoming = Box::pin(futures_util::stream::pending());
+        let attaching = self.house.sessions.attach(&id, last_received_seq, silent);
+        let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
+            let detail = "the client was not attached in time";
             Err(Failure::new(Reason::DeadlineExceeded, detail))
         })?;
         Ok(Box::pin(
@@ -154,24 +188,25 @@ impl Orchestrator {
         use prost::Message as _;
         let size = from_proto::page_size(request.page_size)?;
         let mut query = session_from_proto::query(request)?;
-        // One more tells whether there is a next page.
-        query.limit = size + 1;
+        query.limit = size;
         let found = self.house.sessions.list(query).await?;
-        let mut page = Vec::new();
+        let mut next = found.next;
+        let mut page: Vec<proto::Session> = Vec::new();
         let mut bytes = 0;
-        let count = found.len();
-        for shown in found.into_iter().take(size) {
+        for shown in found.sessions {
             let session = session_to_proto::session(shown);
             bytes += session.encoded_len();
             // Labels may be long: a page ends early rather than outgrow what clients take. One always fits.
-            if PAGE_BYTES_MAX < bytes && !page.is_empty() {
+            if let Some(last) = page.last()
+                && PAGE_BYTES_MAX < bytes
+            {
+                next = SessionId::parse(&last.id).ok();
                 break;
             }
             page.push(session);
         }
-        let next = page.last().filter(|_| page.len() < count);
         Ok(SessionListResponse {
-            next_page_token: next.map(|last| last.id.clone()).unwrap_or_default(),
+            next_page_token: next.map(|last| last.to_string()).unwrap_or_default(),
             sessions: page,
         })
     }

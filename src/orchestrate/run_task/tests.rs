@@ -383,3 +383,33 @@ async fn a_full_instance_that_is_named_costs_no_try_while_a_fallback_is_free() {
     assert_eq!(answered.attempts.len(), 1);
     assert_eq!(answered.attempts[0].kind, AttemptKind::Fallback);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_gets_no_more_calls_a_second_than_it_may() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(0))), ("B", Act::Echo(ms(0)))]);
+    let rate = crate::domain::admission::Rate {
+        per_second: 10,
+        burst: 2,
+    };
+    stage.slow("A", rate);
+    let both = stage.route(Policy::Ordered, ms(100_000));
+    let mut alone = both.clone();
+    alone.candidates = alone.candidates[..1].into();
+    alone.retry.attempts_max = 1;
+    let asked = |id: &str| stage.instance(id).calls.lock().unwrap().len();
+    for _ in 0..10 {
+        run_once(both.clone()).await.unwrap();
+    }
+    assert_eq!((asked("A"), asked("B")), (2, 8), "the others go elsewhere");
+    let unanswered = run_once(alone.clone()).await.unwrap_err();
+    assert_eq!(unanswered.failure.reason, Reason::InstanceBusy);
+    assert_eq!(
+        unanswered.failure.detail,
+        "at its limit: it may have 10 calls a second"
+    );
+    for _ in 0..1000 {
+        time::advance(ms(10)).await;
+        let _ = run_once(alone.clone()).await;
+    }
+    assert!((101..=103).contains(&asked("A")), "{}", asked("A"));
+}
