@@ -20,6 +20,7 @@ pub mod store;
 
 pub mod message_json;
 
+pub mod certificates;
 pub mod chance;
 pub mod late_flush;
 pub mod memory;

@@ -20,7 +20,7 @@ pub struct Memory(Arc<Account>);
 #[derive(Debug)]
 struct Account {
     held: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 /// What bytes are held for.
@@ -43,7 +43,7 @@ impl Memory {
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Account {
             held: AtomicUsize::new(0),
-            limit,
+            limit: AtomicUsize::new(limit),
         }))
     }
 
@@ -56,7 +56,12 @@ impl Memory {
     /// Bytes that may be held.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.0.limit
+        self.0.limit.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes may be held from now on; what is held already stays.
+    pub fn set_limit(&self, limit: usize) {
+        self.0.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Whether there is room for anything at all that is held for this.
@@ -67,8 +72,8 @@ impl Memory {
 
     fn most(&self, purpose: Purpose) -> usize {
         match purpose {
-            Purpose::Request => self.0.limit / 4 * PARTS_FOR_REQUESTS,
-            Purpose::Answer => self.0.limit,
+            Purpose::Request => self.limit() / 4 * PARTS_FOR_REQUESTS,
+            Purpose::Answer => self.limit(),
         }
     }
 

@@ -1,30 +1,28 @@
 //! Builds the house from a config, and takes it down again. It alone names concrete implementations.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::chance::Chance;
-use crate::config::{self, Builtin, Config, Journal, Planned, Shutdown};
-use crate::domain::admission::Quota;
+use crate::config::{self, Config, Journal, Shutdown};
+use crate::domain::admission;
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::health::{self, Admin};
-use crate::domain::id::InstanceId;
 use crate::domain::limit::STORE_BYTES_MAX;
-use crate::fleet::view::Origin;
-use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
+use crate::fleet::{Configured, Connect, Fleet};
 use crate::ingress::caller::{FindToken, Keys};
-use crate::ingress::listener::{self, Listen};
+use crate::ingress::listener::{self, Address, Limits, Listen, Terms, secure};
+use crate::ingress::settings::{Settings, SettingsNow};
 use crate::ingress::{BadContract, front_door, methods};
-use crate::instance::endpoint::{Dial, Endpoint, Protocol, Transport, dial_tcp};
+use crate::instance::endpoint::{Dial, Protocol, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::http::HttpInstance;
-use crate::instance::{InstanceClient, Spec, builtin, tls};
+use crate::instance::{InstanceClient, Spec};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
 use crate::orchestrate::deduplicate::Deduplicate;
@@ -35,11 +33,20 @@ use crate::store::memory::{self as in_memory, MemoryStore};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tasks::{Finish, Tasks};
 
+mod builtins;
 mod capacity;
+mod follow;
+mod live;
+mod operators;
+
+use builtins::Builtins;
+pub use follow::{Follow, Outcome, Reading};
+use live::{Live, quotas, registration_of};
+pub use live::{Reload, Taken};
 
 /// A running orchestrator.
 pub struct App {
-    address: SocketAddr,
+    address: Address,
     fleet: Arc<Fleet>,
     /// What calls and instances need.
     tasks: Tasks,
@@ -47,11 +54,14 @@ pub struct App {
     connections: Tasks,
     draining: CancellationToken,
     cut: CancellationToken,
-    shutdown: Shutdown,
+    shutdown: Arc<ArcSwap<Shutdown>>,
+    reload: Reload,
     sessions: Sessions,
     store: Arc<dyn Store>,
     gate: Arc<Gate>,
     memory: Memory,
+    /// What the methods have; for those who look.
+    house: methods::House,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -59,11 +69,22 @@ pub struct Outside<L> {
     /// Where its callers come in.
     pub listener: L,
     /// Where that is.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The way to its instances.
     pub dial: Dial,
     /// Its random numbers.
     pub chance: Chance,
+}
+
+impl<L> Outside<L> {
+    fn real(listener: L, address: Address) -> Self {
+        Self {
+            listener,
+            address,
+            dial: dial_tcp(),
+            chance: Chance::default(),
+        }
+    }
 }
 
 /// Why an orchestrator did not start.
@@ -72,6 +93,9 @@ pub enum StartError {
     /// No socket.
     #[error("{0}")]
     Socket(#[from] io::Error),
+    /// No TLS at the front door.
+    #[error("{0}")]
+    Tls(#[from] secure::Unusable),
     /// An instance that cannot be.
     #[error("instance {0}")]
     Instance(Failure),
@@ -98,14 +122,17 @@ pub enum Stopped {
 impl App {
     /// Starts everything; the orchestrator serves once this returns.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let listener = listener::bind(config.listen).await?;
-        let outside = Outside {
-            address: listener.local_addr()?,
-            listener,
-            dial: dial_tcp(),
-            chance: Chance::default(),
-        };
-        Self::start_in(outside, config).await
+        match config.listen.clone() {
+            Address::Tcp(address) => {
+                let listener = listener::bind(address).await?;
+                let address = Address::Tcp(listener.local_addr()?);
+                Self::start_in(Outside::real(listener, address), config).await
+            }
+            Address::Unix(path) => {
+                let socket = listener::bind_unix(&path, config.socket_mode).await?;
+                Self::start_in(Outside::real(socket, Address::Unix(path)), config).await
+            }
+        }
     }
 
     /// Starts everything in this world; where the config says to listen does not matter.
@@ -113,34 +140,18 @@ impl App {
         outside: Outside<impl Listen>,
         config: Config,
     ) -> Result<Self, StartError> {
-        let Outside {
-            listener,
-            address,
-            dial,
-            chance,
-        } = outside;
+        let chance = outside.chance;
         let (tasks, connections) = (Tasks::new(), Tasks::new());
         // First of all: one that is in use, or damaged, stops the start.
         let store = store(&config.journal, &config.sessions, &tasks)?;
-        let (limits, admission) = capacity::within_means(config.limits, config.admission);
+        let secure = secured(config.tls.clone(), &tasks).await?;
+        let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);
-        let plan = FleetPlan {
-            instances: config.instances,
-            admin: config.admin,
-            probe: config.probe,
-            health: config.health,
-            registration: registration::Settings {
-                networks: config.networks,
-                take_over: config.take_over,
-                ourselves: vec![address],
-                calls_in_flight_max: admission.instance_calls_max,
-                rate: config.admission.instance_rate,
-            },
-        };
-        let connect = connect(dial, &tasks, &memory);
-        let fleet = gather(plan, connect, &tasks, &chance).await?;
-        let keys = watched(config.keys, &tasks);
-        let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
+        let connect = connect(outside.dial, &tasks, &memory);
+        let own = (&outside.address, admission.instance_calls_max);
+        let (fleet, builtins) = gather(&config, own, connect, &tasks, &chance).await?;
+        let gate = gate(admission.calls, &config.keys, &chance);
+        let settings = watched(&config, limits, &tasks);
         // Before anybody can call: what a client was told before the restart stands.
         let each = config.sessions.each;
         let sessions = hold(&store, &fleet, &tasks, &chance, &memory, each).await?;
@@ -149,7 +160,7 @@ impl App {
             fleet: Arc::clone(&fleet),
             tasks: tasks.clone(),
             gate: Arc::clone(&gate),
-            timeouts: config.timeouts,
+            settings: settings.clone(),
             sessions: sessions.clone(),
             session_idle_ttl: config.sessions.idle_ttl,
             retries: Arc::default(),
@@ -159,37 +170,71 @@ impl App {
             chance: chance.clone(),
             draining: draining.clone(),
         };
-        let door = front_door(keys, find_token(&sessions), limits.body, &house)?;
+        let door = front_door(find_token(&sessions), &house)?;
         let cut = CancellationToken::new();
+        let terms = Terms {
+            settings: settings.clone(),
+            secure,
+        };
         let serving = listener::serve(
-            listener,
+            outside.listener,
             door,
-            limits,
+            terms,
             memory.clone(),
             connections.clone(),
             cut.clone(),
             chance,
         );
         connections.spawn_vital("accept", serving);
-        Ok(Self {
-            address,
+        let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown));
+        let (reload, orders) = Reload::new();
+        let app = Self {
+            address: outside.address,
             fleet,
             tasks,
             connections,
             draining,
             cut,
-            shutdown: config.shutdown,
+            shutdown,
+            reload,
             sessions,
             store,
             gate,
             memory,
-        })
+            house,
+        };
+        app.live(config, settings, builtins).start(orders);
+        Ok(app)
+    }
+
+    /// Who takes the next config, after this one.
+    fn live(&self, running: Config, settings: SettingsNow, builtins: Builtins) -> Live {
+        Live {
+            running,
+            generation: 1,
+            address: self.address.clone(),
+            fleet: Arc::clone(&self.fleet),
+            settings,
+            gate: Arc::clone(&self.gate),
+            memory: self.memory.clone(),
+            shutdown: Arc::clone(&self.shutdown),
+            builtins,
+            tasks: self.tasks.clone(),
+        }
     }
 
     /// Where it listens.
     #[must_use]
+    pub fn listening(&self) -> &Address {
+        &self.address
+    }
+
+    /// Where it listens on the network; nowhere, which is the unspecified address, when that is a socket in the
+    /// file system.
+    #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.address.tcp().unwrap_or(nowhere)
     }
 
     /// Who is there.
@@ -202,6 +247,12 @@ impl App {
     #[must_use]
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
+    }
+
+    /// The way to hand it another config.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
     }
 
     /// The account of all bytes that are held.
@@ -237,11 +288,12 @@ impl App {
     pub async fn stop(self) -> Stopped {
         tracing::info!("stopping: not ready");
         self.draining.cancel();
-        time::sleep(self.shutdown.not_ready_for).await;
+        time::sleep(self.shutdown.load().not_ready_for).await;
         tracing::info!("stopping: sessions come again later");
         self.sessions.drain(SESSIONS_GRACE).await;
         tracing::info!("stopping: no new calls, running ones finish");
-        let finished = self.connections.finish(self.shutdown.grace).await;
+        let grace = self.shutdown.load().grace;
+        let finished = self.connections.finish(grace).await;
         if let Finish::Abandoned(left) = finished {
             tracing::warn!(left, "stopping: the limit is reached, the rest is cut");
             self.cut.cancel();
@@ -257,34 +309,47 @@ impl App {
     }
 }
 
-/// The keys, each of which ends at its date from now on.
-fn watched(keys: Keys, tasks: &Tasks) -> Arc<Keys> {
-    let keys = Arc::new(keys);
-    let expiry = Arc::clone(&keys);
-    let expiring = async move { expiry.expire().await };
+/// TLS at the front door, whose files are looked at from now on.
+async fn secured(
+    settings: Option<secure::Settings>,
+    tasks: &Tasks,
+) -> Result<Option<Arc<secure::Keeper>>, StartError> {
+    let Some(settings) = settings else {
+        return Ok(None);
+    };
+    let (keeper, texts) = secure::Keeper::open(settings).await?;
+    let kept = Arc::clone(&keeper);
+    let following = async move { kept.follow(texts).await };
+    tasks.spawn_vital("certificates", tasks.until_stop(following));
+    Ok(Some(keeper))
+}
+
+/// What the door goes by; each key ends at its date from now on.
+fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
+    let settings = SettingsNow::new(Settings {
+        keys: config.keys.clone(),
+        limits,
+        forwarders: config.forwarders.clone().into(),
+        timeouts: config.timeouts,
+        shown: Arc::clone(&config.shown),
+    });
+    let expiry = settings.clone();
+    let expiring = async move { expiry.expire_keys().await };
     tasks.spawn_vital("keys", tasks.until_stop(expiring));
-    keys
+    settings
+}
+
+fn gate(limits: admission::Limits, keys: &Keys, chance: &Chance) -> Arc<Gate> {
+    let own = quotas(keys).into_iter();
+    let own = own.filter_map(|(name, quota)| Some((name, quota?)));
+    Gate::new(limits, own, chance.clone())
 }
 
 /// For sessions, which only have to say so and to finish what they write.
 const SESSIONS_GRACE: time::Duration = time::Duration::from_secs(5);
-/// The callers that have a quota of their own.
-fn quotas(keys: &Keys) -> impl Iterator<Item = (Arc<str>, Quota)> {
-    let keys = keys.keys.iter();
-    keys.filter_map(|key| Some((Arc::clone(&key.name), key.quota?)))
-}
 
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
-
-/// What a fleet is at its start.
-struct FleetPlan {
-    instances: Vec<Planned>,
-    admin: BTreeMap<InstanceId, Admin>,
-    probe: ProbeSettings,
-    health: health::Settings,
-    registration: registration::Settings,
-}
 
 /// The sessions that the store has, kept from now on.
 async fn hold(
@@ -343,30 +408,37 @@ fn store(
     }
 }
 
-/// The fleet with the instances of the config, whose leases are watched from now on.
+/// The fleet with the instances of the config, whose leases are watched from now on, and those of this process. `own`
+/// is where we listen, and how many calls an instance may have.
 async fn gather(
-    plan: FleetPlan,
+    config: &Config,
+    own: (&Address, u32),
     connect: Connect,
     tasks: &Tasks,
     chance: &Chance,
-) -> Result<Arc<Fleet>, StartError> {
+) -> Result<(Arc<Fleet>, Builtins), StartError> {
+    let mut builtins = Builtins::default();
+    let (instances, housed) = builtins.house(&config.instances, tasks).await?;
+    builtins.replace(housed);
+    let configured = Configured {
+        instances,
+        admin: config.admin.clone().into_iter().collect(),
+        probe: config.probe,
+        health: config.health,
+        registration: registration_of(config, own.0, own.1),
+    };
     let fleet = Fleet::new(
         connect,
-        plan.probe,
-        plan.health,
-        plan.registration,
+        configured.probe,
+        configured.health,
+        configured.registration.clone(),
         tasks.clone(),
         chance.clone(),
     );
-    fleet
-        .add(specs(plan.instances, tasks).await?)
-        .map_err(StartError::Instance)?;
-    for (id, admin) in &plan.admin {
-        fleet.set_admin([id], *admin, "config");
-    }
+    fleet.configure(configured).map_err(StartError::Instance)?;
     let leases = Fleet::keep_time(Arc::downgrade(&fleet));
     tasks.spawn_vital("leases", tasks.until_stop(leases));
-    Ok(fleet)
+    Ok((fleet, builtins))
 }
 
 fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
@@ -385,52 +457,4 @@ fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
 
 fn as_client(instance: impl InstanceClient + 'static) -> Arc<dyn InstanceClient> {
     Arc::new(instance)
-}
-
-async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin)>, StartError> {
-    let mut specs = Vec::with_capacity(planned.len());
-    for planned in planned {
-        specs.push(match planned {
-            Planned::Remote(spec) => (spec, Origin::Config),
-            Planned::Builtin(Builtin {
-                id,
-                labels,
-                weight,
-                calls_in_flight_max,
-                behaviour,
-            }) => {
-                let address = builtin::start(behaviour, tasks).await?;
-                let spec = Spec {
-                    calls_in_flight_max,
-                    ..builtin_spec(id, address, labels, weight)
-                };
-                (spec, Origin::Builtin)
-            }
-        });
-    }
-    Ok(specs)
-}
-
-fn builtin_spec(
-    id: InstanceId,
-    address: SocketAddr,
-    labels: BTreeMap<String, String>,
-    weight: u32,
-) -> Spec {
-    let endpoint = Endpoint {
-        host: address.ip().to_string(),
-        port: address.port(),
-        transport: Transport::Plain,
-        protocol: Protocol::Grpc,
-        pinned: vec![address],
-    };
-    Spec {
-        id,
-        endpoint,
-        labels,
-        weight,
-        calls_in_flight_max: None,
-        credential: None,
-        tls: tls::Settings::default(),
-    }
 }

@@ -7,20 +7,15 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::connection::timeout_field;
+use super::destination::Destination;
 use super::exit::Error;
 use crate::proto::orchestrator as proto;
 
 /// Where the server is and how its answer is shown.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServerArguments {
-    /// Address of the orchestrator.
-    #[arg(
-        long,
-        env = "ORCHESTRATOR_SERVER",
-        default_value = "http://127.0.0.1:7070",
-        value_name = "URL"
-    )]
-    pub(super) server: String,
+    #[command(flatten)]
+    pub(super) to: Destination,
     /// How the answer is shown: table on a terminal, json otherwise, unless given.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(super) output: Option<Format>,

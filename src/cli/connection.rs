@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
+use super::destination::Destination;
 use super::exit::Error;
-use super::failure_text::innermost;
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::limit::{ANSWER_BYTES_MAX, TIMEOUT_MAX};
 use crate::proto::orchestrator::cluster_service_client::ClusterServiceClient;
@@ -56,34 +56,35 @@ pub(super) async fn guard<T>(
 /// A connection to the server.
 pub(super) struct Connection {
     channel: Channel,
-    authorization: MetadataValue<Ascii>,
+    /// None where a certificate stands for the key.
+    authorization: Option<MetadataValue<Ascii>>,
 }
 
 impl Connection {
     /// Connects, in no more time than the call itself has.
-    pub(super) async fn open(server: &str, timeout: Option<Duration>) -> Result<Self, Error> {
-        Self::open_with(environment(KEY_VARIABLE), server, timeout).await
+    pub(super) async fn open(to: &Destination, timeout: Option<Duration>) -> Result<Self, Error> {
+        Self::open_with(environment(KEY_VARIABLE), to, timeout).await
     }
 
     /// Connects with a key that does not come from the environment.
     pub(super) async fn open_with(
         key: Option<String>,
-        server: &str,
+        to: &Destination,
         timeout: Option<Duration>,
     ) -> Result<Self, Error> {
-        let authorization = authorization(key)?;
-        let address = address(server)?;
-        let endpoint = Endpoint::from_shared(address.clone())
-            .map_err(|error| bad_server(server, &error.to_string()))?
-            .connect_timeout(
-                timeout.map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
-            )
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let channel = endpoint.connect().await.map_err(|error| Error::Connect {
-            server: address,
-            what: innermost(&error),
-        })?;
+        let authorization = match key {
+            None if to.shows_certificate() => None,
+            key => Some(authorization(key)?),
+        };
+        let channel = to.connect(|endpoint| {
+            endpoint
+                .connect_timeout(
+                    timeout.map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
+                )
+                .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        });
+        let channel = channel.await?;
         Ok(Self {
             channel,
             authorization,
@@ -103,7 +104,9 @@ impl Connection {
     pub(super) fn request<M>(&self, message: M, timeout: Option<Duration>) -> Request<M> {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
-        metadata.insert("authorization", self.authorization.clone());
+        if let Some(authorization) = &self.authorization {
+            metadata.insert("authorization", authorization.clone());
+        }
         if let Some(Ok(value)) = timeout.map(|timeout| to_grpc_timeout(timeout).parse()) {
             metadata.insert("grpc-timeout", value);
         }
@@ -139,42 +142,10 @@ fn authorization(key: Option<String>) -> Result<MetadataValue<Ascii>, Error> {
     Ok(authorization)
 }
 
-fn address(server: &str) -> Result<String, Error> {
-    match server.split_once("://") {
-        None => Ok(format!("http://{server}")),
-        Some(("http", _)) => Ok(server.to_owned()),
-        Some(("grpc", rest)) => Ok(format!("http://{rest}")),
-        Some(("https" | "grpcs", _)) => Err(bad_server(
-            server,
-            "this program speaks plain text; reach a TLS door through a local proxy",
-        )),
-        Some((scheme, _)) => Err(bad_server(server, &format!("`{scheme}` is not http"))),
-    }
-}
-
-fn bad_server(server: &str, what: &str) -> Error {
-    Error::usage(
-        format!("--server {server}: {what}"),
-        "write http://HOST:PORT, or HOST:PORT",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::exit::Exit;
-
-    #[test]
-    fn a_server_may_be_written_without_a_scheme() {
-        let check = |server: &str, expected: Option<&str>| {
-            assert_eq!(address(server).ok().as_deref(), expected, "{server}");
-        };
-        check("localhost:7070", Some("http://localhost:7070"));
-        check("http://h:1", Some("http://h:1"));
-        check("grpc://h:1", Some("http://h:1"));
-        check("https://h:1", None);
-        check("ftp://h:1", None);
-    }
 
     #[test]
     fn a_key_is_needed_and_kept_out_of_debug_output() {
@@ -197,12 +168,5 @@ mod tests {
         let done = guard(Some(Duration::from_secs(2)), never).await;
         assert!(matches!(done, Err(Error::Overdue)));
         assert_eq!(started.elapsed(), Duration::from_secs(3));
-    }
-
-    #[tokio::test]
-    async fn a_server_that_is_not_there_is_unavailable() {
-        let endpoint = Endpoint::from_static("http://127.0.0.1:1").connect().await;
-        let what = innermost(&endpoint.err().unwrap());
-        assert!(what.contains("refused"), "{what}");
     }
 }

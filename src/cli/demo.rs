@@ -1,5 +1,6 @@
 //! `orchestrator demo`: the whole job in about eleven seconds, told so that a person understands what happened.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -7,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::time;
 
 use super::connection::{Connection, block_on};
+use super::destination::Destination;
 use super::exit::{Error, Exit};
 use super::output::{Look, Output};
 use super::{demo_session, table};
@@ -15,6 +17,7 @@ use crate::config::{self, Builtin, Config, Planned};
 use crate::domain::health::{State, Thresholds};
 use crate::fleet::ProbeSettings;
 use crate::ingress::caller::Key;
+use crate::ingress::listener::Address;
 use crate::instance::endpoint::Endpoint;
 use crate::instance::{Spec, tls};
 use crate::payload_json;
@@ -59,7 +62,7 @@ async fn start(config: Config) -> Result<App, Error> {
 /// One built-in instance, in an orchestrator of its own that can be stopped before the other.
 fn alone(id: &str) -> Config {
     let mut config = Config::embedded();
-    config.listen.set_port(0);
+    config.listen = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     config.keys.keys = vec![Key::with_all_rights("demo", &config::make_key())];
     config.shutdown.grace = Duration::ZERO;
     config.instances.retain(|planned| match planned {
@@ -72,7 +75,7 @@ fn alone(id: &str) -> Config {
 /// The embedded fleet, but C is slow, and nobody is where F should be.
 async fn config(key: &str, other: &App) -> Result<Config, Error> {
     let mut config = Config::embedded();
-    config.listen.set_port(0);
+    config.listen = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     config.keys.keys = vec![Key::with_all_rights("demo", key)];
     config.probe = ProbeSettings {
         interval: Duration::from_millis(50),
@@ -131,7 +134,8 @@ async fn tell(app: &App, key: String, other: App) -> Result<(), Error> {
         humantime::format_duration(SLOW),
     ))?;
     settled(app).await?;
-    let connection = Connection::open_with(Some(key), &server, Some(TIMEOUT)).await?;
+    let connection =
+        Connection::open_with(Some(key), &Destination::plain(&server), Some(TIMEOUT)).await?;
 
     output.text(&format!("1. Route: one task for A or B, whichever has less to do.\n   orchestrator route --instances A B --payload '{PAYLOAD}'\n\n"))?;
     let routed = route(&connection).await?;

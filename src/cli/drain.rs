@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     let started = Instant::now();
     let (mut fleet, progress) = (Vec::new(), progress());
     let ended = block_on(async {
-        let connection = Connection::open(&arguments.server.server, Some(CALL_TIMEOUT)).await?;
+        let connection = Connection::open(&arguments.server.to, Some(CALL_TIMEOUT)).await?;
         let mut cluster = connection.cluster();
         loop {
             // Repeating it changes nothing, and tells how far it has come.
@@ -121,7 +121,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
 pub(super) fn undrain(arguments: &Back) -> Result<Exit, Error> {
     let timeout = Some(arguments.timeout);
     let response = block_on(async {
-        let connection = Connection::open(&arguments.server.server, timeout).await?;
+        let connection = Connection::open(&arguments.server.to, timeout).await?;
         let request = proto::UndrainRequest {
             instances: arguments.instances.clone(),
         };

@@ -74,6 +74,8 @@ pub(super) enum Error {
     },
     /// The config file of a server, with its mistakes line by line.
     Config(String),
+    /// A config file that was to be checked, with its mistakes line by line.
+    BadConfig(String),
     /// The server did not start, or has fallen.
     Start(String),
     /// The journal cannot be read or copied.
@@ -112,7 +114,7 @@ impl Error {
     /// The exit code for this error.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Usage { .. } | Self::Config(_) => Exit::Usage,
+            Self::Usage { .. } | Self::Config(_) | Self::BadConfig(_) => Exit::Usage,
             Self::Key(_) => Exit::Denied,
             Self::Connect { .. } => Exit::Unavailable,
             Self::Call(status) => failure_text::exit(status),

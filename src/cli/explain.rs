@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Asks and shows.
 pub(super) fn run(call: Call, server: &ServerArguments) -> Result<Exit, Error> {
     let response = block_on(async {
-        let connection = Connection::open(&server.server, Some(TIMEOUT)).await?;
+        let connection = Connection::open(&server.to, Some(TIMEOUT)).await?;
         let mut client = connection.orchestrator();
         let request = proto::ExplainRequest { call: Some(call) };
         // Without a deadline in its header: that would count as one of the call.

@@ -18,7 +18,11 @@ pub(super) fn lines(error: &Error) -> String {
             String::new(),
         ),
         Error::Usage { what, hint } => (what.clone(), hint.clone()),
-        Error::Config(mistakes) => return config_lines(mistakes),
+        Error::Config(mistakes) => {
+            let what = "the config cannot be used, and nothing was started";
+            return config_lines(what, mistakes);
+        }
+        Error::BadConfig(mistakes) => return config_lines("the config cannot be used", mistakes),
         Error::Start(what) | Error::Journal(what) => (what.clone(), String::new()),
         Error::Key(what) => (what.clone(), KEY_HINT.to_owned()),
         Error::Connect { server, what } => (
@@ -44,12 +48,12 @@ pub(super) fn lines(error: &Error) -> String {
     lines
 }
 
-fn config_lines(mistakes: &str) -> String {
+fn config_lines(what: &str, mistakes: &str) -> String {
     let lines: String = mistakes
         .lines()
         .map(|line| format!("  {}\n", plain::text(line)))
         .collect();
-    format!("error: the config cannot be used, and nothing was started:\n{lines}")
+    format!("error: {what}:\n{lines}")
 }
 
 /// Says on standard error what ended the command before it had its answer.

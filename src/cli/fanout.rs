@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
         ..Gathered::default()
     };
     let ended = block_on(async {
-        let connection = Connection::open(&arguments.server.server, timeout).await?;
+        let connection = Connection::open(&arguments.server.to, timeout).await?;
         let mut client = connection.orchestrator();
         let request = connection.request(request, timeout);
         let call = async {

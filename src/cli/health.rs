@@ -62,7 +62,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
 
 async fn ask(arguments: &Arguments) -> Result<Vec<proto::InstanceHealth>, Error> {
     let timeout = Some(arguments.timeout);
-    let connection = Connection::open(&arguments.server.server, timeout).await?;
+    let connection = Connection::open(&arguments.server.to, timeout).await?;
     let mut client = connection.orchestrator();
     let request = proto::HealthRequest {
         instances: arguments.instances.clone(),
@@ -141,7 +141,7 @@ fn lines(output: &mut Output, fleet: &[proto::InstanceHealth]) -> Result<(), Err
 
 /// Lasts until the server or the reader ends it, so the timeout is for connecting only.
 async fn watch(arguments: &Arguments) -> Result<Exit, Error> {
-    let connection = Connection::open(&arguments.server.server, Some(arguments.timeout)).await?;
+    let connection = Connection::open(&arguments.server.to, Some(arguments.timeout)).await?;
     let mut client = connection.orchestrator();
     let request = proto::HealthWatchRequest {
         instances: arguments.instances.clone(),

@@ -61,7 +61,7 @@ async fn list(
     mut page_arrived: impl FnMut(&[proto::ListedInstance]) -> Result<(), Error>,
 ) -> Result<Vec<proto::ListedInstance>, Error> {
     let timeout = Some(arguments.timeout);
-    let connection = Connection::open(&arguments.server.server, timeout).await?;
+    let connection = Connection::open(&arguments.server.to, timeout).await?;
     let mut client = connection.cluster();
     let (mut fleet, mut page_token) = (Vec::new(), String::new());
     loop {

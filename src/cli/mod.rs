@@ -2,11 +2,13 @@
 
 mod arguments;
 mod completions;
+mod config;
 mod connection;
 mod data_directory;
 mod demo;
 mod demo_session;
 mod descriptors;
+mod destination;
 mod drain;
 mod exit;
 mod explain;
@@ -86,6 +88,8 @@ enum Command {
     Health(health::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
+    /// Check a config file, or print the schema of one.
+    Config(config::Arguments),
     /// Check or copy the file that sessions live in.
     Journal(journal::Arguments),
     /// Give instances nothing new, and wait until they have nothing left.
@@ -142,6 +146,7 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Sessions(arguments) => sessions::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
+        Command::Config(arguments) => config::run(&arguments),
         Command::Journal(arguments) => journal::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Undrain(arguments) => drain::undrain(&arguments),

@@ -98,7 +98,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
         return explain::run(Call::Route(request), &arguments.server);
     }
     let answered = block_on(async {
-        let connection = Connection::open(&arguments.server.server, timeout).await?;
+        let connection = Connection::open(&arguments.server.to, timeout).await?;
         let mut client = connection.orchestrator();
         let request = connection.request(request, timeout);
         let call = async { Ok(client.route(request).await?.into_inner()) };

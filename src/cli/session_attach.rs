@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::connection::Connection;
+use super::destination::Destination;
 use super::exit::{Error, Exit};
 use super::output::Output;
 use super::{failure_text, json_output, payload_source};
@@ -77,7 +78,7 @@ enum Ended {
 }
 
 /// Converses until the input or the session ends.
-pub(super) async fn converse(id: &str, server: &str) -> Result<Exit, Error> {
+pub(super) async fn converse(id: &str, to: &Destination) -> Result<Exit, Error> {
     let mut conversation = Conversation {
         lines: BufReader::new(stdin()?).lines(),
         input: Input::Open,
@@ -91,7 +92,7 @@ pub(super) async fn converse(id: &str, server: &str) -> Result<Exit, Error> {
     };
     let mut was_attached = false;
     loop {
-        let attached = attach(id, server, conversation.received).await;
+        let attached = attach(id, to, conversation.received).await;
         let lost = match attached {
             Ok((frames, answers)) => {
                 was_attached = true;
@@ -128,6 +129,7 @@ fn may_pass(error: &Error) -> bool {
         Error::Call(status) => is_passing(status),
         Error::Usage { .. }
         | Error::Config(_)
+        | Error::BadConfig(_)
         | Error::Journal(_)
         | Error::Start(_)
         | Error::Key(_)
@@ -155,8 +157,8 @@ type Attached = (
     Streaming<proto::SessionSendResponse>,
 );
 
-async fn attach(id: &str, server: &str, received: Option<u64>) -> Result<Attached, Error> {
-    let connection = Connection::open(server, None).await?;
+async fn attach(id: &str, to: &Destination, received: Option<u64>) -> Result<Attached, Error> {
+    let connection = Connection::open(to, None).await?;
     let (frames, outgoing) = mpsc::channel(FRAMES_QUEUED_MAX);
     let hello = proto::SessionHello {
         session_id: id.to_owned(),

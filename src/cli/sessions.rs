@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::arguments::{self, Format, ServerArguments};
 use super::connection::{Connection, block_on, guard};
+use super::destination::Destination;
 use super::exit::{Error, Exit};
 use super::output::Output;
 use super::{session_attach, session_output};
@@ -54,14 +55,8 @@ enum What {
         /// The session.
         #[arg(long, value_name = "ID")]
         id: String,
-        /// Address of the orchestrator.
-        #[arg(
-            long,
-            env = "ORCHESTRATOR_SERVER",
-            default_value = "http://127.0.0.1:7070",
-            value_name = "URL"
-        )]
-        server: String,
+        #[command(flatten)]
+        to: Destination,
     },
 }
 
@@ -98,7 +93,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
             let session = block_on(close(one))?;
             show(&[session], Many::One, &one.call)
         }
-        What::Attach { id, server } => block_on(session_attach::converse(id, server)),
+        What::Attach { id, to } => block_on(session_attach::converse(id, to)),
     }
 }
 
@@ -125,7 +120,7 @@ fn show(sessions: &[proto::Session], many: Many, call: &CallArguments) -> Result
 
 async fn list(call: &CallArguments, instance: &str) -> Result<Vec<proto::Session>, Error> {
     let timeout = Some(call.timeout);
-    let connection = Connection::open(&call.server.server, timeout).await?;
+    let connection = Connection::open(&call.server.to, timeout).await?;
     let mut client = connection.orchestrator();
     let (mut sessions, mut page_token) = (Vec::new(), String::new());
     loop {
@@ -147,7 +142,7 @@ async fn list(call: &CallArguments, instance: &str) -> Result<Vec<proto::Session
 
 async fn get(one: &One) -> Result<proto::Session, Error> {
     let timeout = Some(one.call.timeout);
-    let connection = Connection::open(&one.call.server.server, timeout).await?;
+    let connection = Connection::open(&one.call.server.to, timeout).await?;
     let mut client = connection.orchestrator();
     let session_id = one.id.clone();
     let request = connection.request(proto::SessionGetRequest { session_id }, timeout);
@@ -157,7 +152,7 @@ async fn get(one: &One) -> Result<proto::Session, Error> {
 
 async fn close(one: &One) -> Result<proto::Session, Error> {
     let timeout = Some(one.call.timeout);
-    let connection = Connection::open(&one.call.server.server, timeout).await?;
+    let connection = Connection::open(&one.call.server.to, timeout).await?;
     let mut client = connection.orchestrator();
     let session_id = one.id.clone();
     let request = connection.request(proto::SessionCloseRequest { session_id }, timeout);

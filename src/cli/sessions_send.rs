@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     };
     let timeout = arguments.timeout;
     let posted = block_on(async {
-        let connection = Connection::open(&arguments.server.server, timeout).await?;
+        let connection = Connection::open(&arguments.server.to, timeout).await?;
         let mut client = connection.orchestrator();
         let request = connection.request(request, timeout);
         let call = async { Ok(client.session_post(request).await?.into_inner()) };

@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     let request = request(arguments)?;
     let timeout = Some(arguments.timeout);
     let spawned = block_on(async {
-        let connection = Connection::open(&arguments.server.server, timeout).await?;
+        let connection = Connection::open(&arguments.server.to, timeout).await?;
         let mut client = connection.orchestrator();
         let request = connection.request(request, timeout);
         let call = async { Ok(client.session_spawn(request).await?.into_inner()) };

@@ -1,10 +1,10 @@
 //! The key of an orchestrator whose config has none, and the key of its environment.
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use super::Config;
 use crate::ingress::caller::Key;
+use crate::ingress::listener::Address;
 
 /// What the key of the environment is called in logs.
 const ENVIRONMENT: &str = "environment";
@@ -35,7 +35,7 @@ impl fmt::Debug for Settled {
 }
 
 /// Why an orchestrator may not start with the keys it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoKey {
     /// Nothing in it, or something that no header can carry.
     #[error(
@@ -46,7 +46,7 @@ pub enum NoKey {
     #[error(
         "there is no key, and {0} can be reached from other machines: add one to `keys` in the config, set ORCHESTRATOR_API_KEY, or listen on 127.0.0.1"
     )]
-    Missing(SocketAddr),
+    Missing(Address),
 }
 
 /// A new key: 256 random bits in visible ASCII.
@@ -77,11 +77,11 @@ pub fn settle_keys(
         keys.push(key);
         return Ok(Settled::Environment);
     }
-    if !keys.is_empty() {
+    if !keys.is_empty() || !config.keys.identities.is_empty() {
         return Ok(Settled::Configured);
     }
-    if !config.listen.ip().to_canonical().is_loopback() {
-        return Err(NoKey::Missing(config.listen));
+    if !config.listen.is_local() {
+        return Err(NoKey::Missing(config.listen.clone()));
     }
     let key = make();
     keys.push(Key::with_all_rights(MADE, &key));
@@ -176,7 +176,12 @@ mod tests {
     #[test]
     fn without_any_key_one_is_made_on_loopback_and_nowhere_else() {
         let made = Key::with_all_rights("made-at-start", KEY);
-        for loopback in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        for loopback in [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+            "unix:/o.sock",
+        ] {
             check(
                 loopback,
                 &[],

@@ -1,9 +1,11 @@
 //! What an orchestrator is told at its start, as it is meant. `raw` reads what was written, `check` turns it
 //! into this and tells all mistakes at once.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,35 +21,68 @@ use crate::domain::limit::{
 use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
-use crate::ingress::listener::Limits;
+use crate::ingress::listener::{Address, Limits, secure};
 use crate::ingress::methods::Timeouts;
+use crate::ingress::visitor::Forwarder;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
 use crate::orchestrate::hold_session;
 
+mod changes;
 mod check;
+mod exposure;
 mod keys;
 mod mistake;
 mod raw;
+mod schema;
+mod shown;
+mod watch;
 
+pub use changes::{Changes, Named};
+pub use exposure::{Exposed, Plaintext, refuse_exposure};
 pub use keys::{NoKey, Settled, make_key, settle_keys};
 pub use mistake::{Mistake, Mistakes, Position};
+pub use schema::schema;
+pub use watch::{Look, Watch};
 
 /// Reads a config file, and the files and variables that it points to; tells all mistakes at once.
 /// `environment` is asked for a variable's value.
 pub fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Mistakes> {
+    read_noting_files(path, environment, &RefCell::default())
+}
+
+/// As `read`, of a config that was read already; `path` is what it is called.
+pub fn read_bytes(
+    path: &Path,
+    bytes: &[u8],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, Mistakes> {
+    if CONFIG_BYTES_MAX < bytes.len() as u64 {
+        let what = format!("is larger than {CONFIG_BYTES_MAX} bytes");
+        return Err(Mistakes::of_file(path, what));
+    }
+    meant(path, bytes, environment, &RefCell::default())
+}
+
+/// As `read`; `files` takes every other file that was looked into.
+pub fn read_noting_files(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    files: &RefCell<Vec<PathBuf>>,
+) -> Result<Config, Mistakes> {
     let bytes = check::read(path, CONFIG_BYTES_MAX)
         .map_err(|error| Mistakes::of_file(path, format!("cannot be read: {error}")))?
         .ok_or_else(|| {
             Mistakes::of_file(path, format!("is larger than {CONFIG_BYTES_MAX} bytes"))
         })?;
-    meant(path, &bytes, environment)
+    meant(path, &bytes, environment, files)
 }
 
 fn meant(
     path: &Path,
     bytes: &[u8],
     environment: &dyn Fn(&str) -> Option<String>,
+    files: &RefCell<Vec<PathBuf>>,
 ) -> Result<Config, Mistakes> {
     let (text, is_whole) = match str::from_utf8(bytes) {
         Ok(text) => (text, true),
@@ -60,13 +95,17 @@ fn meant(
     let surroundings = check::Surroundings {
         folder: path.parent().unwrap_or(Path::new("")),
         environment,
+        files,
     };
     if !is_whole {
         notes.note(text.len(), "", "not JSON: the bytes here are no UTF-8");
         return notes.settle(path, Config::empty());
     }
     let config = match raw::parse(text) {
-        Ok(item) => check::config(&item, &notes, surroundings),
+        Ok(item) => Config {
+            shown: shown::without_secrets(text),
+            ..check::config(&item, &notes, surroundings)
+        },
         Err(raw::Syntax { at, what }) => {
             notes.note(at, "", &what);
             Config::empty()
@@ -76,16 +115,24 @@ fn meant(
 }
 
 /// Everything that an orchestrator is told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Where it listens.
-    pub listen: SocketAddr,
+    pub listen: Address,
+    /// The permissions of the socket, where it listens on one in the file system.
+    pub socket_mode: u32,
+    /// How it speaks TLS; plain text when absent.
+    pub tls: Option<secure::Settings>,
+    /// Where plain text may be spoken.
+    pub plaintext: Plaintext,
     /// The instances that stay as long as it runs.
     pub instances: Vec<Planned>,
     /// Those of them that do not begin as active.
     pub admin: BTreeMap<InstanceId, Admin>,
     /// Who may call.
     pub keys: Keys,
+    /// Who may say who is calling.
+    pub forwarders: Vec<Forwarder>,
     /// How instances are probed.
     pub probe: ProbeSettings,
     /// How their health is judged.
@@ -106,6 +153,10 @@ pub struct Config {
     pub journal: Journal,
     /// How sessions are kept.
     pub sessions: Sessions,
+    /// Where operators see metrics and health; nowhere without it.
+    pub operators: Option<SocketAddr>,
+    /// The config as it was written, as JSON without secrets.
+    pub shown: Arc<str>,
 }
 
 /// How sessions are kept.
@@ -145,7 +196,7 @@ pub enum Journal {
 }
 
 /// An instance of the config.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Planned {
     /// It runs elsewhere.
     Remote(Spec),
@@ -154,7 +205,7 @@ pub enum Planned {
 }
 
 /// An instance that runs in this process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Builtin {
     /// Its name.
     pub id: InstanceId,
@@ -224,6 +275,19 @@ impl Default for Shutdown {
 pub const LISTEN_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
 
+impl Planned {
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &InstanceId {
+        match self {
+            Self::Remote(spec) => &spec.id,
+            Self::Builtin(builtin) => &builtin.id,
+        }
+    }
+}
+/// Its owner and nobody else.
+const SOCKET_MODE_DEFAULT: u32 = 0o600;
+
 impl Config {
     /// The embedded default: eight built-in instances, A to H, on loopback. It has no key yet.
     #[must_use]
@@ -252,13 +316,18 @@ impl Config {
     #[must_use]
     pub fn empty() -> Self {
         Self {
-            listen: LISTEN_DEFAULT,
+            listen: Address::Tcp(LISTEN_DEFAULT),
+            socket_mode: SOCKET_MODE_DEFAULT,
+            tls: None,
+            plaintext: Plaintext::default(),
             instances: Vec::new(),
             admin: BTreeMap::new(),
             keys: Keys {
                 keys: Vec::new(),
+                identities: Vec::new(),
                 reflection: Reflection::default(),
             },
+            forwarders: Vec::new(),
             probe: ProbeSettings::default(),
             health: health::Settings::default(),
             networks: network::loopback(),
@@ -269,6 +338,8 @@ impl Config {
             shutdown: Shutdown::default(),
             journal: Journal::Memory,
             sessions: Sessions::default(),
+            operators: None,
+            shown: "{}".into(),
         }
     }
 }

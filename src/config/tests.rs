@@ -1,5 +1,6 @@
 //! Whole files: what they mean, and that nothing in them is a crash or lets a secret out.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -7,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Admission, Config, Mistakes, Planned, Sessions, Shutdown, meant, read};
+use super::{Admission, Config, Mistakes, Plaintext, Planned, Sessions, Shutdown, meant, read};
 use crate::domain::admission::{self, Quota, Rate};
 use crate::domain::failure::Status;
 use crate::domain::health;
@@ -17,8 +18,11 @@ use crate::fleet::ProbeSettings;
 use crate::fleet::registration::TakeOver;
 use crate::ingress::access::Scope;
 use crate::ingress::caller::{Key, Reflection, Revoked, hash};
+use crate::ingress::identity::{Identity, Pattern};
 use crate::ingress::listener::Limits;
+use crate::ingress::listener::secure::{self, ClientCertificate, Clients};
 use crate::ingress::methods::Timeouts;
+use crate::ingress::visitor::Forwarder;
 use crate::instance::Credential;
 use crate::instance::builtin::Behaviour;
 use crate::orchestrate::hold_session;
@@ -32,7 +36,12 @@ fn meant_by(text: impl AsRef<[u8]>) -> Result<Config, Mistakes> {
         "SPACED" => Some(format!("{CANARY} x")),
         _ => None,
     };
-    let found = meant(Path::new("orchestrator.json"), text.as_ref(), &environment);
+    let found = meant(
+        Path::new("orchestrator.json"),
+        text.as_ref(),
+        &environment,
+        &RefCell::default(),
+    );
     assert!(!format!("{found:?}").contains(CANARY), "{found:?}");
     found
 }
@@ -52,6 +61,7 @@ fn a_full_file_means_what_it_says() {
     assert!(!format!("{config:?}").contains(CANARY), "{config:?}");
 
     assert_eq!(config.listen, "0.0.0.0:7443".parse().unwrap());
+    full_tls(&config, folder.path());
     full_instances(&config.instances);
     let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(1_798_761_600);
     let key = |name: &str, key: &[u8], scopes: &[Scope], expires, quota| Key {
@@ -75,6 +85,43 @@ fn a_full_file_means_what_it_says() {
     assert_eq!(config.keys.keys, keys);
     assert_eq!(config.keys.reflection, Reflection::Public);
     full_settings(&config);
+}
+
+fn full_tls(config: &Config, folder: &Path) {
+    assert_eq!(
+        (config.socket_mode, config.plaintext),
+        (0o660, Plaintext::Allowed)
+    );
+    let clients = Clients {
+        ca: folder.join("ca.pem"),
+        certificate: ClientCertificate::Optional,
+    };
+    let (certificate, key) = (folder.join("c.pem"), folder.join("k.pem"));
+    let tls = secure::Settings::new(certificate, key, Some(clients));
+    assert_eq!(config.tls, Some(tls));
+    let identity = |name: &str, pattern, scopes: &[Scope], quota| Identity {
+        name: name.into(),
+        pattern,
+        scopes: scopes.to_vec(),
+        quota,
+        revoked: Revoked::default(),
+    };
+    let below = Pattern::spiffe("spiffe://cluster.local/ns/batch/*").unwrap();
+    let expected = [
+        identity("batch", below, &[Scope::Fanout], Some(quota(100, 20, 30))),
+        identity(
+            "edge",
+            Pattern::dns("edge.internal").unwrap(),
+            &[Scope::Route, Scope::Health],
+            None,
+        ),
+    ];
+    assert_eq!(config.keys.identities, expected);
+    let forwarders = [
+        Forwarder::Network("127.0.0.0/8".parse().unwrap()),
+        Forwarder::Unix,
+    ];
+    assert_eq!(config.forwarders, forwarders);
 }
 
 /// A folder with the full config and everything that it points to.
@@ -115,6 +162,7 @@ fn full_instances(planned: &[Planned]) {
     assert_eq!(a.credential, Credential::bearer(&format!("{CANARY}-file")));
     assert!(a.tls.ca.is_some() && a.tls.identity.is_some());
     assert_eq!(a.tls.server_name.as_deref(), Some("a.internal"));
+    assert!(a.tls.files.ca.is_some() && a.tls.files.identity.is_some());
 
     assert_eq!((b.id.as_str(), b.weight), ("B", 1));
     assert_eq!(b.endpoint.to_string(), "grpc://b.internal:50051");
@@ -180,6 +228,7 @@ fn full_limits(config: &Config) {
         streams: 64,
         stream_window: 65_535,
         connection_window: 2_097_152,
+        tls_handshake: seconds(9),
         first_bytes: seconds(3),
         http1_headers: seconds(8),
         body: seconds(14),
@@ -235,7 +284,10 @@ fn full_limits(config: &Config) {
 
 #[test]
 fn an_almost_empty_file_means_the_defaults() {
-    let config = meant_by(r#"{"instances": []}"#).unwrap();
+    let config = Config {
+        shown: Config::empty().shown,
+        ..meant_by(r#"{"instances": []}"#).unwrap()
+    };
     assert_eq!(format!("{config:?}"), format!("{:?}", Config::empty()));
 }
 
@@ -277,7 +329,7 @@ fn what_is_no_json_is_told_with_its_place() {
     );
     check(
         b"[]",
-        "1:1: expected an object with listen, instances, keys, reflection, health, registration, limits, admission, timeouts, shutdown, sessions, found a list",
+        "1:1: expected an object with $schema, listen, socket_mode, tls, plaintext, instances, keys, identities, forwarders, reflection, health, registration, limits, admission, timeouts, shutdown, sessions, operators, found a list",
     );
     check(
         b"{}",

@@ -57,6 +57,13 @@ impl Budget {
         self.tokens = (self.tokens + self.share.per_call).min(self.share.kept_max);
     }
 
+    /// The tokens that are left.
+    #[must_use]
+    pub fn tokens(&mut self, now: Instant) -> f64 {
+        self.restore(now);
+        self.tokens
+    }
+
     /// Whether there is a token.
     #[must_use]
     pub fn has(&mut self, now: Instant) -> bool {

@@ -240,6 +240,10 @@ pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(15);
 pub const SESSION_IDLE_TTL_DEFAULT: Duration = Duration::from_secs(300);
 /// The buffers, one for each direction, of a session's stream between two messages.
 pub const SESSION_CODEC_BUFFER_BYTES: usize = 256;
+/// Connections to the operator's port.
+pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+/// How long a request to the operator's port may take to send its headers, and the next one to begin.
+pub const ADMIN_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to say which session it attaches to.
 pub const SESSION_HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of the target expressions of one session, which are kept with it.
@@ -271,10 +275,26 @@ pub const KEYS_MAX: usize = 1000;
 pub const KEY_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of the config file.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How often the config, and what it points to, is looked at for changes.
+pub const CONFIG_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of the name of a key.
 pub const KEY_NAME_BYTES_MAX: usize = 128;
 /// Bytes of a file that holds the token of an instance. It must fit into a header list.
 pub const CREDENTIAL_BYTES_MAX: u64 = 8 * 1024;
+/// How often the certificates of the front door are looked at.
+pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// What TLS keeps of one connection, at most: what it has read and not passed on, and the same the other way round.
+pub const TLS_BYTES_MAX: u64 = 128 * 1024;
+/// Lines about failed handshakes in one interval; the next line says how many were left out.
+pub const HANDSHAKE_LINES_MAX: u32 = 10;
+/// The interval over which these lines are counted.
+pub const HANDSHAKE_LINES_INTERVAL: Duration = Duration::from_secs(10);
+/// Names in one caller's certificate. With more of them it names nobody.
+pub const CERTIFICATE_NAMES_MAX: usize = 64;
+/// Bytes of a SPIFFE ID (SPIFFE-ID, 2.3).
+pub const SPIFFE_ID_BYTES_MAX: usize = 2048;
+/// Callers of the config that are known by a certificate.
+pub const IDENTITIES_MAX: usize = 10_000;
 /// Bytes of a file of certificates or of a key.
 pub const PEM_BYTES_MAX: u64 = 1024 * 1024;
 /// Networks of one list in the config.

@@ -49,7 +49,7 @@ impl Fleet {
 }
 
 impl Roll {
-    fn mark(&mut self, id: &InstanceId, admin: Admin) {
+    pub(super) fn mark(&mut self, id: &InstanceId, admin: Admin) {
         if admin == Admin::Active {
             self.marks.remove(id);
             return;

@@ -18,7 +18,7 @@ impl Fleet {
         if roll.ejected.contains(id) {
             return;
         }
-        if !may_eject(ejected, size, self.health.ejected_percent_max) {
+        if !may_eject(ejected, size, self.health.load().ejected_percent_max) {
             member.load.gate.keep();
             tracing::warn!(instance = %id, %cause, ejected, "instance fails its calls and stays: enough are ejected");
             return;
@@ -66,7 +66,7 @@ impl Fleet {
 
     /// In a smaller fleet fewer may be ejected: those whose time is over first come back.
     pub(super) fn pardon_excess(&self, roll: &mut Roll) {
-        let max = ejected_max(roll.entries.len(), self.health.ejected_percent_max);
+        let max = ejected_max(roll.entries.len(), self.health.load().ejected_percent_max);
         while max < roll.ejected.len() {
             let until = |id: &&InstanceId| match roll.entries.get(*id)?.member.health.observed {
                 Standing::Trusted => None,

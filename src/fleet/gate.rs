@@ -5,14 +5,15 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Fleet;
 use super::load::{Load, Outstanding};
+use super::{Fleet, HealthNow};
 use crate::chance::Chance;
 use crate::domain::health::observed::{Cause, Leave, Observed, Said, Standing};
-use crate::domain::health::{self, Admin, Exclusion, Panic, Settings, probed};
+use crate::domain::health::{self, Admin, Exclusion, Panic, probed};
 use crate::domain::id::InstanceId;
 
 const DRAINING: u8 = 1;
@@ -25,7 +26,7 @@ pub(super) struct Gate {
     /// 0 while nothing speaks against a call.
     closed: AtomicU8,
     observed: Mutex<Observed>,
-    settings: Settings,
+    settings: HealthNow,
     chance: Chance,
     judge: Option<Judge>,
 }
@@ -48,7 +49,7 @@ pub struct Pass {
 }
 
 impl Gate {
-    pub(super) fn new(admin: Admin, settings: Settings, chance: Chance, judge: Judge) -> Self {
+    pub(super) fn new(admin: Admin, settings: HealthNow, chance: Chance, judge: Judge) -> Self {
         let gate = Self {
             settings,
             chance,
@@ -73,8 +74,8 @@ impl Gate {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, keep);
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
+    pub(super) fn slow_start(&self) -> Duration {
+        self.settings.load().slow_start
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -86,7 +87,8 @@ impl Gate {
         let mut observed = self.observed();
         if observed.standing() == Standing::Trusted {
             let now = now.into_std();
-            observed.eject(cause, now, self.chance.draw(), &self.settings.ejection);
+            let settings = &self.settings.load().ejection;
+            observed.eject(cause, now, self.chance.draw(), settings);
             self.closed.fetch_or(EJECTED, Ordering::SeqCst);
         }
         observed.standing()
@@ -152,7 +154,7 @@ impl Gate {
     fn report(&self, said: Said, now: Instant) {
         let asked = self
             .observed()
-            .observe(said, now.into_std(), &self.settings.ejection);
+            .observe(said, now.into_std(), &self.settings.load().ejection);
         if let Some(cause) = asked
             && let Some((fleet, judge)) = self.fleet()
         {
@@ -163,7 +165,7 @@ impl Gate {
     fn end_trial(&self, said: Said, now: Instant) {
         let changed = {
             let mut observed = self.observed();
-            let settings = &self.settings.ejection;
+            let settings = &self.settings.load().ejection;
             let changed = observed.end_trial(said, now.into_std(), self.chance.draw(), settings);
             if observed.standing() == Standing::Trusted {
                 self.closed.fetch_and(!EJECTED, Ordering::SeqCst);

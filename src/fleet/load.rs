@@ -15,9 +15,10 @@ use crate::domain::selection::{self, PeakEwma};
 #[derive(Debug)]
 pub struct Load {
     outstanding: AtomicU32,
-    weight: u32,
-    outstanding_max: u32,
-    rate: Option<Rate>,
+    weight: AtomicU32,
+    outstanding_max: AtomicU32,
+    /// Calls a second and their burst; 0 where there is no limit.
+    rate: AtomicU64,
     /// Of the rate; not touched where there is none.
     bucket: Mutex<Bucket>,
     latency: Mutex<PeakEwma>,
@@ -65,12 +66,12 @@ impl Load {
         rate: Option<Rate>,
     ) -> Self {
         Self {
-            rate,
+            rate: AtomicU64::new(packed(rate)),
             bucket: Mutex::default(),
             gate,
             outstanding: AtomicU32::new(0),
-            weight: weight.max(1),
-            outstanding_max,
+            weight: AtomicU32::new(weight.max(1)),
+            outstanding_max: AtomicU32::new(outstanding_max),
             latency: Mutex::default(),
             retries: Mutex::default(),
             probe_latency: AtomicU64::new(0),
@@ -79,20 +80,21 @@ impl Load {
 
     /// Begins a call, unless the instance has as many as it may have, or they come too fast.
     pub(super) fn begin(self: &Arc<Self>, now: Instant) -> Option<Outstanding> {
+        let (max, rate) = (self.outstanding_max(), self.rate());
         // Held until the call is counted, so that no token is taken for one that is not begun.
-        let mut bucket = self.rate.map(|_| self.bucket());
+        let mut bucket = rate.map(|_| self.bucket());
         if let Some(bucket) = &mut bucket
-            && bucket.wait(self.rate, now.into_std()).is_some()
+            && bucket.wait(rate, now.into_std()).is_some()
         {
             return None;
         }
-        let one_more = |now: u32| (now < self.outstanding_max).then_some(now + 1);
+        let one_more = |now: u32| (now < max).then_some(now + 1);
         let begun = self
             .outstanding
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
         begun.ok()?;
         if let Some(bucket) = &mut bucket {
-            bucket.take(self.rate);
+            bucket.take(rate);
         }
         Some(Outstanding(Arc::clone(self)))
     }
@@ -100,25 +102,37 @@ impl Load {
     /// Calls that may be with the instance at once.
     #[must_use]
     pub fn outstanding_max(&self) -> u32 {
+        self.outstanding_max.load(Ordering::Relaxed)
+    }
+
+    /// Another share and other limits from the next call on.
+    pub(super) fn change(&self, weight: u32, outstanding_max: u32, rate: Option<Rate>) {
+        self.rate.store(packed(rate), Ordering::Relaxed);
+        self.weight.store(weight.max(1), Ordering::Relaxed);
         self.outstanding_max
+            .store(outstanding_max, Ordering::Relaxed);
     }
 
     /// Calls a second that may come to the instance.
     #[must_use]
     pub fn rate(&self) -> Option<Rate> {
-        self.rate
+        let packed = self.rate.load(Ordering::Relaxed);
+        (packed != 0).then_some(Rate {
+            per_second: (packed >> 32) as u32,
+            burst: packed as u32,
+        })
     }
 
     /// Whether one more call would be too many for the instance now.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let has_many = self.outstanding_max <= self.outstanding();
-        has_many || self.rate.is_some() && self.is_too_fast()
+        let has_many = self.outstanding_max() <= self.outstanding();
+        has_many || self.rate().is_some() && self.is_too_fast()
     }
 
     fn is_too_fast(&self) -> bool {
         let now = Instant::now().into_std();
-        self.bucket().wait(self.rate, now).is_some()
+        self.bucket().wait(self.rate(), now).is_some()
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
@@ -152,7 +166,7 @@ impl Load {
             .nanos();
         selection::Load {
             outstanding: self.outstanding(),
-            weight: self.weight,
+            weight: self.weight.load(Ordering::Relaxed),
             latency_ns,
             warmth: 1.0,
         }
@@ -171,6 +185,13 @@ impl Load {
             nanos => Some(Duration::from_nanos(nanos)),
         }
     }
+}
+
+/// Never 0 for a rate: there is at least one call a second.
+fn packed(rate: Option<Rate>) -> u64 {
+    rate.map_or(0, |rate| {
+        u64::from(rate.per_second.max(1)) << 32 | u64::from(rate.burst)
+    })
 }
 
 impl Drop for Outstanding {

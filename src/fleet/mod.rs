@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
@@ -19,6 +19,7 @@ use crate::domain::limit::{FLEET_MAX, HEALTH_REASON_CHARS_MAX, PROBES_AT_ONCE_MA
 use crate::instance::{InstanceClient, Spec};
 use crate::tasks::{Owned, Tasks};
 
+mod configure;
 mod drain;
 mod eject;
 mod follow;
@@ -30,6 +31,7 @@ mod probe;
 pub mod registration;
 pub mod view;
 
+pub use configure::{Configured, Left};
 pub use gate::Pass;
 use gate::{Gate, Judge};
 use load::Load;
@@ -46,13 +48,17 @@ pub struct Fleet {
     roll: Mutex<Roll>,
     changed: watch::Sender<u64>,
     connect: Connect,
-    probe: ProbeSettings,
-    health: health::Settings,
+    probe: ArcSwap<ProbeSettings>,
+    probe_changed: Arc<Notify>,
+    health: HealthNow,
     probes: Arc<Semaphore>,
     tasks: Tasks,
-    registration: registration::Settings,
+    registration: ArcSwap<registration::Settings>,
     chance: Chance,
 }
+
+/// How health is judged at this moment.
+type HealthNow = Arc<ArcSwap<health::Settings>>;
 
 #[derive(Default)]
 struct Roll {
@@ -90,11 +96,12 @@ impl Fleet {
             roll: Mutex::default(),
             changed: watch::Sender::new(0),
             connect,
-            probe,
-            health,
+            probe: ArcSwap::from_pointee(probe),
+            probe_changed: Arc::default(),
+            health: Arc::new(ArcSwap::from_pointee(health)),
             probes: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
             tasks,
-            registration,
+            registration: ArcSwap::from_pointee(registration),
             chance,
         })
     }
@@ -142,6 +149,19 @@ impl Fleet {
             return Err(Failure::new(Reason::FleetFull, detail));
         }
         let client = (self.connect)(&spec)?;
+        self.seat(roll, spec, origin, lease, client);
+        Ok(())
+    }
+
+    /// Puts an instance on the roll, in place of the one of that name.
+    fn seat(
+        self: &Arc<Self>,
+        roll: &mut Roll,
+        spec: Spec,
+        origin: Origin,
+        lease: Option<Lease>,
+        client: Arc<dyn InstanceClient>,
+    ) {
         roll.serial += 1;
         roll.membership += 1;
         let admin = roll.marks.get(&spec.id).copied().unwrap_or_default();
@@ -150,7 +170,7 @@ impl Fleet {
             id: spec.id.clone(),
             serial: roll.serial,
         };
-        let gate = Gate::new(admin, self.health, self.chance.clone(), judge);
+        let gate = Gate::new(admin, Arc::clone(&self.health), self.chance.clone(), judge);
         let member = Arc::new(Member {
             serial: roll.serial,
             origin,
@@ -158,9 +178,8 @@ impl Fleet {
             load: Arc::new(Load::behind(
                 gate,
                 spec.weight,
-                spec.calls_in_flight_max
-                    .unwrap_or(self.registration.calls_in_flight_max),
-                self.registration.rate,
+                self.calls_in_flight_max(&spec),
+                self.registration.load().rate,
             )),
             health: Health::unknown(admin),
             spec,
@@ -168,7 +187,7 @@ impl Fleet {
         let probe = probe::run(
             Arc::downgrade(self),
             Arc::clone(&member),
-            (self.probe, self.health.busy_probes_max),
+            Arc::clone(&self.probe_changed),
             Arc::clone(&self.probes),
             self.chance.clone(),
         );
@@ -183,7 +202,16 @@ impl Fleet {
                 _probe: probe,
             },
         );
-        Ok(())
+    }
+
+    fn calls_in_flight_max(&self, spec: &Spec) -> u32 {
+        let own = spec.calls_in_flight_max;
+        own.unwrap_or_else(|| self.registration.load().calls_in_flight_max)
+    }
+
+    /// How instances are probed now, and how often they may be busy.
+    fn probing(&self) -> (ProbeSettings, u32) {
+        (**self.probe.load(), self.health.load().busy_probes_max)
     }
 
     /// Notes what a probe has changed, unless the member has been replaced since.
@@ -201,7 +229,12 @@ impl Fleet {
     fn publish(&self, roll: &Roll) {
         let members = roll.entries.values().map(|entry| Arc::clone(&entry.member));
         let previous = self.view.load();
-        let view = View::after_change(&previous, roll.membership, members.collect(), &self.health);
+        let view = View::after_change(
+            &previous,
+            roll.membership,
+            members.collect(),
+            &self.health.load(),
+        );
         self.view.store(Arc::new(view));
         self.changed.send_modify(|version| *version += 1);
     }

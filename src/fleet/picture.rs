@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::domain::health::observed::Standing;
 use crate::domain::health::{Admin, State, probed};
+use crate::telemetry::metric;
 
 /// How an instance is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +115,7 @@ impl Health {
         if is_well(state) && !is_well(self.state) {
             self.fit_since = Some(Instant::now());
         }
+        metric::health_changed(self.state.word(), state.word());
         self.state = state;
         self.since = SystemTime::now();
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{self, Instant};
 
 use super::Fleet;
@@ -46,13 +46,18 @@ impl Default for Settings {
 pub(super) async fn run(
     fleet: Weak<Fleet>,
     member: Arc<Member>,
-    (settings, busy_probes_max): (Settings, u32),
+    settings_changed: Arc<Notify>,
     probes: Arc<Semaphore>,
     chance: Chance,
 ) {
     let mut probed = Probed::default();
     let mut following = Following::default();
     loop {
+        // Before they are read, so that no change is missed.
+        let mut changed_since = std::pin::pin!(settings_changed.notified());
+        let Some((mut settings, mut busy_probes_max)) = now(&fleet) else {
+            return;
+        };
         let (answer, reason) = ask(&member, settings.timeout, &probes).await;
         let changed = probed.observe(answer, settings.thresholds, busy_probes_max);
         if note(&fleet, &member, changed, &reason).is_none() {
@@ -69,6 +74,14 @@ pub(super) async fn run(
             let (changed, reason) = tokio::select! {
                 biased;
                 () = time::sleep_until(next) => break,
+                () = changed_since.as_mut() => {
+                    changed_since.set(settings_changed.notified());
+                    let Some(changed) = now(&fleet) else { return };
+                    (settings, busy_probes_max) = changed;
+                    // A longer interval begins with the next probe, a shorter one at once.
+                    next = next.min(Instant::now() + jittered(settings.interval, chance.draw()));
+                    continue;
+                }
                 event = following.next() => match event {
                     Event::Told(serving) => {
                         let (answer, reason) = judge(Ok(serving), settings.timeout, Work::None);
@@ -88,6 +101,11 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// How to probe now; `None` when there is no fleet any more.
+fn now(fleet: &Weak<Fleet>) -> Option<(Settings, u32)> {
+    Some(fleet.upgrade()?.probing())
 }
 
 /// Tells the fleet what has changed; `None` when there is no fleet any more.

@@ -15,7 +15,7 @@ use crate::domain::admission::Rate;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::CONNECT_TIMEOUT;
-use crate::instance::endpoint::Endpoint;
+use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::{Spec, tls};
 
 /// What may be registered.
@@ -197,7 +197,7 @@ impl Fleet {
             return Ok(());
         };
         let is_same = lease.key == asker.key || asker.rank == Rank::Operator;
-        if is_same || self.registration.take_over == TakeOver::AnyKey {
+        if is_same || self.registration.load().take_over == TakeOver::AnyKey {
             return Ok(());
         }
         let detail = format!(
@@ -231,6 +231,10 @@ impl Fleet {
         &self,
         registration: &Registration,
     ) -> Result<Vec<SocketAddr>, Failure> {
+        if registration.endpoint.transport == Transport::Unix {
+            let what = "only the config may name a socket in the file system of the orchestrator";
+            return Err(failure(&registration.id, Reason::AddressNotAllowed, what));
+        }
         let unresolved = |error: &dyn std::fmt::Display| {
             let detail = format!(
                 "address {}: cannot be resolved: {error}",
@@ -245,10 +249,7 @@ impl Fleet {
             Err(_elapsed) => return Err(unresolved(&"no answer from the resolver")),
         };
         for address in &addresses {
-            network::judge(*address, &self.registration.networks, |address| {
-                self.is_ourselves(address)
-            })
-            .map_err(|refused| {
+            self.judge_address(*address).map_err(|refused| {
                 failure(
                     &registration.id,
                     Reason::AddressNotAllowed,
@@ -259,8 +260,13 @@ impl Fleet {
         Ok(addresses)
     }
 
+    pub(super) fn judge_address(&self, address: SocketAddr) -> Result<(), network::Refused> {
+        let networks = &self.registration.load().networks;
+        network::judge(address, networks, |address| self.is_ourselves(address))
+    }
+
     fn is_ourselves(&self, address: SocketAddr) -> bool {
-        self.registration.ourselves.iter().any(|door| {
+        self.registration.load().ourselves.iter().any(|door| {
             let same_host = door.ip().to_canonical() == address.ip()
                 || (door.ip().is_unspecified() && is_of_this_machine(address));
             door.port() == address.port() && same_host
@@ -413,6 +419,12 @@ mod tests {
             Reason::RegistrationUnknown
         );
         assert!(fleet.view().members().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_in_the_file_system_is_never_registered() {
+        let refused = Err(Reason::AddressNotAllowed);
+        check(&fleet(), "A", "unix:/run/a.sock", 1, refused).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -204,7 +204,7 @@ impl Member {
         };
         let age = now.saturating_duration_since(since);
         selection::Load {
-            warmth: health::warmth(age, self.load.gate.settings().slow_start),
+            warmth: health::warmth(age, self.load.gate.slow_start()),
             ..load
         }
     }

@@ -1,7 +1,7 @@
 //! Who is asking: one check of the key for the whole server. What each path needs stands in `access`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Request, header};
 use sha2::{Digest as _, Sha256};
@@ -10,6 +10,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::access::{Access, METHODS, Scope, known, takes_token, without_api};
 use super::arrival::Arrival;
+use super::identity::{self, Identity};
+use super::visitor::Visitor;
+use crate::certificates::Names;
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::KEY_LOOK_INTERVAL;
@@ -49,8 +52,13 @@ impl Revoked {
         CancellationToken::clone(&self.0).cancelled_owned()
     }
 
-    fn is_revoked(&self) -> bool {
+    pub(super) fn is_revoked(&self) -> bool {
         self.0.is_cancelled()
+    }
+
+    /// Whether it tells the same.
+    pub(super) fn is_that_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -81,8 +89,58 @@ impl Key {
         self.revoked.is_revoked() || self.expires.is_some_and(|expires| expires <= now)
     }
 
-    fn allows(&self, scope: Scope) -> bool {
+    pub(super) fn grant(&self) -> Grant<'_> {
+        Grant {
+            what: "key",
+            name: &self.name,
+            scopes: &self.scopes,
+            revoked: &self.revoked,
+        }
+    }
+}
+
+impl Identity {
+    pub(super) fn grant(&self) -> Grant<'_> {
+        Grant {
+            what: "identity",
+            name: &self.name,
+            scopes: &self.scopes,
+            revoked: &self.revoked,
+        }
+    }
+}
+
+/// What whoever has called may do.
+pub(super) struct Grant<'a> {
+    /// What it comes from.
+    what: &'static str,
+    name: &'a Arc<str>,
+    scopes: &'a [Scope],
+    revoked: &'a Revoked,
+}
+
+impl Grant<'_> {
+    pub(super) fn allows(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
+    }
+
+    /// Lets a request pass that needs so much.
+    fn pass<B>(&self, request: &mut Request<B>, access: Access) -> Result<(), Failure> {
+        if let Access::Scope(scope) = access
+            && !self.allows(scope)
+        {
+            let (what, name, scope) = (self.what, self.name, scope.word());
+            let detail = format!("{what} `{name}` lacks the scope {scope} that this call needs");
+            return Err(Failure::new(Reason::ScopeMissing, detail));
+        }
+        if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
+            arrival.caller = Caller(Some(Arc::clone(self.name)));
+            arrival.exchange.note_key(self.revoked.clone());
+            if self.allows(Scope::Admin) {
+                arrival.rank = Rank::Operator;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -93,10 +151,12 @@ pub fn hash(key: &[u8]) -> [u8; 32] {
 }
 
 /// Who may call.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Keys {
     /// Accepted keys; several at once, so that they can be replaced one by one.
     pub keys: Vec<Key>,
+    /// Callers that show a certificate instead; of several that fit, the first counts.
+    pub identities: Vec<Identity>,
     /// Whether reflection needs a key.
     pub reflection: Reflection,
 }
@@ -143,6 +203,12 @@ impl Keys {
         if access == Access::Public {
             return Ok(());
         }
+        // A key counts alone: one that is wrong is not made good by a certificate.
+        if !request.headers().contains_key(header::AUTHORIZATION)
+            && let Some(identity) = self.identity(request)?
+        {
+            return identity.grant().pass(request, access);
+        }
         let token = bearer(request.headers())?;
         let Some(key) = self.find(token) else {
             let holder = session_of(token, sessions).ok_or_else(unknown_key)?;
@@ -151,39 +217,36 @@ impl Keys {
         if key.is_over(SystemTime::now()) {
             return Err(unknown_key());
         }
-        if let Access::Scope(scope) = access
-            && !key.allows(scope)
-        {
-            let detail = format!(
-                "key `{}` lacks the scope {} that this call needs",
-                key.name,
-                scope.word()
-            );
-            return Err(Failure::new(Reason::ScopeMissing, detail));
-        }
-        if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
-            arrival.caller = Caller(Some(Arc::clone(&key.name)));
-            arrival.exchange.note_key(key.revoked.clone());
-            if key.allows(Scope::Admin) {
-                arrival.rank = Rank::Operator;
-            }
-        }
-        Ok(())
+        key.grant().pass(request, access)
     }
 
-    /// Revokes each key when its time comes; never ends. The wall clock may jump: it is looked at again and
-    /// again.
-    pub async fn expire(&self) {
-        loop {
-            let now = SystemTime::now();
-            for key in self.keys.iter().filter(|key| key.is_over(now)) {
-                key.revoked.revoke();
-            }
-            let to_come = self.keys.iter().filter_map(|key| key.expires);
-            let to_come = to_come.filter_map(|expires| expires.duration_since(now).ok());
-            let wait = to_come.min().unwrap_or(KEY_LOOK_INTERVAL);
-            tokio::time::sleep(wait.min(KEY_LOOK_INTERVAL)).await;
+    /// Whom the certificate means that the caller, or a forwarder for it, has shown; `None` where there was none.
+    fn identity<B>(&self, request: &Request<B>) -> Result<Option<&Identity>, Failure> {
+        let Some(visitor) = request.extensions().get::<Arc<Visitor>>() else {
+            return Ok(None);
+        };
+        let names = visitor.names(request.headers());
+        if *names == Names::default() {
+            return Ok(None);
         }
+        let unknown = "no key, and no name of the certificate that was shown stands in the server's identities: send \
+                       `authorization: Bearer KEY`, or have the name added";
+        let found = identity::find(&self.identities, &names);
+        let known = found.ok_or_else(|| Failure::new(Reason::KeyMissing, unknown));
+        known.map(Some)
+    }
+
+    /// Revokes each key whose time has come; says when to look again. The wall clock may jump: it is looked at again
+    /// and again.
+    pub(super) fn revoke_expired(&self, now: SystemTime) -> Duration {
+        for key in self.keys.iter().filter(|key| key.is_over(now)) {
+            key.revoked.revoke();
+        }
+        let to_come = self.keys.iter().filter_map(|key| key.expires);
+        let to_come = to_come.filter_map(|expires| expires.duration_since(now).ok());
+        to_come
+            .min()
+            .map_or(KEY_LOOK_INTERVAL, |wait| wait.min(KEY_LOOK_INTERVAL))
     }
 
     fn access(&self, path: &str) -> Access {
@@ -284,8 +347,6 @@ fn unknown_key() -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::domain::session::SessionId;
     use crate::ingress::access::{PATHS, TOKEN_METHODS};
@@ -307,6 +368,7 @@ mod tests {
                 key("all", &[Scope::Admin], Some(future)),
                 key("old", &[Scope::Admin], Some(past)),
             ],
+            identities: Vec::new(),
             reflection: Reflection::WithKey,
         }
     }

@@ -5,7 +5,6 @@ use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,9 +14,10 @@ use tower::Service;
 use super::access::SESSION_SEND;
 use super::arrival::{self, Arrival};
 use super::body::Timely;
-use super::caller::{FindToken, Keys};
+use super::caller::FindToken;
 use super::failure_body::Problem;
 use super::failure_table::{self, Protocol};
+use super::settings::SettingsNow;
 use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{REST_BODY_TIMEOUT, TIMEOUT_MAX};
@@ -85,7 +85,7 @@ where
 #[derive(Clone)]
 pub(super) struct Guard<S> {
     pub(super) inner: S,
-    pub(super) keys: Arc<Keys>,
+    pub(super) settings: SettingsNow,
     pub(super) sessions: FindToken,
 }
 
@@ -102,7 +102,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Answering {
-        match self.keys.authenticate(&mut request, &self.sessions) {
+        let settings = self.settings.load();
+        match settings.keys.authenticate(&mut request, &self.sessions) {
             Ok(()) => self.inner.call(request),
             Err(failure) => refuse(&request, &failure),
         }
@@ -113,8 +114,7 @@ where
 #[derive(Clone)]
 pub(super) struct Hurry<S> {
     pub(super) inner: S,
-    /// For a request that names no deadline.
-    pub(super) body_timeout: Duration,
+    pub(super) settings: SettingsNow,
 }
 
 impl<S, B> Service<Request<B>> for Hurry<S>
@@ -149,7 +149,7 @@ where
         let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
         let (own, longest) = match arrival.protocol {
             Protocol::Grpc if is_conversation => (TIMEOUT_MAX, TIMEOUT_MAX),
-            Protocol::Grpc => (self.body_timeout, TIMEOUT_MAX),
+            Protocol::Grpc => (self.settings.load().limits.body, TIMEOUT_MAX),
             // A body over HTTP/1.1 holds a whole connection, however long its caller would wait.
             Protocol::Http => (REST_BODY_TIMEOUT, REST_BODY_TIMEOUT),
         };
@@ -180,8 +180,14 @@ mod tests {
     use http_body_util::{BodyExt as _, StreamBody};
     use tokio::time::Instant;
 
+    use std::time::Duration;
+
     use super::*;
     use crate::chance::Chance;
+    use crate::ingress::caller::{Keys, Reflection};
+    use crate::ingress::listener::Limits;
+    use crate::ingress::methods::Timeouts;
+    use crate::ingress::settings::Settings;
 
     /// How long a body may take that never comes.
     async fn check(path: &str, timeout: Option<&str>, expected_ms: u64) {
@@ -194,7 +200,17 @@ mod tests {
         });
         let mut hurry = Hurry {
             inner: waits,
-            body_timeout: Duration::from_secs(15),
+            settings: SettingsNow::new(Settings {
+                keys: Keys {
+                    keys: Vec::new(),
+                    identities: Vec::new(),
+                    reflection: Reflection::WithKey,
+                },
+                limits: Limits::default(),
+                forwarders: Arc::default(),
+                timeouts: Timeouts::default(),
+                shown: Arc::from(""),
+            }),
         };
         let never = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());
         let mut request = Request::post(path).body(never).unwrap();

@@ -2,12 +2,12 @@
 //! of the domain; the failure that comes back is translated once, in `failure_table`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use tower::ServiceBuilder;
 
 pub mod access;
+pub mod admin;
 pub mod arrival;
 pub mod body;
 pub mod caller;
@@ -16,25 +16,28 @@ pub mod exchange;
 mod failure_body;
 pub mod failure_table;
 mod grpc;
+pub mod identity;
 mod layer;
 pub mod listener;
+mod meter;
 pub mod methods;
 mod outgoing;
 mod rest;
+pub mod settings;
+pub mod visitor;
 
-use caller::{FindToken, Keys};
+use caller::FindToken;
 pub use doors::BadContract;
 pub use layer::Door;
 use methods::House;
 
 /// The way of a request through the door, outermost first.
 pub fn front_door(
-    keys: Arc<Keys>,
     sessions: FindToken,
-    body_timeout: Duration,
     house: &House,
 ) -> Result<impl Door<Incoming> + use<>, BadContract> {
     let (doors, chance) = (doors::Doors::new(house)?, house.chance.clone());
+    let (guarding, hurrying) = (house.settings.clone(), house.settings.clone());
     Ok(ServiceBuilder::new()
         // Outermost, so that time counts from here and even a refused call can be found by its id.
         .layer_fn(move |inner| layer::Stamp {
@@ -44,14 +47,14 @@ pub fn front_door(
         // Before anything of the body is read: whoever may not call costs next to nothing.
         .layer_fn(move |inner| layer::Guard {
             inner,
-            keys: Arc::clone(&keys),
+            settings: guarding.clone(),
             sessions: Arc::clone(&sessions),
         })
         // Who may call is known; until when comes next. It stands where bodies are read, since one that
         // trickles in may not hold a call past its deadline.
         .layer_fn(move |inner| layer::Hurry {
             inner,
-            body_timeout,
+            settings: hurrying.clone(),
         })
         .service(doors))
 }

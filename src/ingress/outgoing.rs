@@ -14,6 +14,7 @@ use tonic::body::Body;
 use super::caller;
 use super::exchange::{Exchange, memory_full};
 use super::failure_table;
+use super::meter::Meter;
 use crate::domain::failure::Failure;
 use crate::domain::limit::{ANSWER_PIECE_BYTES, ANSWER_SMALL_BYTES};
 use crate::memory::{self, Memory, Purpose};
@@ -26,6 +27,7 @@ pub(super) struct Outgoing {
     rest: Bytes,
     exchange: Arc<Exchange>,
     memory: Memory,
+    meter: Meter,
     last_words: LastWords,
     /// Fires when the key of the caller is revoked; there once the answer has made its reader wait.
     revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -46,6 +48,7 @@ impl Outgoing {
         response: Response<Body>,
         exchange: Arc<Exchange>,
         memory: Memory,
+        meter: Meter,
     ) -> Response<Self> {
         let is_grpc =
             |value: &[u8]| value == b"application/grpc" || value.starts_with(b"application/grpc+");
@@ -60,6 +63,7 @@ impl Outgoing {
             rest: Bytes::new(),
             exchange,
             memory,
+            meter,
             last_words,
             revoked: None,
         })
@@ -71,7 +75,10 @@ impl Outgoing {
         let status = failure_table::status(failure);
         Some(match self.last_words {
             LastWords::Reset => Err(status),
-            LastWords::Status => trailers(&status).map(Frame::trailers),
+            LastWords::Status => trailers(&status).map(|trailers| {
+                self.meter.end(&trailers);
+                Frame::trailers(trailers)
+            }),
         })
     }
 
@@ -148,6 +155,9 @@ impl http_body::Body for Outgoing {
                     Err(failure) => return Poll::Ready(this.end(&failure)),
                 },
                 Err(trailers) => {
+                    if let Some(headers) = trailers.trailers_ref() {
+                        this.meter.end(headers);
+                    }
                     // An answer to half a request ends as if it were whole where the framework does not tell.
                     let broken = this.exchange.broken().cloned();
                     return Poll::Ready(match broken {
@@ -196,7 +206,8 @@ mod tests {
         let response = Response::builder().header(header::CONTENT_TYPE, content_type);
         let response = response.body(body).unwrap();
         let exchange = Exchange::new(&memory);
-        let outgoing = Outgoing::wrap(response, exchange, memory.clone()).into_body();
+        let outgoing =
+            Outgoing::wrap(response, exchange, memory.clone(), Meter::begin("/")).into_body();
         (outgoing, memory)
     }
 
@@ -273,7 +284,10 @@ mod tests {
         let memory = Memory::new(LIMIT);
         let exchange = Exchange::new(&memory);
         exchange.break_off(Failure::new(Reason::DeadlineExceeded, "late"));
-        let outgoing = Outgoing::wrap(response.body(body).unwrap(), exchange, memory).into_body();
+        let outgoing = {
+            let response = response.body(body).unwrap();
+            Outgoing::wrap(response, exchange, memory, Meter::begin("/")).into_body()
+        };
         let trailers = outgoing.collect().await.unwrap().trailers().cloned();
         assert_eq!(trailers.unwrap()["grpc-status"], DEADLINE_EXCEEDED);
     }

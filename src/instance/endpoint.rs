@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time;
 
 use super::Pending;
@@ -37,11 +38,11 @@ pub fn dial_tcp() -> Dial {
 /// Where an instance listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// A host name or an IP address.
+    /// A host name or an IP address; the path of a socket in the file system.
     pub host: String,
-    /// The port.
+    /// The port; 0 where there is none.
     pub port: u16,
-    /// Plain text or TLS.
+    /// Plain text or TLS, or plain text by a socket in the file system.
     pub transport: Transport,
     /// What is spoken over it.
     pub protocol: Protocol,
@@ -56,6 +57,20 @@ pub enum Transport {
     Plain,
     /// TLS, where ALPN tells which HTTP is spoken.
     Tls,
+    /// HTTP/2 with prior knowledge, by a socket in the file system.
+    Unix,
+}
+
+/// How an address of a socket in the file system begins, as gRPC clients write it.
+const UNIX: &str = "unix:";
+
+/// The path in `unix:/path` or `unix:///path`; `None` when the text is something else.
+#[must_use]
+pub fn unix_path(text: &str) -> Option<&Path> {
+    let rest = text.strip_prefix(UNIX)?;
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    let is_whole = path.starts_with('/') && !path.ends_with('/');
+    is_whole.then(|| Path::new(path))
 }
 
 /// What is spoken with an instance.
@@ -92,9 +107,18 @@ pub enum BadEndpoint {
 }
 
 impl Endpoint {
-    /// Reads `host:port`, `grpc://host:port`, `grpcs://host:port`, `http://host:port/path` or
+    /// Reads `host:port`, `grpc://host:port`, `grpcs://host:port`, `unix:/path`, `http://host:port/path` or
     /// `https://host:port/path`. IPv6 addresses stand in brackets. Without a port HTTP means 80, and 443 over TLS.
     pub fn parse(text: &str) -> Result<Self, BadEndpoint> {
+        if let Some(path) = unix_path(text).and_then(Path::to_str) {
+            return Ok(Self {
+                host: path.to_owned(),
+                port: 0,
+                transport: Transport::Unix,
+                protocol: Protocol::Grpc,
+                pinned: Vec::new(),
+            });
+        }
         if text.contains('@') {
             return Err(BadEndpoint::User);
         }
@@ -133,7 +157,10 @@ impl Endpoint {
     /// `host:port`, as it stands in a URI.
     #[must_use]
     pub fn authority(&self) -> String {
-        if self.host.contains(':') {
+        if self.transport == Transport::Unix {
+            // What gRPC clients say where there is no host.
+            "localhost".to_owned()
+        } else if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
             format!("{}:{}", self.host, self.port)
@@ -142,6 +169,10 @@ impl Endpoint {
 
     /// The addresses behind the name.
     pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        if self.transport == Transport::Unix {
+            let what = "a socket in the file system has no address";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         if let Ok(ip) = self.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, self.port)]);
         }
@@ -158,6 +189,10 @@ impl Endpoint {
 
     /// A connection to the first address that takes one.
     pub async fn connect(&self, dial: &Dial) -> io::Result<Box<dyn Connected>> {
+        if self.transport == Transport::Unix {
+            let stream = UnixStream::connect(&self.host).await?;
+            return Ok(Box::new(stream));
+        }
         let resolved;
         let addresses = if self.pinned.is_empty() {
             resolved = self.resolve().await?;
@@ -237,6 +272,7 @@ fn read_authority(authority: &str, port_default: Option<u16>) -> Option<(String,
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, path) = match (&self.protocol, self.transport) {
+            (_, Transport::Unix) => return write!(f, "{UNIX}{}", self.host),
             (Protocol::Grpc, Transport::Plain) => ("grpc", ""),
             (Protocol::Grpc, Transport::Tls) => ("grpcs", ""),
             (Protocol::Http { path }, Transport::Plain) => ("http", path.as_str()),
@@ -312,6 +348,8 @@ mod tests {
         check("https://gpu-a:8443/", Some("https://gpu-a:8443"));
         check("http://[::1]/x:1", Some("http://[::1]:80/x:1"));
         check("http://[::1]:81", Some("http://[::1]:81"));
+        check("unix:/run/a.sock", Some("unix:/run/a.sock"));
+        check("unix:///run/a.sock", Some("unix:/run/a.sock"));
         for bad in [
             "",
             "host",
@@ -336,6 +374,9 @@ mod tests {
             "a b:1",
             "u@host:1",
             "host:1/path",
+            "unix:a.sock",
+            "unix:",
+            "unix:///",
         ] {
             check(bad, None);
         }

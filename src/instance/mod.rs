@@ -125,7 +125,7 @@ pub enum Serving {
 }
 
 /// An instance as it was configured or registered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     /// Its name.
     pub id: InstanceId,

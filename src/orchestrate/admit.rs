@@ -64,6 +64,17 @@ impl Gate {
         })
     }
 
+    /// Other limits from now on, also for those who wait. `callers` are all there are, with their own quotas.
+    pub fn change(
+        &self,
+        limits: Limits,
+        callers: impl IntoIterator<Item = (Arc<str>, Option<Quota>)>,
+    ) {
+        let mut state = self.state();
+        state.admission.change(limits, callers);
+        state.let_in();
+    }
+
     /// Lets a call in, if need be after a wait. A fan-out counts as one call, and each of its targets as a leg.
     pub async fn admit(
         self: &Arc<Self>,

@@ -95,14 +95,14 @@ class Process:
 class Orchestrator(Process):
     """An orchestrator on a port of its own."""
 
-    def __init__(self, folder: Path, config: dict | None = None):
+    def __init__(self, folder: Path, config: dict | None = None, instances: int = 8):
         command = [binary(), "serve", "--listen", "127.0.0.1:0", "--data-dir", folder / "data"]
         if config is not None:
             file = folder / "orchestrator.json"
             file.write_text(json.dumps(config))
             command += ["--config", file]
         super().__init__(command, folder / "orchestrator.log", ORCHESTRATOR_API_KEY=KEY)
-        started = self.lines.wait_for(instances=8)
+        started = self.lines.wait_for(instances=instances)
         self.address = started["listening"]
 
 

@@ -15,7 +15,7 @@ use crate::rest::ask::{Ask, WAYS};
 use crate::stage::{self, KEY, channel, embedded, reason, start};
 
 /// Every method of the contract, and those of reflection, as paths.
-fn methods() -> Vec<String> {
+pub(crate) fn methods() -> Vec<String> {
     let set = FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap();
     let contract = set.file.iter().flat_map(|file| {
         file.service.iter().flat_map(move |service| {

@@ -18,7 +18,11 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut child = orchestrator(&["serve", "--listen", "127.0.0.1:0"])
+        let mut command = orchestrator(&["serve"]);
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        let mut child = command
             .args(arguments)
             .env("XDG_DATA_HOME", data.path())
             .stdout(Stdio::piped())
@@ -45,7 +49,7 @@ impl Server {
     }
 
     /// Ends it as an operator does; its exit code and its log.
-    fn stop(mut self) -> (Option<i32>, String) {
+    pub(crate) fn stop(mut self) -> (Option<i32>, String) {
         signal(&self.child, "TERM");
         let status = self.child.wait().unwrap();
         let mut log = String::new();

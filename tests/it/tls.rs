@@ -10,49 +10,23 @@ use orchestrator::domain::id::InstanceId;
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Credential, Spec, tls};
 use orchestrator::proto::orchestrator::RouteRequest;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 
+use crate::stage::authority::Authority;
 use crate::stage::{self, client, config, settled, start, text};
-
-/// A certificate authority and what it has signed.
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    pub(crate) fn pem(&self) -> Vec<u8> {
-        self.0.pem().into_bytes()
-    }
-
-    /// A certificate for a name, and its key.
-    fn sign(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()])
-            .unwrap()
-            .signed_by(&key, &self.0)
-            .unwrap();
-        (certificate, key)
-    }
-}
 
 /// TLS of an instance that wants a certificate of the orchestrator, and speaks these protocols.
 pub(crate) fn acceptor(authority: &Authority, protocols: &[&[u8]]) -> TlsAcceptor {
     let (certificate, key) = authority.sign("gpu-a.internal");
     let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from(authority.0.der().to_vec()))
-        .unwrap();
+    roots.add(CertificateDer::from(authority.der())).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
@@ -83,20 +57,27 @@ async fn instance(authority: &Authority) -> (u16, watch::Receiver<Option<String>
                 continue;
             };
             let seen = seen.clone();
-            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let value = request
-                    .headers()
-                    .get("authorization")
-                    .map(|value| value.to_str().unwrap().to_owned());
-                seen.send_replace(value);
-                echo(request)
+            serve_echo(stream, move |headers| {
+                let value = headers.get("authorization");
+                seen.send_replace(value.map(|value| value.to_str().unwrap().to_owned()));
             });
-            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::task::spawn(async move { connection.await.ok() });
         }
     });
     (port, authorization)
+}
+
+/// Answers each call on a connection with what it was sent; `see` gets its headers.
+pub(crate) fn serve_echo(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    see: impl Fn(&http::HeaderMap) + Send + 'static,
+) {
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        see(request.headers());
+        echo(request)
+    });
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::task::spawn(async move { connection.await.ok() });
 }
 
 /// ExecuteRequest and ExecuteResponse look alike; a probe is answered UNIMPLEMENTED, which counts as well.
@@ -136,6 +117,7 @@ pub(crate) fn trusting(authority: &Authority) -> tls::Settings {
             key.serialize_pem().into_bytes(),
         )),
         server_name: Some("gpu-a.internal".to_owned()),
+        ..tls::Settings::default()
     }
 }
 

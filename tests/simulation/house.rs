@@ -14,7 +14,7 @@ use orchestrator::domain::health::{Admin, Panic, Thresholds, observed};
 use orchestrator::domain::id::InstanceId;
 use orchestrator::fleet::{Fleet, ProbeSettings};
 use orchestrator::ingress::caller::Key;
-use orchestrator::ingress::listener::Limits;
+use orchestrator::ingress::listener::{Address, Limits};
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Spec, tls};
 use orchestrator::memory::Memory;
@@ -65,7 +65,7 @@ pub(crate) async fn orchestrate(
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, caller::PORT)).await?;
     let outside = Outside {
         listener: wire::Door(listener),
-        address: SocketAddr::new(address, caller::PORT),
+        address: Address::Tcp(SocketAddr::new(address, caller::PORT)),
         dial: wire::dial(),
         chance: Chance::seeded(seed),
     };

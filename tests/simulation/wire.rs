@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +12,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use orchestrator::ingress::listener::Listen;
+use orchestrator::ingress::listener::{Listen, Peer};
 use orchestrator::instance::endpoint::{Connected, Dial};
 use tokio::task::{JoinHandle, spawn_local};
 use tonic::body::Body;
@@ -28,8 +28,9 @@ pub(crate) struct Door(pub(crate) TcpListener);
 impl Listen for Door {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.0.accept().await
+    async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, peer) = self.0.accept().await?;
+        Ok((stream, Peer::Address(peer)))
     }
 }
 

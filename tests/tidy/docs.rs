@@ -280,6 +280,7 @@ fn the_limits_of_the_front_door_are_told_as_they_are() {
             "connection_window_bytes",
             limits.connection_window.to_string(),
         ),
+        ("tls_handshake_timeout", time(limits.tls_handshake)),
         ("first_bytes_timeout", time(limits.first_bytes)),
         ("http1_headers_timeout", time(limits.http1_headers)),
         ("body_timeout", time(limits.body)),

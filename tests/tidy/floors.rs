@@ -12,6 +12,7 @@ const FLOORS: [&[&str]; 10] = [
         "payload_json",
         "late_flush",
         "memory",
+        "certificates",
     ],
     &["message_json"],
     &["instance", "store"],

@@ -177,6 +177,11 @@ fn read_tls(
     });
     if let Some(tls) = &written {
         let pem = |name: &str| tls.get(name).map(|place| surroundings.pem(&place));
+        let path = |name: &str| tls.get(name).and_then(|place| surroundings.path(&place));
+        settings.files = Box::new(tls::Files {
+            ca: path("ca_file"),
+            identity: path("certificate_file").zip(path("key_file")),
+        });
         let (ca, certificate, key) = (pem("ca_file"), pem("certificate_file"), pem("key_file"));
         let name = tls.get("server_name").map(Place::open);
         let name = name.map(|place| place.text("a name such as \"a.internal\""));
@@ -197,7 +202,7 @@ fn read_tls(
         }
     }
     match (endpoint.map(|endpoint| endpoint.transport), place) {
-        (Some(Transport::Plain), Some(place)) => {
+        (Some(Transport::Plain | Transport::Unix), Some(place)) => {
             place.note("needs an address that begins with grpcs:// or https://");
         }
         (Some(Transport::Tls), _) if complete => {
@@ -206,7 +211,7 @@ fn read_tls(
                 note_bad_tls(fields, written.as_ref(), &bad);
             }
         }
-        (Some(Transport::Plain | Transport::Tls) | None, _) => {}
+        (Some(Transport::Plain | Transport::Unix | Transport::Tls) | None, _) => {}
     }
     settings
 }
@@ -218,7 +223,7 @@ fn note_bad_tls(instance: &Fields<'_>, tls: Option<&Fields<'_>>, bad: &BadTls) {
     };
     let place = match bad {
         BadTls::Certificate(what) | BadTls::Key(what) => tls.get_or_self(&format!("{what}_file")),
-        BadTls::Identity(_) => tls.place.clone(),
+        BadTls::Identity(_) | BadTls::Mismatch => tls.place.clone(),
         BadTls::Name(_) => tls
             .get("server_name")
             .unwrap_or_else(|| instance.get_or_self("address")),

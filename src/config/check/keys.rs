@@ -44,19 +44,20 @@ pub(super) fn keys(place: &Place<'_>, each: Quota) -> Option<Vec<Key>> {
         let scopes = scopes(&fields);
         let mut expires = None;
         fields.set("expires", &mut expires, |place| date(place).map(Some));
+        let quota = quota(&fields, each);
         Some(Key {
             name: name?.into(),
             hash: hash?,
             scopes: scopes?,
             expires,
-            quota: quota(&fields, each),
+            quota,
             revoked: Revoked::default(),
         })
     });
     Some(keys.collect())
 }
 
-fn name<'a>(fields: &Fields<'a>) -> Option<&'a str> {
+pub(super) fn name<'a>(fields: &Fields<'a>) -> Option<&'a str> {
     let Some(place) = fields.get("name").map(Place::open) else {
         fields.note_absent(
             &["name"],
@@ -99,7 +100,7 @@ fn hash(fields: &Fields<'_>) -> Option<[u8; 32]> {
     Some(hash)
 }
 
-fn scopes(fields: &Fields<'_>) -> Option<Vec<Scope>> {
+pub(super) fn scopes(fields: &Fields<'_>) -> Option<Vec<Scope>> {
     let words = Scope::ALL.map(|scope| (scope.word(), scope));
     let Some(place) = fields.get("scopes").map(Place::open) else {
         let words = Scope::ALL.map(Scope::word).join(", ");

@@ -17,6 +17,7 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
         "streams_per_connection",
         "stream_window_bytes",
         "connection_window_bytes",
+        "tls_handshake_timeout",
         "first_bytes_timeout",
         "http1_headers_timeout",
         "body_timeout",
@@ -66,6 +67,7 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
 
 fn times(fields: &Fields<'_>, limits: &mut Limits) {
     for (name, setting, min) in [
+        ("tls_handshake_timeout", &mut limits.tls_handshake, SHORTEST),
         ("first_bytes_timeout", &mut limits.first_bytes, SHORTEST),
         ("http1_headers_timeout", &mut limits.http1_headers, SHORTEST),
         ("body_timeout", &mut limits.body, SHORTEST),

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::raw::Item;
-use super::{Config, Shutdown};
+use super::{Config, Plaintext, Shutdown};
+use crate::domain::admission::Quota;
 use crate::domain::limit::{NETWORKS_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
 use crate::fleet::registration::TakeOver;
 use crate::ingress::caller::Reflection;
@@ -14,16 +15,18 @@ use crate::ingress::methods::Timeouts;
 
 mod admission;
 mod health;
+mod identities;
 mod instances;
 mod keys;
 mod limits;
 mod place;
 mod sessions;
 mod surroundings;
+mod tls;
 mod value;
 
 use super::mistake::Notes;
-use place::Place;
+use place::{Fields, Place};
 pub(super) use surroundings::{Surroundings, read};
 
 /// Where zero makes no sense.
@@ -36,9 +39,15 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     let mut config = Config::empty();
     let place = Place::root(item, notes);
     let Some(fields) = place.fields(&[
+        "$schema",
         "listen",
+        "socket_mode",
+        "tls",
+        "plaintext",
         "instances",
         "keys",
+        "identities",
+        "forwarders",
         "reflection",
         "health",
         "registration",
@@ -47,10 +56,22 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         "timeouts",
         "shutdown",
         "sessions",
+        "operators",
     ]) else {
         return config;
     };
-    fields.set("listen", &mut config.listen, listen);
+    // Of use to editors only.
+    if let Some(schema) = fields.get("$schema") {
+        schema.text("the address of a schema");
+    }
+    fields.set("listen", &mut config.listen, tls::listen);
+    fields.set("socket_mode", &mut config.socket_mode, tls::socket_mode);
+    fields.set("tls", &mut config.tls, |place| {
+        tls::tls(place, surroundings).map(Some)
+    });
+    fields.set("plaintext", &mut config.plaintext, |place| {
+        place.word(&[("local", Plaintext::Local), ("allowed", Plaintext::Allowed)])
+    });
     fields.set("admission", &mut config.admission, admission::admission);
     let each = config.admission.calls.each;
     let mut admin = BTreeMap::new();
@@ -67,6 +88,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("keys", &mut config.keys.keys, |place| {
         keys::keys(place, each)
     });
+    callers_by_certificate(&fields, each, &mut config);
     fields.set("reflection", &mut config.keys.reflection, |place| {
         place.word(&[("key", Reflection::WithKey), ("public", Reflection::Public)])
     });
@@ -82,6 +104,9 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("sessions", &mut config.sessions, |place| {
         sessions::sessions(place, surroundings)
     });
+    if let Some(place) = fields.get("operators") {
+        config.operators = operators(&place);
+    }
     config
 }
 
@@ -100,11 +125,25 @@ fn registered(place: &Place<'_>, config: &mut Config) {
     });
 }
 
-fn listen(place: &Place<'_>) -> Option<SocketAddr> {
-    let form = "an IP address and a port such as \"127.0.0.1:7070\"";
-    match place.text(form)?.parse() {
-        Ok(address) => Some(address),
-        Err(_) => place.expected(form),
+/// Those that show a certificate, and whoever may show it for them; one is of no use without the other.
+fn callers_by_certificate(fields: &Fields<'_>, each: Quota, config: &mut Config) {
+    let keys = &config.keys.keys;
+    fields.set("identities", &mut config.keys.identities, |place| {
+        identities::identities(place, each, keys)
+    });
+    fields.set("forwarders", &mut config.forwarders, identities::forwarders);
+    let (identities, forwarders) = (fields.get("identities"), fields.get("forwarders"));
+    let is_shown = fields
+        .get("tls")
+        .is_some_and(|tls| tls.has("client_ca_file"));
+    match (identities, forwarders) {
+        (Some(identities), None) if !is_shown => identities.note(
+            "are of no use where nobody shows a certificate: add tls.client_ca_file, or forwarders",
+        ),
+        (None, Some(forwarders)) => {
+            forwarders.note("are of no use without identities: add them, or leave it out");
+        }
+        (Some(_) | None, Some(_) | None) => {}
     }
 }
 
@@ -137,6 +176,19 @@ fn shutdown(place: &Place<'_>) -> Option<Shutdown> {
     fields.set("not_ready_for", &mut shutdown.not_ready_for, time);
     fields.set("grace", &mut shutdown.grace, time);
     Some(shutdown)
+}
+
+fn operators(place: &Place<'_>) -> Option<SocketAddr> {
+    let form = "an IP address and a port such as \"127.0.0.1:7071\"";
+    let fields = place.fields(&["listen"])?;
+    let Some(listen) = fields.get("listen") else {
+        fields.note_absent(&["listen"], "needs listen: an IP address and a port");
+        return None;
+    };
+    match listen.text(form)?.parse() {
+        Ok(address) => Some(address),
+        Err(_) => listen.expected(form),
+    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,20 @@ enum Echo {
     Never,
 }
 
+/// What people call a secret that they write where only a way to one belongs.
+const LITERALS: [&str; 10] = [
+    "api_key",
+    "apikey",
+    "authorization",
+    "bearer",
+    "key",
+    "passphrase",
+    "password",
+    "secret",
+    "token",
+    "value",
+];
+
 /// An object whose keys are known.
 pub(super) struct Fields<'a> {
     /// The object itself.
@@ -94,6 +108,16 @@ impl<'a> Place<'a> {
         self.expected("true or false")
     }
 
+    /// Whether it is an object with this name in it, whatever stands there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        match &self.item.value {
+            Value::Object(entries) => entries.iter().any(|entry| entry.name == name),
+            Value::Text(_) | Value::Number(_) | Value::Truth(_) | Value::Null | Value::List(_) => {
+                false
+            }
+        }
+    }
+
     pub(super) fn list(&self, len_max: usize) -> Option<Vec<Self>> {
         let Value::List(list) = &self.item.value else {
             return self.expected("a list");
@@ -163,7 +187,12 @@ impl<'a> Place<'a> {
             Echo::Never => self.path.clone(),
         };
         let meant = nearest(&entry.name, known);
+        let is_secret = self.echo == Echo::Never && LITERALS.contains(&&*entry.name.to_lowercase());
         let what = match meant {
+            _ if is_secret => format!(
+                "a secret never stands in the config itself; known here are {}",
+                known.join(", ")
+            ),
             Some(meant) => format!("unknown key, did you mean {meant}?"),
             None => format!("unknown key; known here are {}", known.join(", ")),
         };

@@ -1,10 +1,12 @@
 //! What a config points to: files beside it, and the environment. What is read here is never repeated.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::place::Place;
+use crate::config::raw::Value;
 use crate::domain::limit::{CREDENTIAL_BYTES_MAX, PEM_BYTES_MAX};
 use crate::instance::Credential;
 
@@ -14,6 +16,8 @@ pub(in crate::config) struct Surroundings<'a> {
     /// Names of files are relative to it.
     pub(in crate::config) folder: &'a Path,
     pub(in crate::config) environment: &'a dyn Fn(&str) -> Option<String>,
+    /// Takes the files that are looked into, whether or not they can be read.
+    pub(in crate::config) files: &'a RefCell<Vec<PathBuf>>,
 }
 
 impl Surroundings<'_> {
@@ -21,8 +25,26 @@ impl Surroundings<'_> {
         self.file(place, PEM_BYTES_MAX)
     }
 
+    /// Where a file is that was read; nothing is noted.
+    pub(super) fn path(&self, place: &Place<'_>) -> Option<PathBuf> {
+        match place.value() {
+            Value::Text(name) => Some(self.folder.join(&**name)),
+            Value::Number(_)
+            | Value::Truth(_)
+            | Value::Null
+            | Value::List(_)
+            | Value::Object(_) => None,
+        }
+    }
+
     /// An object with either `bearer_file` or `bearer_env`.
     pub(super) fn credential(&self, place: &Place<'_>) -> Option<Credential> {
+        if let Value::Text(_) = place.value() {
+            place.note(
+                "a secret never stands in the config itself: write {\"bearer_file\": FILE} or {\"bearer_env\": VARIABLE}",
+            );
+            return None;
+        }
         let fields = place.fields(&["bearer_file", "bearer_env"])?;
         match (fields.get("bearer_file"), fields.get("bearer_env")) {
             (Some(file), None) => {
@@ -57,7 +79,13 @@ impl Surroundings<'_> {
     /// The mistake does not repeat the name: it may be the secret itself, written one step too early.
     fn file(&self, place: &Place<'_>, bytes_max: u64) -> Option<Vec<u8>> {
         let name = place.text("the name of a file")?;
-        match read(&self.folder.join(name), bytes_max) {
+        if name.contains("-----BEGIN") || name.contains('\n') {
+            place.note("a secret never stands in the config itself: write the name of a file that holds it");
+            return None;
+        }
+        let path = self.folder.join(name);
+        self.files.borrow_mut().push(path.clone());
+        match read(&path, bytes_max) {
             Ok(Some(bytes)) => Some(bytes),
             Ok(None) => {
                 place.note(format!(

@@ -74,7 +74,7 @@ fn tls_is_made_once_so_that_what_cannot_work_is_told_at_the_start() {
     let check = |tls: &str, expected: &str| {
         let text =
             format!(r#"{{"instances": [{{"id": "A", "address": "grpcs://a:1", "tls": {tls}}}]}}"#);
-        let told = meant(&path, text.as_bytes(), &|_| None);
+        let told = meant(&path, text.as_bytes(), &|_| None, &Default::default());
         let told = told.map_or_else(
             |mistakes| mistakes.told()[0].clone().to_string(),
             |_| String::new(),
@@ -113,6 +113,120 @@ fn tls_is_made_once_so_that_what_cannot_work_is_told_at_the_start() {
     check(
         r#"{"certificate_file": "c.pem", "key_file": "absent"}"#,
         &absent,
+    );
+}
+
+#[test]
+fn tls_at_the_front_door_is_made_once_too() {
+    let folder = full_folder();
+    let path = folder.path().join("orchestrator.json");
+    let other = rcgen::generate_simple_self_signed(["b.internal".to_owned()]).unwrap();
+    let other = other.signing_key.serialize_pem();
+    std::fs::write(folder.path().join("other.pem"), other).unwrap();
+    let check = |tls: &str, expected: &[&str]| {
+        let text = format!(r#"{{"instances": [], "tls": {tls}}}"#);
+        let told = meant(&path, text.as_bytes(), &|_| None, &Default::default());
+        let told = told.map_or_else(
+            |mistakes| mistakes.told().iter().map(ToString::to_string).collect(),
+            |_| Vec::new(),
+        );
+        let told: Vec<_> = told
+            .iter()
+            .map(|told| told.split_once(' ').unwrap().1)
+            .collect();
+        assert_eq!(told, expected, "{tls}");
+    };
+    let pair = r#""certificate_file": "c.pem", "key_file": "k.pem""#;
+    check(&format!("{{{pair}}}"), &[]);
+    check(&format!(r#"{{{pair}, "client_ca_file": "ca.pem"}}"#), &[]);
+    check(
+        r#"{"certificate_file": "c.pem"}"#,
+        &["tls: has no key_file: write the name of a PEM file"],
+    );
+    check(
+        r#"{"certificate_file": "k.pem", "key_file": "k.pem"}"#,
+        &["tls.certificate_file: certificate: not a PEM certificate"],
+    );
+    check(
+        r#"{"certificate_file": "c.pem", "key_file": "c.pem"}"#,
+        &["tls.key_file: key: not a PEM private key"],
+    );
+    check(
+        r#"{"certificate_file": "c.pem", "key_file": "other.pem"}"#,
+        &["tls.key_file: the key is not that of the certificate"],
+    );
+    check(
+        &format!(r#"{{{pair}, "client_ca_file": "a.token", "client_certificate": "maybe"}}"#),
+        &[
+            "tls.client_ca_file: client_ca: not a PEM certificate",
+            "tls.client_certificate: expected one of required, optional, found the text \"maybe\"",
+        ],
+    );
+    check(
+        &format!(r#"{{{pair}, "client_certificate": "optional"}}"#),
+        &[
+            "tls.client_certificate: needs client_ca_file, which says who may sign the certificates of callers: add it",
+        ],
+    );
+    // A key that was pasted where its file belongs is not repeated.
+    let (from, canary) = (folder.path().display(), CANARY);
+    let unread = format!(
+        "tls.key_file: the file named here cannot be read: No such file or directory (os error 2) (names are relative to {from})"
+    );
+    check(
+        &format!(r#"{{"certificate_file": "c.pem", "key_file": "{canary}"}}"#),
+        &[&unread],
+    );
+}
+
+#[test]
+fn where_it_listens_and_who_may_show_what_is_read_as_it_is_meant() {
+    check(r#""listen": "unix:/run/o.sock", "socket_mode": "0600""#, "");
+    check(
+        r#""listen": "unix:o.sock", "socket_mode": "888", "plaintext": "yes""#,
+        "listen: expected an IP address and a port such as \"127.0.0.1:7070\", or a socket such as \"unix:/run/orchestrator.sock\", found the text \"unix:o.sock\"\n\
+         socket_mode: expected permissions in octal digits such as \"0660\", found the text \"888\"\n\
+         plaintext: expected one of local, allowed, found the text \"yes\"",
+    );
+    let identities =
+        |list: &str| format!(r#""forwarders": ["10.0.0.0/8"], "identities": [{list}]"#);
+    let a = r#""name": "a", "scopes": ["route"]"#;
+    check(
+        &identities(&format!(
+            r#"{{{a}, "spiffe": "spiffe://td/a"}}, {{{a}, "dns": "*.a"}}"#
+        )),
+        "identities[1].name: identity a is already there, in line 1: logs could not tell them apart\n\
+         identities[1].dns: expected a DNS name such as client.internal, without a wildcard",
+    );
+    check(
+        &identities(&format!(r#"{{{a}, "spiffe": "spiffe://td"}}"#)),
+        "identities[0].spiffe: expected a SPIFFE ID such as spiffe://cluster.local/ns/a/sa/b, or spiffe://cluster.local/ns/a/* for all below it",
+    );
+    check(
+        &identities(&format!(
+            r#"{{{a}}}, {{"name": "b", "dns": "b", "spiffe": "b"}}"#
+        )),
+        "identities[0]: names no certificate: write \"spiffe\": \"spiffe://...\" or \"dns\": \"...\"\n\
+         identities[1]: has both spiffe and dns: keep one\n\
+         identities[1]: has no scopes: write a list of some of route, fanout, session, health, register, admin",
+    );
+    let hash = hex::encode(hash(b"secret"));
+    check(
+        &format!(
+            r#""keys": [{{{a}, "sha256": "{hash}"}}], {}"#,
+            identities(&format!(r#"{{{a}, "dns": "a"}}"#))
+        ),
+        "identities[0].name: a key is called a already: logs could not tell them apart",
+    );
+    check(
+        &format!(r#""identities": [{{{a}, "dns": "a"}}]"#),
+        "identities: are of no use where nobody shows a certificate: add tls.client_ca_file, or forwarders",
+    );
+    check(
+        r#""forwarders": ["unix", "10.0.0.1", 5]"#,
+        "forwarders: are of no use without identities: add them, or leave it out\n\
+         forwarders[1]: expected a network such as \"10.0.0.0/8\", or \"10.0.0.5/32\" for one address, found the text \"10.0.0.1\"\n\
+         forwarders[2]: expected a network such as \"10.0.0.0/8\", or \"unix\", found the number 5",
     );
 }
 
@@ -157,7 +271,7 @@ fn a_secret_is_never_repeated_wherever_it_was_written() {
     };
     check(
         r#""credential": "CANARY""#,
-        ".credential: expected an object with bearer_file, bearer_env, found a text",
+        ".credential: a secret never stands in the config itself: write {\"bearer_file\": FILE} or {\"bearer_env\": VARIABLE}",
     );
     check(
         r#""credential": {"CANARY": 1, "bearer_env": "B_TOKEN"}"#,
@@ -165,7 +279,7 @@ fn a_secret_is_never_repeated_wherever_it_was_written() {
     );
     check(
         r#""credential": {"bearer": "CANARY", "bearer_env": "B_TOKEN"}"#,
-        ".credential: unknown key, did you mean bearer_env?",
+        ".credential: a secret never stands in the config itself; known here are bearer_file, bearer_env",
     );
     check(
         r#""credential": {"bearer_env": "CANARY"}"#,
@@ -192,6 +306,8 @@ fn a_secret_is_never_repeated_wherever_it_was_written() {
         r#"{"instances": [], "keys": {"CANARY": 1}}"#,
         r#"{"instances": [], "keys": [{"name": "a", "sha256": "CANARY", "scopes": ["route"]}]}"#,
         r#"{"instances": [], "keys": [{"CANARY": 1, "CANARY": 2}]}"#,
+        r#"{"instances": [], "keys": [{"name": "a", "key": "CANARY", "scopes": ["route"]}]}"#,
+        r#"{"instances": [{"id": "A", "address": "grpcs://a:1", "tls": {"key_file": "-----BEGIN CANARY"}}]}"#,
         r#"{"instances": [], "keys": "CANARY"}"#,
     ] {
         assert!(!secret(text).is_empty(), "{text}");

@@ -65,7 +65,7 @@ impl Place<'_> {
         Some(list.iter().filter_map(Self::network).collect())
     }
 
-    fn network(&self) -> Option<IpNet> {
+    pub(super) fn network(&self) -> Option<IpNet> {
         let form = "a network such as \"10.0.0.0/8\", or \"10.0.0.5/32\" for one address";
         let Ok(network) = self.text(form)?.parse::<IpNet>() else {
             return self.expected(form);

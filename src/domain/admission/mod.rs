@@ -154,8 +154,39 @@ impl Admission {
         }
     }
 
-    /// A call has come, with so many legs and so much time left. Callers are known by name and never
-    /// forgotten: there are no more of them than keys.
+    /// Other limits from now on. Whoever runs or waits goes on, and who is above a lower limit gets nothing more until
+    /// it is below. `callers` are all there are, with the quotas of their own: others are forgotten once they have
+    /// nothing here.
+    pub fn change(
+        &mut self,
+        limits: Limits,
+        callers: impl IntoIterator<Item = (Arc<str>, Option<Quota>)>,
+    ) {
+        self.limits = limits;
+        let known: BTreeMap<_, _> = callers.into_iter().collect();
+        let has_calls = |caller: &Caller| 0 < caller.running || !caller.waiting.is_empty();
+        self.callers
+            .retain(|name, caller| known.contains_key(name) || has_calls(caller));
+        for (name, caller) in &mut self.callers {
+            let own = known.get(name).copied().flatten();
+            (caller.quota, caller.has_turn) = (own.unwrap_or(limits.each), false);
+        }
+        for (name, own) in known {
+            if let Some(quota) = own {
+                let new = || Caller::new(quota);
+                self.callers.entry(name).or_insert_with(new);
+            }
+        }
+        // Who had a turn keeps its place; some may have more running now, and some may not.
+        let mut turns = std::mem::take(&mut self.turns);
+        turns.extend(self.callers.keys().cloned());
+        for name in turns {
+            self.give_turn(&name);
+        }
+    }
+
+    /// A call has come, with so many legs and so much time left. Callers are known by name, and
+    /// forgotten with a change at the earliest: there are no more of them than keys.
     pub fn ask(&mut self, name: &Arc<str>, legs: u32, left: Duration, now: Instant) -> Verdict {
         if !self.callers.contains_key(name) {
             let caller = Caller::new(self.limits.each);
@@ -366,5 +397,7 @@ impl Average {
     }
 }
 
+#[cfg(test)]
+mod change_tests;
 #[cfg(test)]
 mod tests;

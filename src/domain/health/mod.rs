@@ -57,6 +57,16 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [Self; 6] = [
+        Self::Unknown,
+        Self::Starting,
+        Self::Healthy,
+        Self::Busy,
+        Self::Draining,
+        Self::Down,
+    ];
+
     /// The word of three axes. What the operator wants goes first: it holds however the instance is.
     #[must_use]
     pub fn of(admin: Admin, probed: probed::State, observed: Standing, now: Instant) -> Self {

@@ -1,11 +1,8 @@
 //! The accept loop and the limits of every connection. It is our own, because a connection without limits
 //! holds thousands of streams, waits for ever for its first bytes, and outlives a shutdown.
 
-use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -13,25 +10,32 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Door;
+use super::visitor::{Forwarder, Visitor};
 use crate::chance::Chance;
 use crate::domain::limit::{
-    ANSWER_SMALL_BYTES, BODY_TIMEOUT, HEADER_LIST_BYTES_MAX, STREAM_IDLE_MAX,
+    ANSWER_SMALL_BYTES, BODY_TIMEOUT, HEADER_LIST_BYTES_MAX, STREAM_IDLE_MAX, TLS_BYTES_MAX,
 };
+use crate::ingress::settings::SettingsNow;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 
 mod first_bytes;
+mod places;
+pub mod secure;
+mod socket;
 mod streams;
+mod wire;
 mod write_limit;
 
 use first_bytes::FirstBytes;
+use places::Admission;
+pub use socket::{Address, BadAddress, Listen, Peer, UnixSocket, bind, bind_unix};
 use streams::{Watched, streams};
+use wire::{Handshakes, Wire};
 use write_limit::WriteLimit;
 
 /// The limits of the front door.
@@ -50,6 +54,8 @@ pub struct Limits {
     pub stream_window: u32,
     /// Flow-control window of one connection.
     pub connection_window: u32,
+    /// How long a TLS handshake may take.
+    pub tls_handshake: Duration,
     /// How long a connection may take to say what it speaks.
     pub first_bytes: Duration,
     /// How long an HTTP/1.1 request may take to send its headers, and the next one to begin.
@@ -77,6 +83,7 @@ impl Default for Limits {
             streams: 100,
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
+            tls_handshake: Duration::from_secs(10),
             first_bytes: Duration::from_secs(5),
             http1_headers: Duration::from_secs(10),
             body: BODY_TIMEOUT,
@@ -94,8 +101,8 @@ const TRUSTED_STREAM_WINDOW: u32 = 1024 * 1024;
 const TRUSTED_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 impl Limits {
-    /// The most that one connection makes us hold: its window, and of each call what a small answer may leave
-    /// behind with nobody to watch it.
+    /// The most that one connection makes us hold: its window, what TLS keeps, and of each call what a small answer
+    /// may leave behind with nobody to watch it.
     #[must_use]
     pub fn connection_bytes_max(&self) -> u64 {
         let window = if self.trusted.is_empty() {
@@ -103,15 +110,15 @@ impl Limits {
         } else {
             self.connection_window.max(TRUSTED_CONNECTION_WINDOW)
         };
-        u64::from(window) + u64::from(self.streams) * ANSWER_SMALL_BYTES as u64
+        u64::from(window) + TLS_BYTES_MAX + u64::from(self.streams) * ANSWER_SMALL_BYTES as u64
     }
 
-    fn trusts(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.trusted.iter().any(|network| network.contains(&peer))
+    fn trusts(&self, peer: Peer) -> bool {
+        let trusted = |ip| self.trusted.iter().any(|network| network.contains(&ip));
+        peer.ip().is_some_and(trusted)
     }
 
-    fn for_peer(&self, peer: IpAddr) -> Self {
+    fn for_peer(&self, peer: Peer) -> Self {
         let mut limits = self.clone();
         if self.trusts(peer) {
             limits.stream_window = limits.stream_window.max(TRUSTED_STREAM_WINDOW);
@@ -133,25 +140,12 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Pause after a failed accept: out of descriptors, most likely, and trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Where connections come from.
-pub trait Listen: Send + 'static {
-    /// One connection.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// Waits for the next connection; it comes with the address of its peer. Nothing is lost when the future
-    /// is dropped.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
-}
-
-impl Listen for TcpListener {
-    type Stream = TcpStream;
-
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, peer) = Self::accept(self).await?;
-        // Only latency suffers without it.
-        let _ = stream.set_nodelay(true);
-        Ok((stream, peer))
-    }
+/// On what terms connections come in.
+pub struct Terms {
+    /// Their limits, and who may say who is calling, at each moment.
+    pub settings: SettingsNow,
+    /// TLS; plain text when absent.
+    pub secure: Option<Arc<secure::Keeper>>,
 }
 
 /// Accepts connections until `tasks` are told to stop; each connection is then asked to end (GOAWAY) and
@@ -159,13 +153,15 @@ impl Listen for TcpListener {
 pub async fn serve(
     listener: impl Listen,
     door: impl Door<Incoming>,
-    limits: Limits,
+    terms: Terms,
     memory: Memory,
     tasks: Tasks,
     cut: CancellationToken,
     chance: Chance,
 ) {
-    let gate = Arc::new(Admission::new(&limits));
+    let gate = Arc::<Admission>::default();
+    let Terms { settings, secure } = terms;
+    let handshakes = secure.map(|keeper| Arc::new(Handshakes::new(keeper)));
     let stop = tasks.stopping();
     loop {
         let accepted = tokio::select! {
@@ -176,26 +172,33 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = gate.admit(peer.ip()) else {
+                // A connection keeps what it came with.
+                let (limits, forwarders) = {
+                    let settings = settings.load();
+                    let forwarders = Arc::clone(&settings.forwarders);
+                    (settings.limits.for_peer(peer), forwarders)
+                };
+                let Some(place) = gate.admit(peer, &limits) else {
                     tracing::debug!(%peer, "connection refused: too many");
                     continue;
                 };
-                let limits = limits.for_peer(peer.ip());
-                let connection = connection(
-                    stream,
-                    door.clone(),
+                let connection = Connection {
+                    peer,
                     limits,
-                    memory.clone(),
-                    tasks.clone(),
-                    chance.clone(),
-                );
+                    handshakes: handshakes.clone(),
+                    forwarders,
+                    memory: memory.clone(),
+                    tasks: tasks.clone(),
+                    chance: chance.clone(),
+                };
+                let served = connection.serve(stream, door.clone());
                 let cut = cut.clone();
                 tasks.spawn(async move {
                     let _place = place;
                     tokio::select! {
                         biased;
                         () = cut.cancelled() => {}
-                        () = connection => {}
+                        () = served => {}
                     }
                 });
             }
@@ -207,40 +210,78 @@ pub async fn serve(
     }
 }
 
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    door: impl Door<Incoming>,
+/// One connection, before it is served.
+struct Connection {
+    peer: Peer,
     limits: Limits,
+    handshakes: Option<Arc<Handshakes>>,
+    forwarders: Arc<[Forwarder]>,
     memory: Memory,
     tasks: Tasks,
     chance: Chance,
-) {
-    let stop = tasks.stopping();
-    let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
-    let stream = WriteLimit::new(
-        FirstBytes::new(stream, limits.first_bytes),
-        takes_nothing_max,
-    );
-    let stream = TokioIo::new(stream);
-    let (calls, watched) = streams(door, memory, tasks, limits.stream_idle);
-    let builder = builder(&limits, watched);
-    let mut serving = pin!(builder.serve_connection(stream, calls));
-    let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());
-    let ended = tokio::select! {
-        biased;
-        ended = &mut serving => Some(ended),
-        // A shutdown in the meantime changes nothing here: it has its own limit, kept by `cut`.
-        () = time::sleep(age) => {
-            serving.as_mut().graceful_shutdown();
-            time::timeout(limits.age_grace, serving).await.ok()
+}
+
+impl Connection {
+    async fn serve<S>(self, stream: S, door: impl Door<Incoming>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(handshakes) = self.handshakes.clone() else {
+            return self.serve_calls(Wire::Plain(stream), door).await;
+        };
+        let stop = self.tasks.stopping();
+        let secured = tokio::select! {
+            biased;
+            secured = handshakes.shake(stream, self.peer, self.limits.tls_handshake) => secured,
+            // Nothing was asked yet.
+            () = stop.cancelled() => None,
+        };
+        if let Some(stream) = secured {
+            self.serve_calls(stream, door).await;
         }
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            Some(serving.await)
+    }
+
+    async fn serve_calls<S>(self, stream: Wire<S>, door: impl Door<Incoming>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self {
+            peer,
+            limits,
+            forwarders,
+            memory,
+            tasks,
+            chance,
+            ..
+        } = self;
+        let visitor = Visitor::of(peer, &forwarders, stream.certificate());
+        let stop = tasks.stopping();
+        let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
+        let stream = WriteLimit::new(
+            FirstBytes::new(stream, limits.first_bytes),
+            takes_nothing_max,
+        );
+        let stream = TokioIo::new(stream);
+        let (calls, watched) = streams(door, visitor, memory, tasks, limits.stream_idle);
+        let builder = builder(&limits, watched);
+        let mut serving = pin!(builder.serve_connection(stream, calls));
+        let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());
+        let ended = tokio::select! {
+            biased;
+            ended = &mut serving => Some(ended),
+            // A shutdown in the meantime changes nothing here: it has its own limit, kept by `cut`.
+            () = time::sleep(age) => {
+                serving.as_mut().graceful_shutdown();
+                time::timeout(limits.age_grace, serving).await.ok()
+            }
+            () = stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                Some(serving.await)
+            }
+        };
+        if let Some(Err(error)) = ended {
+            tracing::debug!(error, "connection ended");
         }
-    };
-    if let Some(Err(error)) = ended {
-        tracing::debug!(error, "connection ended");
     }
 }
 
@@ -268,129 +309,4 @@ fn builder(limits: &Limits, watched: Watched) -> auto::Builder<Watched> {
         // The date is of no use to a gRPC caller and costs a header on each answer.
         .auto_date_header(false);
     builder
-}
-
-/// Counts connections, in all and for each address.
-struct Admission {
-    all: Arc<Semaphore>,
-    per_address_max: usize,
-    trusted: Vec<IpNet>,
-    per_address: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// One connection's place; given back when it is dropped.
-struct Place {
-    _all: OwnedSemaphorePermit,
-    counted: Option<(Arc<Admission>, IpAddr)>,
-}
-
-impl Admission {
-    fn new(limits: &Limits) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(limits.connections)),
-            per_address_max: limits.connections_per_address,
-            trusted: limits.trusted.clone(),
-            per_address: Mutex::default(),
-        }
-    }
-
-    fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
-        let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        let peer = peer.to_canonical();
-        let exempt =
-            peer.is_loopback() || self.trusted.iter().any(|network| network.contains(&peer));
-        if exempt {
-            return Some(Place {
-                _all: all,
-                counted: None,
-            });
-        }
-        let mut per_address = self
-            .per_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = per_address.entry(peer).or_default();
-        if self.per_address_max <= *count {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            _all: all,
-            counted: Some((Arc::clone(self), peer)),
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Some((admission, peer)) = self.counted.take() else {
-            return;
-        };
-        let mut per_address = admission
-            .per_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = per_address.get_mut(&peer) {
-            *count -= 1;
-            if *count == 0 {
-                per_address.remove(&peer);
-            }
-        }
-    }
-}
-
-/// Opens the listener, with a message that says what to do when that fails.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let hint = if error.kind() == io::ErrorKind::AddrInUse {
-            ": another program listens there; choose another address with --listen"
-        } else {
-            ""
-        };
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {address}: {error}{hint}"),
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn admission(connections: usize, per_address: usize) -> Arc<Admission> {
-        let trusted = vec!["10.9.0.0/16".parse().unwrap()];
-        let limits = Limits {
-            connections,
-            connections_per_address: per_address,
-            trusted,
-            ..Limits::default()
-        };
-        Arc::new(Admission::new(&limits))
-    }
-
-    #[test]
-    fn one_address_gets_so_many_places_and_gives_them_back() {
-        let admission = admission(100, 2);
-        let peer: IpAddr = "10.1.1.1".parse().unwrap();
-        let mapped: IpAddr = "::ffff:10.1.1.1".parse().unwrap();
-        let first = admission.admit(peer).unwrap();
-        let _second = admission.admit(mapped).unwrap();
-        assert!(admission.admit(peer).is_none());
-        assert!(admission.admit("10.1.1.2".parse().unwrap()).is_some());
-        drop(first);
-        assert!(admission.admit(peer).is_some());
-    }
-
-    #[test]
-    fn loopback_and_trusted_networks_count_only_in_all() {
-        for peer in ["127.0.0.1", "10.9.3.3"] {
-            let admission = admission(5, 1);
-            let peer: IpAddr = peer.parse().unwrap();
-            let places: Vec<_> = (0..5).map(|_| admission.admit(peer).unwrap()).collect();
-            assert!(admission.admit(peer).is_none());
-            drop(places);
-            assert!(admission.admit(peer).is_some());
-        }
-    }
 }

@@ -18,7 +18,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::ingress::Door;
 use crate::ingress::exchange::Exchange;
+use crate::ingress::meter::Meter;
 use crate::ingress::outgoing::Outgoing;
+use crate::ingress::visitor::Visitor;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 
@@ -29,6 +31,7 @@ type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
 /// The two sides of a connection.
 pub(super) fn streams<D>(
     door: D,
+    visitor: Option<Arc<Visitor>>,
     memory: Memory,
     tasks: Tasks,
     idle_max: Duration,
@@ -41,6 +44,7 @@ pub(super) fn streams<D>(
     };
     let calls = Calls {
         door,
+        visitor,
         memory,
         begun,
     };
@@ -50,6 +54,8 @@ pub(super) fn streams<D>(
 /// Begins an exchange for each request.
 pub(super) struct Calls<D> {
     door: D,
+    /// Who is at the other end, where that says anything about the caller.
+    visitor: Option<Arc<Visitor>>,
     memory: Memory,
     begun: Begun,
 }
@@ -64,12 +70,16 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let exchange = Exchange::new(&self.memory);
         request.extensions_mut().insert(Arc::clone(&exchange));
+        if let Some(visitor) = &self.visitor {
+            request.extensions_mut().insert(Arc::clone(visitor));
+        }
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun = Some(Arc::clone(&exchange));
         drop(begun);
+        let meter = Meter::begin(request.uri().path());
         Answer {
             answering: self.door.clone().call(request),
-            parts: Some((exchange, self.memory.clone())),
+            parts: Some((exchange, self.memory.clone(), meter)),
         }
     }
 }
@@ -77,7 +87,7 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
 /// The answer to a request, on its way.
 pub(super) struct Answer<F> {
     answering: F,
-    parts: Option<(Arc<Exchange>, Memory)>,
+    parts: Option<(Arc<Exchange>, Memory, Meter)>,
 }
 
 impl<F, B> Future for Answer<F>
@@ -90,9 +100,10 @@ where
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(Pin::new(&mut self.answering).poll(context))?;
         match self.parts.take() {
-            Some((exchange, memory)) => {
+            Some((exchange, memory, mut meter)) => {
+                meter.answer(&response);
                 let response = response.map(Into::into);
-                Poll::Ready(Ok(Outgoing::wrap(response, exchange, memory)))
+                Poll::Ready(Ok(Outgoing::wrap(response, exchange, memory, meter)))
             }
             // A future that is over is not asked again.
             None => Poll::Pending,

@@ -11,6 +11,7 @@ use crate::domain::budget::Budget;
 use crate::domain::hedge::Hedges;
 use crate::domain::limit::{FANOUT_TIMEOUT_DEFAULT, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX};
 use crate::fleet::Fleet;
+use crate::ingress::settings::SettingsNow;
 use crate::orchestrate::admit::Gate;
 use crate::orchestrate::deduplicate::Deduplicate;
 use crate::orchestrate::hold_session::Sessions;
@@ -41,8 +42,8 @@ pub struct House {
     pub tasks: Tasks,
     /// Who lets work in.
     pub gate: Arc<Gate>,
-    /// How long calls may take.
-    pub timeouts: Timeouts,
+    /// What the door goes by.
+    pub settings: SettingsNow,
     /// Conversations with instances.
     pub sessions: Sessions,
     /// The idle TTL of a session that names none.
@@ -59,6 +60,12 @@ pub struct House {
     pub chance: Chance,
     /// Fires when the orchestrator is about to stop: not ready, and no stream without an end goes on.
     pub draining: CancellationToken,
+}
+
+impl House {
+    fn timeouts(&self) -> Timeouts {
+        self.settings.load().timeouts
+    }
 }
 
 /// How long calls may take.

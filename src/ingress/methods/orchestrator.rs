@@ -139,7 +139,7 @@ impl Orchestrator {
         let retry = from_proto::retry(&policy)?;
         let fleet = self.house.fleet.view();
         let candidates = resolve(&fleet, &request.instances).map_err(from_proto::target)?;
-        let limits = self.house.timeouts;
+        let limits = self.house.timeouts();
         // With the payload its weight goes, however long it is needed.
         let kept = |payload: Option<Bytes>| payload.map(|bytes| arrival.exchange.keep(bytes));
         let payload = from_proto::payload(kept(request.payload))?;
@@ -189,7 +189,7 @@ impl Orchestrator {
         let retry = from_proto::leg_retry(&request.policy.unwrap_or_default())?;
         let fleet = self.house.fleet.view();
         let roster = resolve(&fleet, &request.targets).map_err(from_proto::target)?;
-        let limits = self.house.timeouts;
+        let limits = self.house.timeouts();
         // With the payload its weight goes, however long it is needed.
         let kept = |payload: Option<Bytes>| payload.map(|bytes| arrival.exchange.keep(bytes));
         Ok(FanOut {

@@ -59,7 +59,7 @@ impl Orchestrator {
             allowed(&arrival, id)?;
             self.house.sessions.check(id)?;
         }
-        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts.max);
+        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts().max);
         let ends = Instant::from_std(deadline.work_ends());
         let attaching = async {
             let hello = hello(incoming.next().await.transpose()?)?;
@@ -101,7 +101,7 @@ impl Orchestrator {
     ) -> Result<Frames, Failure> {
         let id = session_from_proto::id("session_id", session_id)?;
         allowed(arrival, &id)?;
-        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts.max);
+        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts().max);
         let ends = Instant::from_std(deadline.work_ends());
         let silent: Incoming = Box::pin(futures_util::stream::pending());
         let attaching = self.house.sessions.attach(&id, last_received_seq, silent);
@@ -123,8 +123,11 @@ impl Orchestrator {
         let session = session_from_proto::id("session_id", &request.session_id)?;
         allowed(&arrival, &session)?;
         let timeout = from_proto::timeout("timeout", request.timeout)?;
-        let deadline =
-            arrival.deadline(timeout, self.house.timeouts.route, self.house.timeouts.max);
+        let deadline = arrival.deadline(
+            timeout,
+            self.house.timeouts().route,
+            self.house.timeouts().max,
+        );
         let payload = from_proto::payload(request.payload)?;
         let idempotency = session_from_proto::post_key(request.idempotency_key, &payload)?;
         let posted = self.house.sessions.post(Post {

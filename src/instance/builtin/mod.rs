@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{self, Instant};
 use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
@@ -56,6 +57,15 @@ pub struct Behaviour {
 
 /// Starts a built-in instance; returns where it listens. It lives as long as `tasks`.
 pub async fn start(behaviour: Behaviour, tasks: &Tasks) -> io::Result<SocketAddr> {
+    start_until(behaviour, tasks, tasks.stopping()).await
+}
+
+/// As `start`; it takes no more connections once `over` fires. Those it has go on.
+pub async fn start_until(
+    behaviour: Behaviour,
+    tasks: &Tasks,
+    over: CancellationToken,
+) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let echo = Echo {
@@ -63,7 +73,7 @@ pub async fn start(behaviour: Behaviour, tasks: &Tasks) -> io::Result<SocketAddr
         started: Instant::now(),
         sessions: Arc::default(),
     };
-    let (stop, tasks_inner) = (tasks.stopping(), tasks.clone());
+    let tasks_inner = tasks.clone();
     tasks.spawn(async move {
         loop {
             tokio::select! {
@@ -72,7 +82,7 @@ pub async fn start(behaviour: Behaviour, tasks: &Tasks) -> io::Result<SocketAddr
                     // Out of descriptors, most likely: give others time to close some.
                     Err(_) => time::sleep(Duration::from_millis(50)).await,
                 },
-                () = stop.cancelled() => return,
+                () = over.cancelled() => return,
             }
         }
     });

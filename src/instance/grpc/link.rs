@@ -257,10 +257,8 @@ impl Link {
             match &self.secure {
                 None => handshake(stream, self.sharing).await,
                 Some(secure) => {
-                    let stream = secure
-                        .connector
-                        .connect(secure.name.clone(), stream)
-                        .await?;
+                    let secure = secure.current().await;
+                    let stream = secure.connector.connect(secure.name, stream).await?;
                     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                         return Err(io::Error::other(
                             "the instance does not speak HTTP/2 over TLS",

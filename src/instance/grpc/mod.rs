@@ -62,7 +62,7 @@ impl GrpcInstance {
     /// Prepares an instance; nothing is connected yet. Its answers are charged to `memory`.
     pub fn new(spec: &Spec, dial: &Dial, tasks: &Tasks, memory: &Memory) -> Result<Self, BadTls> {
         let secure = match spec.endpoint.transport {
-            Transport::Plain => None,
+            Transport::Plain | Transport::Unix => None,
             Transport::Tls => Some(tls::connector(
                 &spec.tls,
                 &spec.endpoint.host,

@@ -73,7 +73,7 @@ impl HttpInstance {
     pub fn new(spec: &Spec, dial: &Dial, tasks: &Tasks, memory: &Memory) -> Result<Self, BadTls> {
         let endpoint = &spec.endpoint;
         let (secure, scheme, port_default) = match endpoint.transport {
-            Transport::Plain => (None, Scheme::HTTP, 80),
+            Transport::Plain | Transport::Unix => (None, Scheme::HTTP, 80),
             Transport::Tls => {
                 let secure = tls::connector(&spec.tls, &endpoint.host, Offer::AnyHttp)?;
                 (Some(secure), Scheme::HTTPS, 443)

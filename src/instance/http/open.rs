@@ -56,8 +56,8 @@ pub(super) async fn open(
         let Some(secure) = secure else {
             return http1(stream).await;
         };
-        let name = secure.name.clone();
-        let stream = secure.connector.connect(name, stream).await?;
+        let secure = secure.current().await;
+        let stream = secure.connector.connect(secure.name, stream).await?;
         // Who does not choose speaks what everybody speaks.
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if is_http2 {

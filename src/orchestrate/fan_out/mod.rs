@@ -33,6 +33,7 @@ use crate::domain::task::{Attempt, Task};
 use crate::fleet::view::{FleetNow, Member, Members};
 use crate::instance::Pending;
 use crate::tasks::Tasks;
+use crate::telemetry::metric;
 
 mod collect;
 mod events;
@@ -292,6 +293,7 @@ impl Driver {
         attempts: Vec<Attempt>,
     ) -> Result<(), Failure> {
         self.gather.record(at, outcome);
+        metric::leg_ended(outcome.word());
         let never_began = |failure: &Failure| {
             matches!(failure.progress, Progress::NeverSent | Progress::NeverBegan)
         };

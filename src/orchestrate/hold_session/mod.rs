@@ -90,6 +90,12 @@ pub(super) struct House {
 }
 
 impl Sessions {
+    /// How many sessions are known.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.0.known()
+    }
+
     /// Takes over what the store has. Sessions with messages for their instances are woken; all others rest until
     /// somebody wants something of them.
     pub async fn recover(

@@ -127,6 +127,11 @@ impl House {
         }
     }
 
+    pub(super) fn known(&self) -> usize {
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        registry.by_id.len()
+    }
+
     pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         registry.by_id.values().cloned().collect()

@@ -9,6 +9,7 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::ATTEMPTS_MAX;
 use crate::domain::task::{Attempt, AttemptKind};
 use crate::instance::Sent;
+use crate::telemetry::metric;
 
 /// The tries of one task, in the order in which they began.
 #[derive(Debug, Default)]
@@ -35,6 +36,13 @@ impl Running {
         } else {
             Progress::NeverSent
         }
+    }
+
+    /// The try is over, and counted.
+    fn ended(&self, attempt: &Attempt) {
+        let failure = attempt.failure.as_ref();
+        let result = failure.map_or("OK", |failure| failure.reason.name());
+        metric::attempt_ended(attempt.kind.word(), result, attempt.elapsed);
     }
 
     fn end(&self, attempt: &mut Attempt, failure: &Failure) {
@@ -83,6 +91,7 @@ impl Tries {
         if let (Some(running), Some(attempt)) = (running, made.attempts.get_mut(at)) {
             attempt.failure = failure.cloned();
             attempt.elapsed = running.began.elapsed();
+            running.ended(attempt);
         }
     }
 
@@ -93,6 +102,7 @@ impl Tries {
         for (attempt, place) in attempts.iter_mut().zip(running) {
             if let Some(running) = place.take() {
                 running.end(attempt, failure);
+                running.ended(attempt);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::desk::{Broken, Desk, Halt, Sync};
 use super::lock::Lock;
@@ -17,6 +18,7 @@ use crate::store::record::Session;
 use crate::store::shelf::Shelf;
 use crate::store::world::Room;
 use crate::store::{Error, Readiness};
+use crate::telemetry::metric;
 
 /// How long a store that has failed waits until it tries its file again.
 const REOPEN_AFTER: Duration = Duration::from_millis(250);
@@ -260,10 +262,13 @@ fn commit(desk: &mut Desk, batch: &mut [Box<dyn Job>]) -> Result<(), Error> {
     } else {
         Sync::Ordered
     };
+    let began = Instant::now();
     let done = desk
         .sync(sync)
         .and_then(|()| batch.iter_mut().try_for_each(|job| job.run(desk)))
         .and_then(|()| desk.commit());
+    let result = if done.is_ok() { "ok" } else { "failed" };
+    metric::journal_committed(result, began.elapsed());
     done.map_err(|broken| {
         desk.roll_back();
         if broken.is_no_space() {

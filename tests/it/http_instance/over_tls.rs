@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::raw::soon;
-use crate::tls::{Authority, acceptor, trusting};
+use crate::stage::authority::Authority;
+use crate::tls::{acceptor, trusting};
 
 /// A stream as it came, and the number of its connection.
 type Stream = (usize, Request<RecvStream>, SendResponse<Bytes>);

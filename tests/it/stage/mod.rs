@@ -25,6 +25,7 @@ use tonic::transport::{Channel, Uri};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
+pub(crate) mod authority;
 pub(crate) mod instance;
 pub(crate) mod peer;
 

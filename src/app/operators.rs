@@ -1,0 +1,85 @@
+//! What operators see on their own port.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
+
+use super::App;
+use crate::domain::health::State;
+use crate::ingress::admin::{self, View};
+use crate::ingress::{listener, methods};
+use crate::memory::Memory;
+use crate::tasks::Tasks;
+use crate::telemetry::metric::{Exposition, Levels, note};
+
+/// How often samples are taken into their buckets.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+impl App {
+    /// Shows metrics, health and the config on a port of their own, until the orchestrator stops. Returns where.
+    pub async fn show_operators(
+        &self,
+        address: SocketAddr,
+        exposition: Exposition,
+    ) -> io::Result<SocketAddr> {
+        let listener = listener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let tasks = &self.tasks;
+        let (upkeep, levels) = (exposition.clone(), self.levels());
+        tasks.spawn(tasks.until_stop(async move {
+            loop {
+                time::sleep(UPKEEP_INTERVAL).await;
+                upkeep.upkeep();
+            }
+        }));
+        let (fallen, draining) = (self.fallen(), self.draining.clone());
+        let settings = self.house.settings.clone();
+        let view = View {
+            metrics: Arc::new(move || {
+                note(&levels());
+                exposition.render()
+            }),
+            is_alive: Arc::new(move || !fallen()),
+            is_ready: Arc::new(move || !draining.is_cancelled()),
+            config: Arc::new(move || settings.load().shown.to_string()),
+        };
+        tasks.spawn(tasks.until_stop(admin::serve(listener, view, tasks.clone())));
+        Ok(address)
+    }
+
+    fn levels(&self) -> impl Fn() -> Levels + Send + Sync + use<> {
+        let (house, memory) = (self.house.clone(), self.memory.clone());
+        let connections = self.connections.clone();
+        move || levels(&house, &memory, &connections)
+    }
+}
+
+fn levels(house: &methods::House, memory: &Memory, connections: &Tasks) -> Levels {
+    let view = house.fleet.view();
+    let members = view.members();
+    let in_state = |state: &State| {
+        let members = members.iter();
+        let count = members.filter(|member| member.health.state == *state);
+        (state.word(), count.count())
+    };
+    let (running, waiting, legs) = house.gate.load();
+    let mut retries = house.retries.lock().unwrap_or_else(PoisonError::into_inner);
+    Levels {
+        instances: State::ALL.iter().map(in_state).collect(),
+        calls_in_flight: running,
+        calls_waiting: waiting,
+        legs_in_flight: legs,
+        instance_calls: members
+            .iter()
+            .map(|member| u64::from(member.load.outstanding()))
+            .sum(),
+        connections: connections.left(),
+        sessions: house.sessions.known(),
+        message_bytes: (memory.held(), memory.limit()),
+        retry_tokens: retries.tokens(Instant::now().into_std()),
+        is_draining: house.draining.is_cancelled(),
+    }
+}

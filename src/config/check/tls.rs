@@ -1,0 +1,100 @@
+//! TLS at the front door, and where it may be done without.
+
+use super::place::{Fields, Place};
+use super::surroundings::Surroundings;
+use crate::certificates::BadTls;
+use crate::ingress::listener::Address;
+use crate::ingress::listener::secure::{ClientCertificate, Clients, Settings, Texts};
+
+pub(super) fn listen(place: &Place<'_>) -> Option<Address> {
+    let form = "an IP address and a port such as \"127.0.0.1:7070\", or a socket such as \"unix:/run/orchestrator.sock\"";
+    match place.text(form)?.parse() {
+        Ok(address) => Some(address),
+        Err(_) => place.expected(form),
+    }
+}
+
+/// Permissions as `chmod` takes them.
+pub(super) fn socket_mode(place: &Place<'_>) -> Option<u32> {
+    let form = "permissions in octal digits such as \"0660\"";
+    let text = place.text(form)?;
+    let is_octal =
+        (3..=4).contains(&text.len()) && text.bytes().all(|c| (b'0'..=b'7').contains(&c));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if is_octal && mode <= 0o777 => Some(mode),
+        Ok(_) | Err(_) => place.expected(form),
+    }
+}
+
+/// Makes what handshakes need and throws it away, so that what cannot work is told at the start.
+pub(super) fn tls(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<Settings> {
+    let place = place.clone().hidden();
+    let fields = place.fields(&[
+        "certificate_file",
+        "key_file",
+        "client_ca_file",
+        "client_certificate",
+    ])?;
+    let words = [
+        ("required", ClientCertificate::Required),
+        ("optional", ClientCertificate::Optional),
+    ];
+    let mut client_certificate = ClientCertificate::default();
+    fields.set("client_certificate", &mut client_certificate, |place| {
+        place.clone().open().word(&words)
+    });
+    if fields.get("client_ca_file").is_none()
+        && let Some(place) = fields.get("client_certificate")
+    {
+        place.note(
+            "needs client_ca_file, which says who may sign the certificates of callers: add it",
+        );
+    }
+    let file = |name: &'static str| {
+        let place = fields.get(name)?;
+        Some((surroundings.pem(&place), surroundings.path(&place)))
+    };
+    let needed = |name: &'static str| {
+        let file = file(name);
+        if file.is_none() {
+            fields.note_absent(
+                &[name],
+                &format!("has no {name}: write the name of a PEM file"),
+            );
+        }
+        file.and_then(|(pem, path)| pem.zip(path))
+    };
+    let (certificate, key) = (needed("certificate_file"), needed("key_file"));
+    let ca = file("client_ca_file");
+    let ((certificate, certificate_path), (key, key_path)) = (certificate?, key?);
+    let ca = match ca {
+        None => None,
+        Some((pem, path)) => Some((pem?, path?)),
+    };
+    let texts = Texts {
+        certificate,
+        key,
+        clients: ca
+            .as_ref()
+            .map(|(pem, _)| (pem.clone(), client_certificate)),
+    };
+    if let Err(bad) = texts.shown() {
+        note(&fields, &bad);
+    }
+    let clients = ca.map(|(_, ca)| Clients {
+        ca,
+        certificate: client_certificate,
+    });
+    Some(Settings::new(certificate_path, key_path, clients))
+}
+
+fn note(fields: &Fields<'_>, bad: &BadTls) {
+    let place = match bad {
+        BadTls::Certificate(what) | BadTls::Key(what) => {
+            fields.get_or_self(&format!("{what}_file"))
+        }
+        BadTls::Mismatch | BadTls::Identity(_) => fields.get_or_self("key_file"),
+        BadTls::Name(_) => fields.place.clone(),
+    };
+    place.note(bad.to_string());
+}

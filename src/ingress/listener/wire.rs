@@ -1,0 +1,193 @@
+//! What a connection runs over: the socket itself, or TLS on it; and the handshake by which it gets there.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::Peer;
+use super::secure::Keeper;
+use crate::domain::limit::{HANDSHAKE_LINES_INTERVAL, HANDSHAKE_LINES_MAX};
+
+/// A connection, with TLS or without.
+pub(super) enum Wire<S> {
+    Plain(S),
+    Secure(Box<TlsStream<S>>),
+}
+
+impl<S> Wire<S> {
+    /// What the peer has shown, and was found to be good.
+    pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(stream) => stream.get_ref().1.peer_certificates()?.first(),
+        }
+    }
+}
+
+/// TLS at the front door, for all of its connections.
+pub(super) struct Handshakes {
+    keeper: Arc<Keeper>,
+    lines: Mutex<Lines>,
+}
+
+impl Handshakes {
+    pub(super) fn new(keeper: Arc<Keeper>) -> Self {
+        Self {
+            keeper,
+            lines: Mutex::default(),
+        }
+    }
+
+    /// Makes a connection secure, within so long. What keeps it from that is told here.
+    pub(super) async fn shake<S>(&self, stream: S, peer: Peer, limit: Duration) -> Option<Wire<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let acceptor = TlsAcceptor::from(self.keeper.config());
+        let what = match timeout(limit, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => return Some(Wire::Secure(Box::new(stream))),
+            // Whoever only looks whether the port is open says nothing and leaves.
+            Ok(Err(error)) if is_gone(&error) => {
+                tracing::debug!(%peer, %error, "peer left during its tls handshake");
+                return None;
+            }
+            Ok(Err(error)) => what_failed(&error),
+            Err(_elapsed) => format!("not done within {}", humantime::format_duration(limit)),
+        };
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(untold) = lines.next(Instant::now()) {
+            tracing::warn!(%peer, what, untold, "tls handshake failed");
+        }
+        None
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [
+        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::BrokenPipe,
+    ];
+    gone.contains(&error.kind())
+}
+
+fn what_failed(error: &io::Error) -> String {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "the peer does not speak TLS, or not as it should".to_owned()
+        }
+        Some(other) => other.to_string(),
+        None => error.to_string(),
+    }
+}
+
+/// How many lines were written of late: nobody can fill the log by failing.
+#[derive(Debug, Default)]
+struct Lines {
+    since: Option<Instant>,
+    written: u32,
+    untold: u64,
+}
+
+impl Lines {
+    /// Whether another line may be written, and how many were not since the last one.
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        let is_over = |since: Instant| HANDSHAKE_LINES_INTERVAL <= now.duration_since(since);
+        if self.since.is_none_or(is_over) {
+            self.since = Some(now);
+            self.written = 0;
+        }
+        if HANDSHAKE_LINES_MAX <= self.written {
+            self.untold += 1;
+            return None;
+        }
+        self.written += 1;
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Secure(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Secure(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Secure(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Self::Secure(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Secure(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_failures_is_a_few_lines_and_a_count() {
+        let mut lines = Lines::default();
+        let max = HANDSHAKE_LINES_MAX as usize;
+        let told: Vec<_> = (0..max + 5).map(|_| lines.next(Instant::now())).collect();
+        assert!(told[..max].iter().all(|told| *told == Some(0)));
+        assert!(told[max..].iter().all(Option::is_none));
+        tokio::time::advance(HANDSHAKE_LINES_INTERVAL).await;
+        assert_eq!(lines.next(Instant::now()), Some(5));
+        assert_eq!(lines.next(Instant::now()), Some(0));
+    }
+}
