@@ -4,21 +4,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::ask::Hedge;
 use crate::history::{End, Record, Tried, What};
 use crate::operator::Order;
 
 /// Words of histories, each with the number of records that must have it.
-const WORDS: [(&str, u64); 65] = [
+const WORDS: [(&str, u64); 64] = [
     // What instances do.
     ("begun: No", 500),
     ("how: Answered", 10_000),
     ("how: Failed", 2000),
     ("how: Refused", 500),
     ("how: Reset", 1000),
-    ("how: Lost", 200),
+    ("how: Lost", 100),
     ("said: Serving", 10_000),
-    ("said: NotServing", 1000),
+    ("said: NotServing", 500),
     ("said: Nothing", 200),
     ("HungUp(", 500),
     // How they tell of themselves.
@@ -29,33 +28,32 @@ const WORDS: [(&str, u64); 65] = [
     ("watched: Garbles", 50),
     ("WatchOver {", 500),
     // What the world does.
-    ("Crashed(", 100),
-    ("Restarted(", 100),
-    ("Loses)", 100),
-    ("LosesOneWay)", 50),
-    ("Holds)", 50),
-    ("Mended(", 200),
+    ("Crashed(", 50),
+    ("Restarted(", 50),
+    ("Loses)", 40),
+    ("LosesOneWay)", 40),
+    ("Holds)", 40),
+    ("Mended(", 150),
     // How instances look from within.
     ("looks: Looks { admin: Draining", 200),
     ("looks: Looks { admin: Disabled", 50),
-    ("probed: Starting", 50),
     ("probed: Busy", 50),
-    ("probed: Down", 500),
+    ("probed: Down", 300),
     ("ejected: true", 100),
     // What callers get.
     ("end: Answered", 5000),
     ("end: Broken", 20),
-    ("end: LeftEarly", 500),
+    ("end: LeftEarly", 200),
     ("verdict: Ok", 2000),
-    ("verdict: LeftEarly", 200),
+    ("verdict: LeftEarly", 80),
     ("OUTCOME_FAILED", 500),
     ("OUTCOME_TIMED_OUT", 200),
     ("OUTCOME_CANCELLED", 200),
     ("ATTEMPT_KIND_TRANSPARENT_RETRY", 500),
     ("ATTEMPT_KIND_RETRY", 500),
     ("ATTEMPT_KIND_FALLBACK", 50),
-    ("ATTEMPT_KIND_HEDGE", 500),
-    ("deduplicated: true", 500),
+    ("ATTEMPT_KIND_HEDGE", 250),
+    ("deduplicated: true", 800),
     ("STOP_REASON_ALL_TERMINAL", 1000),
     ("STOP_REASON_COMPLETION_MET", 500),
     ("STOP_REASON_COMPLETION_IMPOSSIBLE", 50),
@@ -63,15 +61,15 @@ const WORDS: [(&str, u64); 65] = [
     ("STOP_REASON_DEADLINE", 100),
     ("reason: \"INSTANCE_LOST\"", 100),
     ("reason: \"INSTANCE_FAILED\"", 500),
-    ("reason: \"INSTANCE_DRAINING\"", 20),
+    ("reason: \"INSTANCE_DRAINING\"", 50),
     ("reason: \"DEADLINE_EXCEEDED\"", 500),
     ("reason: \"ANSWER_MALFORMED\"", 20),
     ("reason: \"COMPLETION_UNMET\"", 100),
     ("reason: \"ARGUMENT_INVALID\"", 50),
-    ("reason: \"IDEMPOTENCY_CONFLICT\"", 100),
+    ("reason: \"IDEMPOTENCY_CONFLICT\"", 250),
     ("reason: \"OVERLOADED\"", 200),
     ("reason: \"CALLER_LIMIT\"", 100),
-    ("failure: Some(\"INSTANCE_BUSY\")", 200),
+    ("failure: Some(\"INSTANCE_BUSY\")", 80),
     ("failure: Some(\"NOT_NEEDED\")", 100),
     ("pushback: Some(-1)", 500),
     ("order: Reversed", 5000),
@@ -83,17 +81,19 @@ const WORDS: [(&str, u64); 65] = [
 ];
 
 /// What takes more than a word to see.
-const SIGHTS: [(&str, u64); 9] = [
-    ("a drain that found calls running", 50),
+const SIGHTS: [(&str, u64); 8] = [
+    ("a drain that found calls running", 30),
     ("a drain that waited until they were over", 20),
     ("a hedge that brought the answer", 100),
-    ("a hedge after the usual time", 1),
     ("a hedge that would contradict itself", 50),
     ("a key that was joined while its call ran", 100),
     ("a key whose answer was kept", 100),
     ("a call that waited for an instance and got one", 20),
-    ("a call that waited for its turn and got it", 50),
+    ("a call that waited for its turn and got it", 20),
 ];
+
+/// What a call waits beyond the time in which its request arrives whole.
+const LONG: Duration = Duration::from_millis(50);
 
 /// How often each was seen, words first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +142,6 @@ fn sights(records: &[Record]) -> [u64; SIGHTS.len()] {
         found_work,
         waited,
         won,
-        usual,
         refused,
         joined,
         kept,
@@ -177,10 +176,8 @@ fn sights(records: &[Record]) -> [u64; SIGHTS.len()] {
                         deduplicated,
                         ..
                     } => {
-                        let mut hedges = attempts.iter().filter(is_hedge);
-                        *usual +=
-                            u64::from(ask.hedge == Hedge::Usual && 0 < hedges.clone().count());
-                        *won += u64::from(hedges.any(|hedge| hedge.failure.is_none()));
+                        let won_by = |tried: &Tried| is_hedge(&tried) && tried.failure.is_none();
+                        *won += u64::from(attempts.iter().any(won_by));
                         let before = answered.get(&ask.task).is_some_and(|first| first < asked);
                         *joined += u64::from(*deduplicated && !before);
                         *kept += u64::from(*deduplicated && before);
@@ -190,8 +187,8 @@ fn sights(records: &[Record]) -> [u64; SIGHTS.len()] {
                             .map_or(Duration::ZERO, |first| first.offset);
                         let is_own = !deduplicated;
                         let waits = ask.waits_for_ready;
-                        *ready += u64::from(is_own && waits && Duration::from_millis(50) <= first);
-                        *turned += u64::from(is_own && !waits && !first.is_zero());
+                        *ready += u64::from(is_own && waits && LONG <= first);
+                        *turned += u64::from(is_own && !waits && LONG <= first);
                     }
                     End::Failed { reason, .. } if reason == "ARGUMENT_INVALID" => {
                         *refused += u64::from(ask.contradicts_itself());
