@@ -32,8 +32,10 @@ pub(super) fn block_on<T>(calls: impl Future<Output = Result<T, Error>>) -> Resu
         .map_err(Error::System)?;
     let done = runtime.block_on(async {
         tokio::select! {
-            done = calls => done,
+            // Listened for before anything is sent: from then on Ctrl-C is a cancel, with the exit code of one.
+            biased;
             interrupt = tokio::signal::ctrl_c() => Err(interrupt.map_or_else(Error::System, |()| Error::Interrupted)),
+            done = calls => done,
         }
     });
     // A name that is still being looked up would be waited for otherwise.
