@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use super::fan_out::FanOut;
 use super::run_task::Route;
 use crate::chance::Chance;
+use crate::domain::admission::Rate;
 use crate::domain::deadline::{Deadline, Timeouts};
 use crate::domain::gather::Completion;
-use crate::domain::health::Panic;
 use crate::domain::health::probed::State;
+use crate::domain::health::{Admin, Panic};
 use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
@@ -79,12 +80,35 @@ impl Stage {
         self.set_state(id, State::Down, reason);
     }
 
+    pub(super) fn set_admin(&mut self, id: &str, admin: Admin) {
+        for member in &mut self.members {
+            if member.id().as_str() == id {
+                let mut changed = Member::clone(member);
+                changed.health.admin = admin;
+                *member = Arc::new(changed);
+            }
+        }
+    }
+
     fn set_state(&mut self, id: &str, state: State, reason: &str) {
         for member in &mut self.members {
             if member.id().as_str() == id {
                 let health = Health::probed(state, reason);
                 *member = Arc::new(Member {
                     health,
+                    ..Member::clone(member)
+                });
+            }
+        }
+    }
+
+    /// From now on calls may come to the instance only so fast.
+    pub(super) fn slow(&mut self, id: &str, rate: Rate) {
+        for member in &mut self.members {
+            if member.id().as_str() == id {
+                let load = Arc::new(Load::at_a_rate(rate));
+                *member = Arc::new(Member {
+                    load,
                     ..Member::clone(member)
                 });
             }

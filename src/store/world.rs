@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::limit::SESSIONS_MAX;
 use crate::domain::session::{Durability, SessionId};
 use crate::store::book::Book;
 use crate::store::record::{Created, NewSession, Old, Owner, Query, Session};
@@ -18,13 +17,22 @@ pub(super) struct World {
     /// What the sessions were that have changed since the last commit.
     before: BTreeMap<SessionId, Option<Shelf>>,
     bytes: usize,
-    bytes_max: usize,
+    room: Room,
+}
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Room {
+    /// Bytes of all sessions.
+    pub(super) bytes_max: usize,
+    /// Sessions, closed ones included.
+    pub(super) sessions_max: usize,
 }
 
 impl World {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(super) fn new(room: Room) -> Self {
         Self {
-            bytes_max,
+            room,
             ..Self::default()
         }
     }
@@ -49,7 +57,7 @@ impl World {
             self.before.insert(id.clone(), Some(shelf.clone()));
         }
         let bytes = shelf.book.bytes();
-        let free = self.bytes_max.saturating_sub(self.bytes);
+        let free = self.room.bytes_max.saturating_sub(self.bytes);
         let done = change(shelf, free);
         shelf.drop_removed();
         self.bytes = self.bytes + shelf.book.bytes() - bytes;
@@ -68,7 +76,7 @@ impl World {
         if self.shelves.contains_key(&id) {
             return Err(Error::AlreadyExists);
         }
-        if SESSIONS_MAX <= self.shelves.len() {
+        if self.room.sessions_max <= self.shelves.len() {
             return Err(Error::Full(Bound::Sessions));
         }
         let book = Book::new(new);

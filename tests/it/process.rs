@@ -77,6 +77,15 @@ pub(crate) fn orchestrator(arguments: &[&str]) -> Command {
     command
 }
 
+/// Ends a process and all that it has started, which are a group.
+pub(crate) fn signal_group(child: &Child) {
+    let sent = Command::new("kill")
+        .args(["-s", "KILL", "--", &format!("-{}", child.id())])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
 fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
         .args(["-s", name, &child.id().to_string()])
@@ -438,6 +447,24 @@ fn a_supervisor_is_told_when_it_is_ready_and_when_it_stops() {
     signal(&child, "TERM");
     assert_eq!(told(), "STOPPING=1");
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_conversation_brings_every_line_over_and_every_answer_back() {
+    let server = Server::start(&[]);
+    let spawned = server.run(&["sessions_spawn", "--id", "many"]);
+    assert_eq!(spawned.status.code(), Some(0), "{spawned:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (1..=3000).map(|number| format!("{number}\n")).collect();
+    let input = folder.path().join("lines");
+    std::fs::write(&input, &lines).unwrap();
+    let attached = orchestrator(&["sessions", "attach", "--id", "many"])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .stdin(std::fs::File::open(&input).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(attached.status.code(), Some(0), "{attached:?}");
+    assert_eq!(String::from_utf8(attached.stdout).unwrap(), lines);
 }
 
 #[test]

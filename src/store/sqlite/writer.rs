@@ -15,6 +15,7 @@ use crate::domain::limit::STORE_QUEUE_MAX;
 use crate::domain::session::SessionId;
 use crate::store::record::Session;
 use crate::store::shelf::Shelf;
+use crate::store::world::Room;
 use crate::store::{Error, Readiness};
 
 /// How long a store that has failed waits until it tries its file again.
@@ -88,7 +89,7 @@ where
 /// The writer.
 pub(super) struct Writer {
     pub(super) path: PathBuf,
-    pub(super) bytes_max: usize,
+    pub(super) room: Room,
     /// None since a write has failed.
     pub(super) desk: Option<Desk>,
     /// Sessions that survive nothing, while there is no desk.
@@ -222,7 +223,7 @@ impl Writer {
     /// begun anew.
     fn reopen(&mut self) -> Result<(), String> {
         let file = schema::open_writer(&self.path).map_err(|bad| bad.to_string())?;
-        let mut desk = Desk::new(file, self.bytes_max).map_err(|bad| bad.to_string())?;
+        let mut desk = Desk::new(file, self.room).map_err(|bad| bad.to_string())?;
         desk.checkpoint().map_err(|broken| broken.to_string())?;
         for shelf in std::mem::take(&mut self.not_on_disk) {
             desk.world.restore(shelf);
