@@ -231,8 +231,12 @@ pub const SESSION_KEY_BYTES_MAX: usize = 128;
 pub const STORE_QUEUE_MAX: usize = 1024;
 /// Bytes of the messages of these calls; one call always fits.
 pub const STORE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes of all sessions that the journal keeps.
+/// Bytes of all sessions that the journal keeps for somebody. What both sides have settled, and what is kept a little
+/// longer so that a repeated message is recognised, is bounded for each session and not counted here.
 pub const STORE_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+/// One part in so many of a store is kept free for what instances say, so that a store that is full of messages for
+/// them can become empty again.
+pub const STORE_SHARE_OF_ANSWERS: usize = 4;
 /// Messages of one call to the store.
 pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
 

@@ -254,12 +254,16 @@ impl History {
 
 /// A number for the whole history: the same one when everything happened in the same way at the same time.
 pub(crate) fn fingerprint(records: &[Record]) -> u64 {
+    let told: Vec<_> = records.iter().map(|record| format!("{record:?}")).collect();
+    fingerprint_of(told.iter().map(String::as_str))
+}
+
+/// The same of a history in words.
+pub(crate) fn fingerprint_of<'a>(told: impl Iterator<Item = &'a str>) -> u64 {
     // FNV-1a: the hasher of the standard library is not promised to stay as it is.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for record in records {
-        for byte in format!("{record:?}").bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+    for byte in told.flat_map(str::bytes) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     hash
 }

@@ -378,7 +378,7 @@ async fn orchestrate(
     std::future::pending().await
 }
 
-fn config(addresses: &BTreeMap<String, IpAddr>) -> Config {
+pub(crate) fn config(addresses: &BTreeMap<String, IpAddr>) -> Config {
     let mut config = Config::empty();
     config.keys.keys = vec![Key::with_all_rights("simulation", KEY)];
     config.probe = PROBE;

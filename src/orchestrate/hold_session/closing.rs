@@ -98,7 +98,8 @@ impl Owner {
         match &self.life {
             Life::Open => {}
             Life::Ending { reason, .. } => {
-                if self.storing.has_no_writes() && !self.storing.is_closing() {
+                // Not beside a change of hands either: the end would carry the epoch before it, and be refused.
+                if self.storing.is_idle() {
                     // What is not written yet was never acknowledged.
                     self.to_instance.forget_unstored();
                     self.to_client.forget_unstored();

@@ -78,10 +78,6 @@ impl Storing {
         self.close = Some(answer);
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        self.close.is_some()
-    }
-
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Stored> {
         if let Poll::Ready(answer) = poll_append(&mut self.to_instance, context) {
             return Poll::Ready(Stored::ToInstance(answer));

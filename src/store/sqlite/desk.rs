@@ -207,7 +207,7 @@ impl Desk {
         messages: Vec<NewToInstance>,
     ) -> Result<Vec<Appended>, Halt> {
         let file = &self.file;
-        self.world.change(id, |shelf, free| {
+        self.world.change_for_client(id, |shelf, free| {
             if !is_on_disk(shelf) {
                 return Ok(shelf.append_to_instance(fence, messages, free)?);
             }
