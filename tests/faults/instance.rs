@@ -17,9 +17,7 @@ use orchestrator::proto::health::{
 use orchestrator::proto::instance::instance_service_server::{
     InstanceService, InstanceServiceServer,
 };
-use orchestrator::proto::instance::{
-    ExecuteRequest, ExecuteResponse, SessionRequest,
-};
+use orchestrator::proto::instance::{ExecuteRequest, ExecuteResponse, SessionRequest};
 use prost::Message as _;
 use prost_types::Value;
 use prost_types::value::Kind;

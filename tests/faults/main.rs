@@ -25,6 +25,7 @@ mod load;
 mod network;
 mod processes;
 /// Shared with the simulation.
+#[allow(dead_code, reason = "the simulation sees more of a session")]
 #[path = "../sessions/mod.rs"]
 mod sessions;
 mod storm;

@@ -45,7 +45,9 @@ pub(crate) fn line(session: &str, event: &Event) -> Option<String> {
             epoch,
             position,
             text,
-        } => Some(format!("event {session} applied {mind} {epoch} {position} {text}")),
+        } => Some(format!(
+            "event {session} applied {mind} {epoch} {position} {text}"
+        )),
         _ => None,
     }
 }
@@ -139,7 +141,11 @@ impl Talk {
     fn shown(&self) -> String {
         let known = self.known();
         let Known {
-            has, acked, sent, answered, ..
+            has,
+            acked,
+            sent,
+            answered,
+            ..
         } = *known;
         let last = known.history.iter().rev().take(8);
         let last: Vec<_> = last.collect();
@@ -148,10 +154,11 @@ impl Talk {
 
     /// Begins the session and talks until it is told to end.
     pub(crate) async fn run(self, at: watch::Receiver<SocketAddr>) {
-        self.spawn(*at.borrow()).await;
+        let first = *at.borrow();
+        self.spawn(first).await;
         while !self.is_done() {
             let address = *at.borrow();
-            drop(self.attach(address).await);
+            let _ = self.attach(address).await;
             sleep(PAUSE).await;
         }
     }
@@ -160,7 +167,11 @@ impl Talk {
     pub(crate) async fn post(self, at: watch::Receiver<SocketAddr>) {
         for number in 0.. {
             let text = format!("p{number}");
-            while !self.post_once(*at.borrow(), &text).await {
+            loop {
+                let address = *at.borrow();
+                if self.post_once(address, &text).await {
+                    break;
+                }
                 sleep(PAUSE).await;
             }
             let mut known = self.known();
@@ -332,7 +343,10 @@ impl Talk {
 
     /// What is wrong with everything that the client and these instances have seen.
     pub(crate) fn check(&self, instances: &mut [Instance], answering: Answering) {
-        let said: Vec<_> = instances.iter_mut().flat_map(Instance::last_words).collect();
+        let said: Vec<_> = instances
+            .iter_mut()
+            .flat_map(Instance::last_words)
+            .collect();
         let events = said.iter().filter_map(|line| event(self.session, line));
         let mut history = self.known().history.clone();
         history.extend(events);
@@ -346,8 +360,8 @@ impl Talk {
 
 async fn connect(at: SocketAddr) -> Option<Client> {
     let endpoint = Endpoint::from_shared(format!("http://{at}")).unwrap();
-    let connecting = endpoint.connect_timeout(SILENCE).connect();
-    Some(Client::new(connecting.await.ok()?))
+    let endpoint = endpoint.connect_timeout(SILENCE);
+    Some(Client::new(endpoint.connect().await.ok()?))
 }
 
 fn frame(frame: Out) -> SessionSendRequest {

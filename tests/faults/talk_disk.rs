@@ -54,7 +54,8 @@ impl Drop for Disk {
     }
 }
 
-pub(crate) async fn a_full_disk_refuses_clearly_keeps_what_was_acknowledged_and_goes_on_by_itself() {
+pub(crate) async fn a_full_disk_refuses_clearly_keeps_what_was_acknowledged_and_goes_on_by_itself()
+{
     let disk = Disk::mount();
     let mut instances = vec![Instance::start("A")];
     let start = |instances: &[Instance]| {

@@ -1,7 +1,7 @@
 //! The judge is shown histories that it must pass, and each kind that it must refuse.
 
-use super::history::{Answer, Answers, Event, Opened, Ready, streamed};
-use super::judge::{Answering, judge};
+use crate::sessions::history::{Answer, Answers, Event, Opened, Ready, streamed};
+use crate::sessions::judge::{Answering, judge};
 
 fn sent(seq: u64) -> Event {
     let text = streamed(seq, 0);

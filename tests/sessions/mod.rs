@@ -4,5 +4,3 @@
 pub(crate) mod history;
 pub(crate) mod instance;
 pub(crate) mod judge;
-#[cfg(test)]
-mod judge_tests;

@@ -29,6 +29,9 @@ mod conversation;
 mod coverage;
 mod history;
 mod instance;
+/// Here, since the tests of real faults have no harness.
+#[path = "../sessions/judge_tests.rs"]
+mod judge_tests;
 mod lie;
 mod mood;
 mod payload;
