@@ -59,6 +59,19 @@ impl Memory {
         self.0.limit
     }
 
+    /// Whether there is room for anything at all that is held for this.
+    #[must_use]
+    pub fn has_room(&self, purpose: Purpose) -> bool {
+        self.held() < self.most(purpose)
+    }
+
+    fn most(&self, purpose: Purpose) -> usize {
+        match purpose {
+            Purpose::Request => self.0.limit / 4 * PARTS_FOR_REQUESTS,
+            Purpose::Answer => self.0.limit,
+        }
+    }
+
     /// A charge of nothing yet.
     #[must_use]
     pub fn charge(&self) -> Charge {
@@ -88,12 +101,7 @@ pub struct Charge {
 impl Charge {
     /// Holds so many bytes more, unless the account is full.
     pub fn grow(&self, bytes: usize, purpose: Purpose) -> Result<(), Full> {
-        let limit = self.memory.0.limit;
-        let most = match purpose {
-            Purpose::Request => limit / 4 * PARTS_FOR_REQUESTS,
-            Purpose::Answer => limit,
-        };
-        self.memory.take(bytes, most)?;
+        self.memory.take(bytes, self.memory.most(purpose))?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -102,6 +110,17 @@ impl Charge {
     pub fn grow_anyway(&self, bytes: usize) {
         self.memory.0.held.fetch_add(bytes, Ordering::AcqRel);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Holds exactly so many bytes from now on, come what may: for what asked `has_room` before it grew.
+    pub fn settle(&self, bytes: usize) {
+        let held = &self.memory.0.held;
+        let before = self.bytes.swap(bytes, Ordering::Relaxed);
+        if before < bytes {
+            held.fetch_add(bytes - before, Ordering::AcqRel);
+        } else if bytes < before {
+            held.fetch_sub(before - bytes, Ordering::AcqRel);
+        }
     }
 }
 
@@ -151,6 +170,20 @@ mod tests {
         answer.grow_anyway(1000);
         assert_eq!(memory.held(), 1025);
         drop(answer);
+        assert_eq!(memory.held(), 0);
+    }
+
+    #[test]
+    fn a_charge_may_follow_what_is_held() {
+        let memory = Memory::new(100);
+        let charge = memory.charge();
+        for bytes in [10, 120, 120, 0, 75] {
+            charge.settle(bytes);
+            assert_eq!(memory.held(), bytes);
+        }
+        assert!(!memory.has_room(Purpose::Request) && memory.has_room(Purpose::Answer));
+        drop(charge);
+        assert!(memory.has_room(Purpose::Request));
         assert_eq!(memory.held(), 0);
     }
 

@@ -22,7 +22,15 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    fn new(path: &'static str, message: &impl Message) -> Self {
+    pub(crate) fn new(path: &'static str, message: &impl Message) -> Self {
+        let mut call = Self::without_timeout(path, message);
+        call.headers
+            .insert("grpc-timeout", HeaderValue::from_static("15S"));
+        call
+    }
+
+    /// For streams that have no end.
+    pub(crate) fn without_timeout(path: &'static str, message: &impl Message) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(
@@ -33,7 +41,6 @@ impl Call {
             header::AUTHORIZATION,
             HeaderValue::try_from(format!("Bearer {KEY}")).unwrap(),
         );
-        headers.insert("grpc-timeout", HeaderValue::from_static("15S"));
         Self {
             path,
             headers,
@@ -83,7 +90,8 @@ impl Call {
     }
 }
 
-fn framed(message: &impl Message) -> Bytes {
+/// A message with its prefix.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(message.encoded_len() as u32);

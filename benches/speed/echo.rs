@@ -1,6 +1,7 @@
 //! Role: instances that answer with what they were sent, each on a port of its own, all in one thread.
 //!
-//! Bare h2, so that they cost little. A request and its answer have the same bytes: field 1 is the payload.
+//! Bare h2, so that they cost little. A request and its answer have the same bytes: field 1 is the payload. Sessions
+//! are taken and kept, and nothing is said in them.
 
 use std::net::SocketAddr;
 
@@ -11,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::process;
+use crate::{process, sessions};
 
 /// `HealthCheckResponse { status: SERVING }`, with its prefix.
 const SERVING: &[u8] = &[0, 0, 0, 0, 2, 0x08, 1];
@@ -68,6 +69,9 @@ async fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) -> Result<(), h2::Error> {
+    if request.uri().path() == "/openclaw.instance.v1.InstanceService/Session" {
+        return sessions::converse(request.into_body(), respond).await;
+    }
     let is_health = request.uri().path().starts_with("/grpc.health.");
     let message = read(request.into_body()).await?;
     let message = if is_health {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orchestrator::app::App;
-use orchestrator::config::{Config, Planned};
+use orchestrator::config::{Config, Journal, Planned};
 use orchestrator::domain::health::State;
 use orchestrator::domain::id::InstanceId;
 use orchestrator::fleet::ProbeSettings;
@@ -13,21 +13,37 @@ use orchestrator::instance::{Spec, tls};
 use tokio::runtime;
 
 use crate::call::KEY;
-use crate::process;
+use crate::{process, sessions};
 
 /// Serves in the runtime in which the command line runs it.
 pub(crate) fn run(arguments: &[String]) {
-    serve(runtime::Builder::new_multi_thread(), arguments);
+    serve(
+        runtime::Builder::new_multi_thread(),
+        arguments,
+        Config::empty(),
+    );
 }
 
 /// Serves in one thread: what the runtime itself costs is the difference.
 pub(crate) fn run_in_one_thread(arguments: &[String]) {
-    serve(runtime::Builder::new_current_thread(), arguments);
+    serve(
+        runtime::Builder::new_current_thread(),
+        arguments,
+        Config::empty(),
+    );
+}
+
+/// The same for many sessions, with a journal in the folder that is named first.
+pub(crate) fn run_with_sessions(arguments: &[String]) {
+    let (journal, instances) = arguments.split_first().unwrap();
+    let mut config = Config::empty();
+    config.journal = Journal::Folder(journal.into());
+    config.limits.streams = sessions::STREAMS_EACH as u32;
+    serve(runtime::Builder::new_current_thread(), instances, config);
 }
 
 /// Serves with the instances that the arguments name: `ID=ADDRESS`.
-fn serve(mut runtime: runtime::Builder, arguments: &[String]) {
-    let mut config = Config::empty();
+fn serve(mut runtime: runtime::Builder, arguments: &[String], mut config: Config) {
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.keys.keys = vec![Key::with_all_rights("bench", KEY)];
     // Probes of a thousand instances would be counted as the CPU of legs.

@@ -53,6 +53,11 @@ impl Connections {
         }
     }
 
+    /// Another handle of the first connection.
+    pub(crate) fn sender(&self) -> SendRequest<Bytes> {
+        self.senders[0].clone()
+    }
+
     /// Sends one call on the first connection and returns its answer once the headers are there.
     pub(crate) async fn send(&self, call: &Call) -> RecvStream {
         let request = call.request(&self.authority);
@@ -76,7 +81,9 @@ impl Connections {
                     let mut took = Vec::new();
                     let mut began = Instant::now();
                     while began < ends {
-                        one(sender.clone(), request.clone(), message.clone()).await;
+                        let bytes = one(sender.clone(), request.clone(), message.clone()).await;
+                        // An answer that lost the payload would be a cheap one.
+                        assert!(1024 < bytes, "the payload did not come back");
                         let now = Instant::now();
                         took.push((now - began).as_nanos() as u32);
                         began = now;
@@ -102,7 +109,8 @@ async fn begin(sender: SendRequest<Bytes>, request: Request<()>, message: Bytes)
     response.into_body()
 }
 
-async fn one(sender: SendRequest<Bytes>, request: Request<()>, message: Bytes) {
+/// Sends one call and reads its answer; returns how many bytes it had.
+pub(crate) async fn one(sender: SendRequest<Bytes>, request: Request<()>, message: Bytes) -> usize {
     let mut body = begin(sender, request, message).await;
     let mut bytes = 0;
     while let Some(data) = body.data().await {
@@ -110,14 +118,13 @@ async fn one(sender: SendRequest<Bytes>, request: Request<()>, message: Bytes) {
         bytes += data.len();
         body.flow_control().release_capacity(data.len()).unwrap();
     }
-    // An answer that lost the payload would be a cheap one.
-    assert!(1024 < bytes, "the payload did not come back");
     let trailers = body.trailers().await.unwrap().expect("trailers");
     assert_eq!(
         trailers.get("grpc-status").map(|status| status.as_bytes()),
         Some(&b"0"[..]),
         "{trailers:?}"
     );
+    bytes
 }
 
 /// The middle of what calls took, in microseconds.

@@ -1,5 +1,5 @@
 //! What the speed claims rest on: `cargo bench --bench speed`, or parts of it by name, such as
-//! `cargo bench --bench speed -- route fanout scan`. benches/README.md tells how to read the figures.
+//! `cargo bench --bench speed -- route fanout sessions scan`. benches/README.md tells how to read the figures.
 //!
 //! `NAME=PATH` among the arguments lets an earlier build of this binary take part in Route as another
 //! orchestrator: on a noisy machine only figures of one run can be compared.
@@ -23,6 +23,7 @@ mod nginx;
 mod process;
 mod route;
 mod scan;
+mod sessions;
 
 /// As src/main.rs has it; every role of this binary has it too, the forwarders included.
 #[global_allocator]
@@ -54,6 +55,9 @@ fn main() {
     if wanted("fanout") {
         fan_out::measure();
     }
+    if wanted("sessions") {
+        sessions::measure();
+    }
     if wanted("scan") {
         scan::measure(route_us);
     }
@@ -63,6 +67,7 @@ fn play(role: &str, arguments: &[String]) {
     process::end_with_parent();
     match role {
         "echo" => echo::run(arguments),
+        "orchestrator-with-sessions" => house::run_with_sessions(arguments),
         "orchestrator" => house::run(arguments),
         "orchestrator-one-thread" => house::run_in_one_thread(arguments),
         "tonic-opaque" => forward::run::<forward::Opaque>(arguments),

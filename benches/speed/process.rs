@@ -47,6 +47,16 @@ impl Process {
         }
     }
 
+    /// Memory that is its own and not of a file, as far as it is held in RAM; bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let anonymous = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kibibytes = anonymous.unwrap().trim().trim_end_matches(" kB");
+        kibibytes.parse::<u64>().unwrap() * 1024
+    }
+
     /// CPU time of all its threads so far; nanoseconds, unlike the ticks of /proc/PID/stat.
     pub(crate) fn cpu(&self) -> Duration {
         cpu(self.child.id())

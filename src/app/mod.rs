@@ -10,7 +10,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::chance::Chance;
-use crate::config::{Builtin, Config, Journal, Planned, Shutdown};
+use crate::config::{self, Builtin, Config, Journal, Planned, Shutdown};
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::health::{self, Admin};
@@ -27,7 +27,7 @@ use crate::instance::{InstanceClient, Spec, builtin, tls};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
 use crate::orchestrate::deduplicate::Deduplicate;
-use crate::orchestrate::hold_session::Sessions;
+use crate::orchestrate::hold_session::{self, Sessions};
 use crate::orchestrate::run_task::Readiness;
 use crate::store::Store;
 use crate::store::memory::{self as in_memory, MemoryStore};
@@ -114,7 +114,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let tasks = Tasks::new();
         // First of all: one that is in use, or damaged, stops the start.
-        let store = store(&config.journal, &tasks)?;
+        let store = store(&config.journal, &config.sessions, &tasks)?;
         Self::build(outside, config, store, tasks).await
     }
 
@@ -160,7 +160,8 @@ impl App {
         let keys = watched(config.keys, &tasks);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
         // Before anybody can call: what a client was told before the restart stands.
-        let sessions = hold(&store, &fleet, &tasks, &chance).await?;
+        let settings = config.sessions.each;
+        let sessions = hold(&store, &fleet, &tasks, &chance, &memory, settings).await?;
 
         let draining = CancellationToken::new();
         let house = methods::House {
@@ -169,6 +170,7 @@ impl App {
             gate: Arc::clone(&gate),
             timeouts: config.timeouts,
             sessions: sessions.clone(),
+            session_idle_ttl: config.sessions.idle_ttl,
             retries: Arc::default(),
             hedges: Arc::default(),
             readiness: Arc::new(Readiness::new(fleet.changes())),
@@ -309,10 +311,19 @@ async fn hold(
     fleet: &Arc<Fleet>,
     tasks: &Tasks,
     chance: &Chance,
+    memory: &Memory,
+    settings: hold_session::Settings,
 ) -> Result<Sessions, StartError> {
     let (store, fleet_now) = (Arc::clone(store), fleet.now());
-    let recovered = Sessions::recover(store, fleet_now, tasks.clone(), chance.clone()).await;
-    let sessions = recovered.map_err(StartError::Recovery)?;
+    let recovered = Sessions::recover(
+        store,
+        fleet_now,
+        tasks.clone(),
+        chance.clone(),
+        memory.clone(),
+        settings,
+    );
+    let sessions = recovered.await.map_err(StartError::Recovery)?;
     let keeping = sessions.clone().keep(fleet.changes());
     tasks.spawn_vital("sessions", tasks.until_stop(keeping));
     Ok(sessions)
@@ -325,17 +336,27 @@ fn find_token(sessions: &Sessions) -> FindToken {
 }
 
 /// Opens what keeps sessions. It blocks for a moment, before anybody is served.
-fn store(journal: &Journal, tasks: &Tasks) -> Result<Arc<dyn Store>, StartError> {
+fn store(
+    journal: &Journal,
+    sessions: &config::Sessions,
+    tasks: &Tasks,
+) -> Result<Arc<dyn Store>, StartError> {
+    let (bytes_max, sessions_max) = (sessions.journal_bytes_max, sessions.sessions_max);
     match journal {
         Journal::Memory => {
             let settings = in_memory::Settings {
-                bytes_max: STORE_BYTES_MAX / 4,
+                bytes_max: bytes_max.min(STORE_BYTES_MAX / 4),
+                sessions_max,
                 ..in_memory::Settings::default()
             };
             Ok(Arc::new(MemoryStore::new(settings)))
         }
         Journal::Folder(folder) => {
-            let store = SqliteStore::open(folder, sqlite::Settings::default(), tasks)?;
+            let settings = sqlite::Settings {
+                bytes_max,
+                sessions_max,
+            };
+            let store = SqliteStore::open(folder, settings, tasks)?;
             Ok(Arc::new(store))
         }
     }

@@ -9,15 +9,15 @@ use super::exit::Error;
 /// Where sessions are kept, as typed.
 #[derive(Debug, Clone, Args)]
 pub(super) struct DataArguments {
-    /// Where sessions are kept [default: $XDG_DATA_HOME/orchestrator or ~/.local/share/orchestrator]
+    /// Where sessions are kept [default: $XDG_DATA_HOME/orchestrator or ~/.local/share/orchestrator; for serve, sessions.data_directory of its config before these]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 impl DataArguments {
-    /// The directory; it need not be there.
-    pub(super) fn directory(&self) -> Result<PathBuf, Error> {
-        let given = self.data_dir.clone();
+    /// The directory; it need not be there. `configured` is what the config says.
+    pub(super) fn directory(&self, configured: Option<PathBuf>) -> Result<PathBuf, Error> {
+        let given = self.data_dir.clone().or(configured);
         let found = given.or_else(|| default(path("XDG_DATA_HOME"), path("HOME")));
         found.ok_or_else(|| {
             let hint = "name the data directory with --data-dir";

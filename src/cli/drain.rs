@@ -19,9 +19,11 @@ Examples:
   orchestrator drain A
   orchestrator drain A B-D --timeout 10m
   orchestrator drain A --wait false
+  orchestrator drain A --move
 
-A draining instance keeps the calls that it has and gets nothing new, until undrain. It is drained once nothing is
-outstanding there. The exit code is 0 then, and 6 when --timeout is over before; it goes on draining all the same.
+A draining instance keeps the calls and the sessions that it has and gets nothing new, until undrain. It is drained
+once nothing is outstanding there and no session is left. With --move its sessions go to other instances; those with
+the loss policy fail may not, and stay until they end. The exit code is 0 then, and 6 when --timeout is over before; it goes on draining all the same.
 The key needs the scope admin and is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
 const UNDRAIN_EXAMPLES: &str = "\
@@ -44,6 +46,9 @@ pub(super) struct Arguments {
     /// Who: ids (A B), ranges (A-H), lists (A,C), or '*' for the whole fleet.
     #[arg(required = true, num_args = 1.., value_name = "INSTANCE")]
     instances: Vec<String>,
+    /// Move their sessions to other instances, as far as their loss policy lets them.
+    #[arg(long = "move")]
+    move_sessions: bool,
     /// Wait until they are drained.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     wait: bool,
@@ -79,11 +84,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
             // Repeating it changes nothing, and tells how far it has come.
             let request = proto::DrainRequest {
                 instances: arguments.instances.clone(),
+                move_sessions: arguments.move_sessions,
             };
             let request = connection.request(request, Some(CALL_TIMEOUT));
             let call = async { Ok(cluster.drain(request).await?.into_inner()) };
             fleet = guard(Some(CALL_TIMEOUT), call).await?.instances;
             let left: u32 = fleet.iter().map(|health| health.calls_outstanding).sum();
+            let sessions: u32 = fleet.iter().map(|health| health.sessions_open).sum();
             let waiting = fleet.iter().filter(|health| !health.drained).count();
             if waiting == 0 || !arguments.wait {
                 return Ok(Exit::Done);
@@ -92,7 +99,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
                 return Ok(Exit::Deadline);
             }
             progress.set_message(format!(
-                "{waiting} of {} still have work: {left} calls outstanding",
+                "{waiting} of {} still have work: {left} calls and {sessions} sessions",
                 fleet.len()
             ));
             progress.tick();
@@ -171,6 +178,8 @@ mod tests {
         assert_eq!(typed.instances, ["A", "B-D"]);
         assert!(typed.wait && typed.timeout == Duration::from_secs(30));
         assert!(!check("drain A --wait false").unwrap().arguments.wait);
+        assert!(!check("drain A").unwrap().arguments.move_sessions);
+        assert!(check("drain A --move").unwrap().arguments.move_sessions);
         assert!(check("drain").is_none());
     }
 }

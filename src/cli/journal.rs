@@ -60,7 +60,7 @@ struct Backup {
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     match &arguments.action {
         Action::Check(check) => {
-            let contents = inspect::check(&check.data.directory()?);
+            let contents = inspect::check(&check.data.directory(None)?);
             let contents = contents.map_err(|error| Error::Journal(error.to_string()))?;
             let mut output = Output::stdout();
             match check.output {
@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
             }
         }
         Action::Backup(backup) => {
-            inspect::back_up(&backup.data.directory()?, &backup.to)
+            inspect::back_up(&backup.data.directory(None)?, &backup.to)
                 .map_err(|error| Error::Journal(error.to_string()))?;
             Ok(Exit::Done)
         }

@@ -110,6 +110,8 @@ pub(super) struct Health<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_probe_latency: Option<String>,
     calls_outstanding: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    sessions_open: u32,
     admin: String,
     probed: String,
     observed: String,
@@ -117,6 +119,11 @@ pub(super) struct Health<'a> {
     ejected_until: Option<String>,
     #[serde(skip_serializing_if = "is_false")]
     drained: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
@@ -266,6 +273,7 @@ pub(super) fn health(health: &proto::InstanceHealth) -> Health<'_> {
         since: health.since.map(|since| since.to_string()),
         last_probe_latency: health.last_probe_latency.map(|latency| latency.to_string()),
         calls_outstanding: health.calls_outstanding,
+        sessions_open: health.sessions_open,
         admin: words::admin_state(health),
         probed: words::probed_state(health),
         observed: words::observed_state(health),

@@ -6,6 +6,7 @@ mod connection;
 mod data_directory;
 mod demo;
 mod demo_session;
+mod descriptors;
 mod drain;
 mod exit;
 mod explain;
@@ -76,6 +77,8 @@ enum Command {
     Drain(drain::Arguments),
     /// Give instances work again.
     Undrain(drain::Back),
+    /// Print the contract as an encoded FileDescriptorSet.
+    Descriptors(descriptors::Arguments),
     /// Print what a shell needs to complete the command line.
     Completions(completions::Arguments),
     /// Print or write the manual pages.
@@ -115,6 +118,7 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Journal(arguments) => journal::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Undrain(arguments) => drain::undrain(&arguments),
+        Command::Descriptors(arguments) => descriptors::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments, CommandLine::command()),
         Command::Man(arguments) => man::run(&arguments, CommandLine::command()),
     }

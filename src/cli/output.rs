@@ -64,7 +64,12 @@ impl Output {
 impl<W: Write> Output<W> {
     /// Text that brings its own line ends.
     pub(super) fn text(&mut self, text: &str) -> Result<(), Error> {
-        self.writer.write_all(text.as_bytes())?;
+        self.bytes(text.as_bytes())
+    }
+
+    /// What only programs read.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.writer.write_all(bytes)?;
         Ok(self.writer.flush()?)
     }
 

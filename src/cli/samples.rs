@@ -108,6 +108,7 @@ pub(super) fn health() -> Vec<proto::InstanceHealth> {
             observed: proto::ObservedState::Trusted.into(),
             ejected_until: None,
             drained: true,
+            sessions_open: 0,
         },
         proto::InstanceHealth {
             instance: "A".to_owned(),

@@ -113,7 +113,8 @@ fn config(arguments: &Arguments) -> Result<(Config, Option<String>), Error> {
             .map_err(|mistakes| Error::Config(mistakes.to_string()))?,
     };
     config.listen = arguments.listen.unwrap_or(config.listen);
-    config.journal = Journal::Folder(arguments.data.directory()?);
+    let configured = config.sessions.data_directory.clone();
+    config.journal = Journal::Folder(arguments.data.directory(configured)?);
     let from_environment = environment("ORCHESTRATOR_API_KEY");
     let settled = config::settle_keys(&mut config, from_environment.as_deref(), config::make_key)
         .map_err(|bad| Error::Key(bad.to_string()))?;

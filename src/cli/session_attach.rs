@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
@@ -21,29 +22,56 @@ use crate::proto::orchestrator::session_send_response::Frame as In;
 
 /// How long between two tries to come back.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// How long replies are waited for once standard input has ended.
+/// Once standard input has ended: how long without one more reply the replies that are missing are waited for. An
+/// instance need not reply to everything.
 const LAST_REPLIES_MAX: Duration = Duration::from_secs(10);
+/// Once standard input has ended: how long it is tried to bring over what was not acknowledged, with all its
+/// reconnections.
+const LAST_MESSAGES_MAX: Duration = Duration::from_secs(60);
 /// Frames that wait to be sent.
 const FRAMES_QUEUED_MAX: usize = 16;
+/// Messages that the server has not acknowledged: no more lines are read then. Fewer than the server allows.
+const UNACKNOWLEDGED_MAX: usize = 256;
+/// Bytes of these; one message always fits.
+const UNACKNOWLEDGED_BYTES_MAX: usize = 512 * 1024;
 
 /// What has to survive a connection.
 struct Conversation {
     lines: Lines<BufReader<File>>,
-    input_ended: bool,
+    input: Input,
     /// Messages that the server has not acknowledged.
     unacknowledged: VecDeque<(u64, Bytes)>,
+    unacknowledged_bytes: usize,
     /// The last number that was given to a message; none until the server has said where it stands.
     last_seq: Option<u64>,
+    /// The last message that was sent over the connection of now.
+    sent: u64,
     /// The last message of the server.
     received: Option<u64>,
+    /// The last message of the server that was acknowledged over the connection of now.
+    acked: u64,
     /// Through which of our messages replies have come.
     replied: u64,
+}
+
+/// How it stands with standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// There may be more.
+    Open,
+    /// It has ended then, or the last reply has come then.
+    Ended {
+        /// When it ended.
+        at: Instant,
+        /// When the last message of the server came since.
+        last_word: Instant,
+    },
 }
 
 /// How one attachment ends.
 enum Ended {
     /// The conversation is over.
-    Over,
+    Over(Exit),
     /// The stream is, and may be opened again.
     Lost(String),
 }
@@ -52,10 +80,13 @@ enum Ended {
 pub(super) async fn converse(id: &str, server: &str) -> Result<Exit, Error> {
     let mut conversation = Conversation {
         lines: BufReader::new(stdin()?).lines(),
-        input_ended: false,
+        input: Input::Open,
         unacknowledged: VecDeque::new(),
+        unacknowledged_bytes: 0,
         last_seq: None,
+        sent: 0,
         received: None,
+        acked: 0,
         replied: 0,
     };
     let mut was_attached = false;
@@ -65,7 +96,7 @@ pub(super) async fn converse(id: &str, server: &str) -> Result<Exit, Error> {
             Ok((frames, answers)) => {
                 was_attached = true;
                 match conversation.hold(frames, answers).await? {
-                    Ended::Over => return Ok(Exit::Done),
+                    Ended::Over(exit) => return Ok(exit),
                     Ended::Lost(why) => why,
                 }
             }
@@ -75,6 +106,9 @@ pub(super) async fn converse(id: &str, server: &str) -> Result<Exit, Error> {
         };
         let why = lost.lines().next().unwrap_or_default();
         let why = why.trim_start_matches("error: ");
+        if let Some(exit) = conversation.given_up() {
+            return Ok(exit);
+        }
         failure_text::warn(&format!("{why}; attaching again"));
         tokio::time::sleep(RETRY_DELAY).await;
     }
@@ -108,7 +142,12 @@ fn may_pass(error: &Error) -> bool {
 fn is_passing(status: &Status) -> bool {
     use std::error::Error as _;
     // Only a status that this side made up, because the connection broke, has a cause.
-    status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled)
+    status.source().is_some()
+        || matches!(
+            status.code(),
+            // The last one: there is no room just now, in memory or in the journal.
+            Code::Unavailable | Code::Cancelled | Code::ResourceExhausted
+        )
 }
 
 type Attached = (
@@ -135,20 +174,28 @@ fn frame(frame: Out) -> proto::SessionSendRequest {
 }
 
 impl Conversation {
+    /// Reads and sends side by side: neither waits for the other.
     async fn hold(
         &mut self,
         frames: mpsc::Sender<proto::SessionSendRequest>,
         mut answers: Streaming<proto::SessionSendResponse>,
     ) -> Result<Ended, Error> {
         let mut output = Output::stdout();
+        let mut is_ready = false;
+        self.acked = self.received.unwrap_or(0);
         loop {
-            if self.input_ended && self.unacknowledged.is_empty() && self.is_answered() {
-                return Ok(Ended::Over);
+            if self.input != Input::Open && self.unacknowledged.is_empty() && self.is_answered() {
+                return Ok(Ended::Over(Exit::Done));
             }
+            let next = if is_ready { self.to_say() } else { None };
+            let reads_on = is_ready && self.input == Input::Open && self.has_room();
+            let gives_up = self.gives_up_at();
             tokio::select! {
+                biased;
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => {
-                        if let Some(ended) = self.take(answer, &frames, &mut output).await? {
+                        is_ready |= matches!(answer.frame, Some(In::Ready(_)));
+                        if let Some(ended) = self.take(answer, &mut output)? {
                             return Ok(ended);
                         }
                     }
@@ -158,15 +205,24 @@ impl Conversation {
                     }
                     Err(status) => return Err(status.into()),
                 },
-                line = self.lines.next_line(), if self.last_seq.is_some() && !self.input_ended => {
-                    match line? {
-                        Some(line) => self.send(&line, &frames).await,
-                        None => self.input_ended = true,
+                // When the stream is over, the answers say why; what was not taken is sent again over the next one.
+                Ok(place) = frames.reserve(), if next.is_some() => {
+                    if let Some(next) = next {
+                        self.said(&next);
+                        place.send(frame(next));
                     }
                 }
-                () = tokio::time::sleep(LAST_REPLIES_MAX), if self.input_ended => {
-                    failure_text::warn("the input has ended, and not every message was replied to");
-                    return Ok(Ended::Over);
+                line = self.lines.next_line(), if reads_on => match line? {
+                    Some(line) => self.keep(&line),
+                    None => {
+                        let at = Instant::now();
+                        self.input = Input::Ended { at, last_word: at };
+                    }
+                },
+                () = sleep_until(gives_up.unwrap_or_else(Instant::now)), if gives_up.is_some() => {
+                    if let Some(exit) = self.given_up() {
+                        return Ok(Ended::Over(exit));
+                    }
                 }
             }
         }
@@ -176,7 +232,68 @@ impl Conversation {
         self.last_seq.is_some_and(|last| last <= self.replied)
     }
 
-    async fn send(&mut self, line: &str, frames: &mpsc::Sender<proto::SessionSendRequest>) {
+    fn has_room(&self) -> bool {
+        let bytes = self.unacknowledged_bytes;
+        self.unacknowledged.is_empty()
+            || (self.unacknowledged.len() < UNACKNOWLEDGED_MAX && bytes < UNACKNOWLEDGED_BYTES_MAX)
+    }
+
+    /// When waiting is over, once the input is.
+    fn gives_up_at(&self) -> Option<Instant> {
+        match self.input {
+            Input::Open => None,
+            Input::Ended { last_word, .. } if self.unacknowledged.is_empty() => {
+                Some(last_word + LAST_REPLIES_MAX)
+            }
+            Input::Ended { at, .. } => Some(at + LAST_MESSAGES_MAX),
+        }
+    }
+
+    /// How it ends when waiting is over. What was not acknowledged is nowhere but here: that is no success.
+    fn given_up(&self) -> Option<Exit> {
+        if self.gives_up_at().is_none_or(|at| Instant::now() < at) {
+            return None;
+        }
+        if self.unacknowledged.is_empty() {
+            failure_text::warn("the input has ended, and not every message was replied to");
+            return Some(Exit::Done);
+        }
+        failure_text::warn(&self.not_taken());
+        Some(Exit::Deadline)
+    }
+
+    fn not_taken(&self) -> String {
+        let count = self.unacknowledged.len();
+        format!("{count} messages were not acknowledged: they may be lost")
+    }
+
+    /// The next frame that is to be sent: an acknowledgement before messages.
+    fn to_say(&self) -> Option<Out> {
+        let received = self.received.unwrap_or(0);
+        if self.acked < received {
+            return Some(Out::Ack(proto::SessionAck { seq: received }));
+        }
+        let at = self
+            .unacknowledged
+            .partition_point(|(seq, _)| *seq <= self.sent);
+        let (seq, payload) = self.unacknowledged.get(at)?;
+        Some(Out::Data(proto::SessionClientData {
+            seq: *seq,
+            payload: Some(payload.clone()),
+            in_reply_to: 0,
+        }))
+    }
+
+    fn said(&mut self, frame: &Out) {
+        match frame {
+            Out::Ack(ack) => self.acked = ack.seq,
+            Out::Data(data) => self.sent = data.seq,
+            Out::Hello(_) | Out::Close(_) => {}
+        }
+    }
+
+    /// Numbers a line and keeps it until it is acknowledged.
+    fn keep(&mut self, line: &str) {
         if line.trim().is_empty() {
             return;
         }
@@ -186,15 +303,13 @@ impl Conversation {
         };
         let seq = self.last_seq.unwrap_or(0) + 1;
         self.last_seq = Some(seq);
-        self.unacknowledged.push_back((seq, payload.clone()));
-        // When the stream is over, it is sent again over the next one.
-        let _ = frames.send(data(seq, payload)).await;
+        self.unacknowledged_bytes += payload.len();
+        self.unacknowledged.push_back((seq, payload));
     }
 
-    async fn take(
+    fn take(
         &mut self,
         answer: proto::SessionSendResponse,
-        frames: &mpsc::Sender<proto::SessionSendRequest>,
         output: &mut Output,
     ) -> Result<Option<Ended>, Error> {
         match answer.frame {
@@ -204,9 +319,8 @@ impl Conversation {
                     self.last_seq = Some(ready.last_received_seq);
                     self.replied = ready.last_received_seq;
                 }
-                for (seq, payload) in &self.unacknowledged {
-                    let _ = frames.send(data(*seq, payload.clone())).await;
-                }
+                // What is left is sent again.
+                self.sent = ready.last_received_seq;
             }
             Some(In::Data(message)) => {
                 let payload = message.payload.as_deref().unwrap_or(json_output::NULL);
@@ -217,8 +331,9 @@ impl Conversation {
                 if let Some(proto::session_server_data::Reply::InReplyTo(seq)) = message.reply {
                     self.replied = self.replied.max(seq);
                 }
-                let ack = proto::SessionAck { seq: message.seq };
-                let _ = frames.send(frame(Out::Ack(ack))).await;
+                if let Input::Ended { last_word, .. } = &mut self.input {
+                    *last_word = Instant::now();
+                }
             }
             Some(In::Ack(ack)) => self.acknowledged(ack.seq),
             Some(In::Moved(moved)) => failure_text::warn(&format!(
@@ -239,7 +354,11 @@ impl Conversation {
                     "the session has ended: {}",
                     closed.reason().as_str_name()
                 ));
-                return Ok(Some(Ended::Over));
+                if self.unacknowledged.is_empty() {
+                    return Ok(Some(Ended::Over(Exit::Done)));
+                }
+                failure_text::warn(&self.not_taken());
+                return Ok(Some(Ended::Over(Exit::Failed)));
             }
             // A frame that a newer server knows.
             None => {}
@@ -248,20 +367,75 @@ impl Conversation {
     }
 
     fn acknowledged(&mut self, through: u64) {
-        while self
-            .unacknowledged
-            .front()
-            .is_some_and(|(seq, _)| *seq <= through)
+        while let Some((seq, payload)) = self.unacknowledged.front()
+            && *seq <= through
         {
+            self.unacknowledged_bytes -= payload.len();
             self.unacknowledged.pop_front();
         }
     }
 }
 
-fn data(seq: u64, payload: Bytes) -> proto::SessionSendRequest {
-    frame(Out::Data(proto::SessionClientData {
-        seq,
-        payload: Some(payload),
-        in_reply_to: 0,
-    }))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conversation() -> Conversation {
+        let nothing = File::from_std(std::fs::File::open("/dev/null").unwrap());
+        Conversation {
+            lines: BufReader::new(nothing).lines(),
+            input: Input::Open,
+            unacknowledged: VecDeque::new(),
+            unacknowledged_bytes: 0,
+            last_seq: Some(0),
+            sent: 0,
+            received: None,
+            acked: 0,
+            replied: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_lines_are_read_than_the_server_allows_and_acknowledgements_come_first() {
+        let mut attached = conversation();
+        while attached.has_room() {
+            attached.keep("1");
+        }
+        assert_eq!(attached.unacknowledged.len(), UNACKNOWLEDGED_MAX);
+        for seq in 1..=3 {
+            let next = attached.to_say().unwrap();
+            assert!(matches!(&next, Out::Data(data) if data.seq == seq));
+            attached.said(&next);
+        }
+        attached.received = Some(7);
+        let next = attached.to_say().unwrap();
+        assert!(matches!(&next, Out::Ack(ack) if ack.seq == 7));
+        attached.said(&next);
+        assert!(matches!(attached.to_say(), Some(Out::Data(data)) if data.seq == 4));
+        attached.acknowledged(2);
+        assert!(attached.has_room());
+        // Over the next connection what was not acknowledged comes again.
+        attached.sent = 2;
+        assert!(matches!(attached.to_say(), Some(Out::Data(data)) if data.seq == 3));
+        let mut large = conversation();
+        large.keep(&format!("\"{}\"", "x".repeat(2 * UNACKNOWLEDGED_BYTES_MAX)));
+        assert!(!large.has_room());
+        large.acknowledged(1);
+        assert!(large.has_room() && large.unacknowledged_bytes == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_acknowledged_is_never_an_end_as_wanted() {
+        let mut attached = conversation();
+        attached.keep("1");
+        assert_eq!(attached.given_up(), None);
+        let at = Instant::now();
+        attached.input = Input::Ended { at, last_word: at };
+        tokio::time::sleep(LAST_REPLIES_MAX * 2).await;
+        assert_eq!(attached.given_up(), None, "it is still tried");
+        tokio::time::sleep(LAST_MESSAGES_MAX).await;
+        assert_eq!(attached.given_up(), Some(Exit::Deadline));
+        attached.acknowledged(1);
+        assert_eq!(attached.given_up(), Some(Exit::Done));
+    }
 }

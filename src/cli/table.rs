@@ -204,9 +204,11 @@ fn asked_cell(instance: &proto::ExplainedInstance) -> Cell {
 
 fn outstanding(health: &proto::InstanceHealth) -> String {
     if health.drained {
-        "drained".to_owned()
-    } else {
-        health.calls_outstanding.to_string()
+        return "drained".to_owned();
+    }
+    match health.sessions_open {
+        0 => health.calls_outstanding.to_string(),
+        sessions => format!("{} and {sessions} sessions", health.calls_outstanding),
     }
 }
 

@@ -13,7 +13,8 @@ use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
     CALLS_IN_FLIGHT_DEFAULT, CALLS_WAITING_DEFAULT, CONFIG_BYTES_MAX, LEGS_IN_FLIGHT_DEFAULT,
-    LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX,
+    LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX, SESSION_IDLE_TTL_DEFAULT, SESSIONS_MAX,
+    STORE_BYTES_MAX,
 };
 use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
@@ -22,6 +23,7 @@ use crate::ingress::listener::Limits;
 use crate::ingress::methods::Timeouts;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
+use crate::orchestrate::hold_session;
 
 mod check;
 mod keys;
@@ -102,6 +104,35 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Where sessions are kept.
     pub journal: Journal,
+    /// How sessions are kept.
+    pub sessions: Sessions,
+}
+
+/// How sessions are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sessions {
+    /// The folder of the journal, unless the command line names one.
+    pub data_directory: Option<PathBuf>,
+    /// The idle TTL of a session that names none.
+    pub idle_ttl: Duration,
+    /// Sessions that are remembered, closed ones included.
+    pub sessions_max: usize,
+    /// Bytes of all sessions that the journal keeps.
+    pub journal_bytes_max: usize,
+    /// What holds for each session.
+    pub each: hold_session::Settings,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            data_directory: None,
+            idle_ttl: SESSION_IDLE_TTL_DEFAULT,
+            sessions_max: SESSIONS_MAX,
+            journal_bytes_max: STORE_BYTES_MAX,
+            each: hold_session::Settings::default(),
+        }
+    }
 }
 
 /// Where sessions are kept.
@@ -234,6 +265,7 @@ impl Config {
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),
             journal: Journal::Memory,
+            sessions: Sessions::default(),
         }
     }
 }

@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Admission, Config, Mistakes, Planned, Shutdown, meant, read};
+use super::{Admission, Config, Mistakes, Planned, Sessions, Shutdown, meant, read};
 use crate::domain::admission::{self, Quota, Rate};
 use crate::domain::failure::Status;
 use crate::domain::health;
 use crate::domain::health::Thresholds;
+use crate::domain::session::Bounds;
 use crate::fleet::ProbeSettings;
 use crate::fleet::registration::TakeOver;
 use crate::ingress::access::Scope;
@@ -20,6 +21,7 @@ use crate::ingress::listener::Limits;
 use crate::ingress::methods::Timeouts;
 use crate::instance::Credential;
 use crate::instance::builtin::Behaviour;
+use crate::orchestrate::hold_session;
 
 pub(super) const CANARY: &str = "canary-0123456789abcdef";
 
@@ -210,6 +212,21 @@ fn full_limits(config: &Config) {
         grace: seconds(20),
     };
     assert_eq!(config.shutdown, shutdown);
+    let folder = config.sessions.data_directory.as_deref();
+    assert!(folder.is_some_and(|folder| folder.is_absolute() && folder.ends_with("sessions")));
+    let sessions = Sessions {
+        data_directory: config.sessions.data_directory.clone(),
+        idle_ttl: seconds(600),
+        sessions_max: 1000,
+        journal_bytes_max: 1 << 30,
+        each: hold_session::Settings {
+            bounds: Bounds {
+                messages: 100,
+                bytes: 65_536,
+            },
+        },
+    };
+    assert_eq!(config.sessions, sessions);
 }
 
 #[test]
@@ -256,7 +273,7 @@ fn what_is_no_json_is_told_with_its_place() {
     );
     check(
         b"[]",
-        "1:1: expected an object with listen, instances, keys, reflection, health, registration, limits, admission, timeouts, shutdown, found a list",
+        "1:1: expected an object with listen, instances, keys, reflection, health, registration, limits, admission, timeouts, shutdown, sessions, found a list",
     );
     check(
         b"{}",

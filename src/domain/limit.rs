@@ -54,6 +54,8 @@ pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub const READY_LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// Legs of a fan-out that are dispatched before arrivals get a turn.
 pub const FANOUT_WAVE: usize = 32;
+/// Legs of the first such wave; each one after it has twice as many, up to `FANOUT_WAVE`.
+pub const FANOUT_WAVE_FIRST: usize = 4;
 /// Events of one fan-out that wait for their reader.
 pub const EVENTS_QUEUED_MAX: usize = 64;
 /// Bytes of events of one fan-out that wait for their reader; one event always fits.
@@ -211,12 +213,19 @@ pub const SESSION_REOPEN_DELAY_MAX: Duration = Duration::from_secs(2);
 pub const SESSION_WAIT_FOR_INSTANCE: Duration = Duration::from_secs(5);
 /// How long the client of a session that has ended may take to acknowledge what it was sent last.
 pub const SESSION_CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How long a session may stand still because its client sends and sends and acknowledges nothing, until the client is
+/// told.
+pub const SESSION_STALLED_MAX: Duration = Duration::from_secs(30);
+/// How long an instance that is drained may take to finish what it was sent of a session, before the session moves.
+pub const SESSION_MOVE_WAIT: Duration = Duration::from_secs(10);
 /// Bytes that are read at once from the log of a session that is replayed.
 pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 /// Sessions that are read at once when the orchestrator starts.
 pub const SESSION_PAGE_READ: usize = 1000;
 /// Idle TTL of a session that names none.
 pub const SESSION_IDLE_TTL_DEFAULT: Duration = Duration::from_secs(300);
+/// The buffers, one for each direction, of a session's stream between two messages.
+pub const SESSION_CODEC_BUFFER_BYTES: usize = 256;
 /// How long a client may take to say which session it attaches to.
 pub const SESSION_HELLO_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of the target expressions of one session, which are kept with it.
@@ -231,6 +240,12 @@ pub const SESSION_KEY_BYTES_MAX: usize = 128;
 pub const STORE_QUEUE_MAX: usize = 1024;
 /// Bytes of the messages of these calls; one call always fits.
 pub const STORE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Fewest bytes of one direction of a session that a bound may allow.
+pub const UNACKNOWLEDGED_BYTES_MIN: u64 = 4 * 1024;
+/// Fewest bytes of all sessions that a journal may be allowed.
+pub const STORE_BYTES_MIN: u64 = 16 * MESSAGE_BYTES_MAX as u64;
+/// Most bytes of all sessions that a journal may be allowed.
+pub const STORE_BYTES_ASKED_MAX: u64 = 1 << 40;
 /// Bytes of all sessions that the journal keeps for somebody. What both sides have settled, and what is kept a little
 /// longer so that a repeated message is recognised, is bounded for each session and not counted here.
 pub const STORE_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;

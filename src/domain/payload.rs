@@ -120,6 +120,64 @@ fn scan(bytes: &[u8]) -> Result<(), BadPayload> {
 
 /// Walks over one field; returns the message that begins there, if one does.
 fn field(within: &[u8], at: &mut usize, kind: &mut Kind) -> Result<Option<Open>, BadPayload> {
+    // Fields as every encoder writes them, told by the one byte of their key: number << 3 | wire type.
+    match (*kind, within[*at]) {
+        (Kind::Struct, 0x0a) => {
+            let end = length_delimited(within, at)?;
+            let kind = Kind::Entry { has_value: false };
+            Ok(Some(Open { kind, end }))
+        }
+        (Kind::Entry { .. }, 0x12) => {
+            *kind = Kind::Entry { has_value: true };
+            value(within, at)
+        }
+        (Kind::List, 0x0a) => value(within, at),
+        (Kind::Entry { .. }, 0x0a) => text(within, at),
+        (Kind::Value { .. }, 0x1a) => {
+            *kind = Kind::Value { has_kind: true };
+            text(within, at)
+        }
+        (Kind::Value { .. } | Kind::Struct | Kind::Entry { .. } | Kind::List, _) => {
+            any_field(within, at, kind)
+        }
+    }
+}
+
+fn value(within: &[u8], at: &mut usize) -> Result<Option<Open>, BadPayload> {
+    let end = length_delimited(within, at)?;
+    let kind = Kind::Value { has_kind: false };
+    Ok(Some(Open { kind, end }))
+}
+
+fn text(within: &[u8], at: &mut usize) -> Result<Option<Open>, BadPayload> {
+    let end = length_delimited(within, at)?;
+    utf8(within, *at, end)?;
+    *at = end;
+    Ok(None)
+}
+
+/// Walks over a key of one byte and a length; returns where what follows ends.
+fn length_delimited(within: &[u8], at: &mut usize) -> Result<usize, BadPayload> {
+    let start = *at;
+    *at += 1;
+    let length = match within.get(*at) {
+        Some(byte) if *byte < 0x80 => {
+            *at += 1;
+            usize::from(*byte)
+        }
+        Some(_) | None => {
+            usize::try_from(varint(within, at)?).map_err(|_| BadPayload::CutOff(start))?
+        }
+    };
+    let end = at.checked_add(length).ok_or(BadPayload::CutOff(start))?;
+    if within.len() < end {
+        return Err(BadPayload::CutOff(start));
+    }
+    Ok(end)
+}
+
+/// Walks over one field, however it is written.
+fn any_field(within: &[u8], at: &mut usize, kind: &mut Kind) -> Result<Option<Open>, BadPayload> {
     let start = *at;
     let key = varint(within, at)?;
     let (number, wire_type) = (key >> 3, key & 7);
@@ -182,6 +240,9 @@ fn field(within: &[u8], at: &mut usize, kind: &mut Kind) -> Result<Option<Open>,
 }
 
 fn utf8(within: &[u8], start: usize, end: usize) -> Result<(), BadPayload> {
+    if within[start..end].is_ascii() {
+        return Ok(());
+    }
     match std::str::from_utf8(&within[start..end]) {
         Ok(_) => Ok(()),
         Err(bad) => Err(BadPayload::NotUtf8(start + bad.valid_up_to())),

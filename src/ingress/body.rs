@@ -33,8 +33,8 @@ impl<B> Timely<B> {
         }
     }
 
-    /// A body that lasts as long as both sides like. It is not weighed: what it brings is gone again long before it
-    /// ends, and whoever keeps some of it has bounds of its own.
+    /// A body that lasts as long as both sides like. Whoever takes a message out of it says so to the exchange: then
+    /// it weighs nothing until more of it comes.
     pub fn without_end(inner: B, exchange: Arc<Exchange>) -> Self {
         Self {
             inner,
@@ -66,9 +66,6 @@ where
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
             return Poll::Ready(frame.map(|frame| {
                 let frame = frame.map_err(|error| self.break_off(cut_off(&error)))?;
-                if self.ends.is_none() {
-                    return Ok(frame);
-                }
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 match self.exchange.weigh(bytes) {
                     Ok(()) => Ok(frame),

@@ -13,8 +13,9 @@ use super::arrival::Arrival;
 use crate::domain::admission::Quota;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::KEY_LOOK_INTERVAL;
-use crate::domain::session::{SessionId, token};
+use crate::domain::session::token;
 use crate::fleet::registration::Rank;
+use crate::orchestrate::hold_session::TokenHolder;
 
 /// A key that is accepted. The key itself is not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,8 +129,8 @@ impl Caller {
     }
 }
 
-/// Finds the session that the token with this hash is good for, and the name of the key that has spawned it.
-pub type FindToken = Arc<dyn Fn(&token::Hash) -> Option<(SessionId, String)> + Send + Sync>;
+/// Finds what the token with this hash is good for.
+pub type FindToken = Arc<dyn Fn(&token::Hash) -> Option<TokenHolder> + Send + Sync>;
 
 impl Keys {
     /// Lets a request pass, or says why not; notes who has called.
@@ -144,8 +145,8 @@ impl Keys {
         }
         let token = bearer(request.headers())?;
         let Some(key) = self.find(token) else {
-            let (session, caller) = session_of(token, sessions).ok_or_else(unknown_key)?;
-            return let_session_pass(request, session, caller);
+            let holder = session_of(token, sessions).ok_or_else(unknown_key)?;
+            return let_session_pass(request, holder);
         };
         if key.is_over(SystemTime::now()) {
             return Err(unknown_key());
@@ -240,7 +241,7 @@ fn token(value: &HeaderValue) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
 }
 
-fn session_of(shown: &[u8], sessions: &FindToken) -> Option<(SessionId, String)> {
+fn session_of(shown: &[u8], sessions: &FindToken) -> Option<TokenHolder> {
     if !shown.starts_with(token::PREFIX.as_bytes()) {
         return None;
     }
@@ -248,19 +249,17 @@ fn session_of(shown: &[u8], sessions: &FindToken) -> Option<(SessionId, String)>
 }
 
 /// The method compares the session with the one that is asked for.
-fn let_session_pass<B>(
-    request: &mut Request<B>,
-    session: SessionId,
-    caller: String,
-) -> Result<(), Failure> {
+fn let_session_pass<B>(request: &mut Request<B>, holder: TokenHolder) -> Result<(), Failure> {
     if !takes_token(request.uri().path()) {
         let detail = "the token of a session is good for SessionSend, SessionPost, SessionGet and SessionClose, and \
                       over REST for sessions/send and for the path of its session";
         return Err(Failure::new(Reason::SessionTokenForeign, detail));
     }
     if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
-        arrival.caller = Caller(Some(caller.into()));
-        arrival.session = Some(session);
+        arrival.caller = Caller(Some(holder.caller.into()));
+        arrival.session = Some(holder.session);
+        // A token that is void ends what it has open, as a key does.
+        arrival.exchange.note_key(Revoked(Arc::new(holder.void)));
     }
     Ok(())
 }
@@ -288,6 +287,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::domain::session::SessionId;
     use crate::ingress::access::{PATHS, TOKEN_METHODS};
 
     fn keys() -> Keys {
@@ -315,7 +315,11 @@ mod tests {
     fn sessions() -> FindToken {
         Arc::new(|hash| {
             let id = SessionId::parse("s1").ok()?;
-            (*hash == token::hash(b"ost_good")).then(|| (id, "router".to_owned()))
+            (*hash == token::hash(b"ost_good")).then(|| TokenHolder {
+                session: id,
+                caller: "router".to_owned(),
+                void: CancellationToken::new(),
+            })
         })
     }
 

@@ -45,6 +45,11 @@ impl Exchange {
             .map_err(memory_full)
     }
 
+    /// What was taken in of the request is not held any more, or somebody else answers for it.
+    pub(super) fn weigh_nothing(&self) {
+        self.request.settle(0);
+    }
+
     /// Bytes of the request that are kept beyond it: with them its weight is.
     #[must_use]
     pub fn keep(self: &Arc<Self>, bytes: Bytes) -> Bytes {

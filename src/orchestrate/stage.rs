@@ -12,8 +12,8 @@ use super::run_task::Route;
 use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts};
 use crate::domain::gather::Completion;
-use crate::domain::health::Panic;
 use crate::domain::health::probed::State;
+use crate::domain::health::{Admin, Panic};
 use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
@@ -77,6 +77,16 @@ impl Stage {
 
     pub(super) fn set_down(&mut self, id: &str, reason: &str) {
         self.set_state(id, State::Down, reason);
+    }
+
+    pub(super) fn set_admin(&mut self, id: &str, admin: Admin) {
+        for member in &mut self.members {
+            if member.id().as_str() == id {
+                let mut changed = Member::clone(member);
+                changed.health.admin = admin;
+                *member = Arc::new(changed);
+            }
+        }
     }
 
     fn set_state(&mut self, id: &str, state: State, reason: &str) {

@@ -13,9 +13,10 @@ use super::record::{
     Post, Query, Session, Slice, ToClient, ToInstance,
 };
 use super::shelf::Shelf;
-use super::world::World;
+use super::world::{Room, World};
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
+use crate::domain::limit::SESSIONS_MAX;
 use crate::domain::session::{Epoch, SessionId};
 
 /// How the disk behaves.
@@ -27,6 +28,17 @@ pub struct Settings {
     pub promise: Promise,
     /// Bytes of all sessions.
     pub bytes_max: usize,
+    /// Sessions, closed ones included.
+    pub sessions_max: usize,
+}
+
+impl Settings {
+    fn room(&self) -> Room {
+        Room {
+            bytes_max: self.bytes_max,
+            sessions_max: self.sessions_max,
+        }
+    }
 }
 
 /// Whether a durable call waits for the sync.
@@ -55,6 +67,7 @@ impl Default for Settings {
             sync_takes: Duration::ZERO,
             promise: Promise::Kept,
             bytes_max: usize::MAX,
+            sessions_max: SESSIONS_MAX,
         }
     }
 }
@@ -103,14 +116,14 @@ impl MemoryStore {
     /// Nothing is kept yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self::over(settings, World::new(settings.bytes_max), Fault::None)
+        Self::over(settings, World::new(settings.room()), Fault::None)
     }
 
     fn over(settings: Settings, durable: World, fault: Fault) -> Self {
         let mut durable = durable;
         durable.reopen();
         durable.commit().for_each(drop);
-        let mut now = World::new(settings.bytes_max);
+        let mut now = World::new(settings.room());
         now.copy(&durable, durable.ids());
         let disk = Disk {
             now,
@@ -135,7 +148,7 @@ impl MemoryStore {
     #[must_use]
     pub fn crash(&self) -> Self {
         let mut disk = self.shared.lock();
-        let durable = std::mem::replace(&mut disk.durable, World::new(0));
+        let durable = std::mem::replace(&mut disk.durable, World::new(Room::default()));
         disk.queue.clear();
         let fault = disk.fault;
         self.shared.turn(&mut disk, Readiness::Failed);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::limit::{SESSIONS_MAX, STORE_SHARE_OF_ANSWERS};
+use crate::domain::limit::STORE_SHARE_OF_ANSWERS;
 use crate::domain::session::{Durability, SessionId};
 use crate::store::book::Book;
 use crate::store::record::{Created, NewSession, Old, Owner, Query, Session};
@@ -18,13 +18,22 @@ pub(super) struct World {
     /// What the sessions were that have changed since the last commit.
     before: BTreeMap<SessionId, Option<Shelf>>,
     bytes: usize,
-    bytes_max: usize,
+    room: Room,
+}
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Room {
+    /// Bytes of all sessions.
+    pub(super) bytes_max: usize,
+    /// Sessions, closed ones included.
+    pub(super) sessions_max: usize,
 }
 
 impl World {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(super) fn new(room: Room) -> Self {
         Self {
-            bytes_max,
+            room,
             ..Self::default()
         }
     }
@@ -49,7 +58,7 @@ impl World {
             self.before.insert(id.clone(), Some(shelf.clone()));
         }
         let bytes = shelf.book.bytes();
-        let free = self.bytes_max.saturating_sub(self.bytes);
+        let free = self.room.bytes_max.saturating_sub(self.bytes);
         let done = change(shelf, free);
         shelf.drop_removed();
         self.bytes = self.bytes + shelf.book.bytes() - bytes;
@@ -63,7 +72,7 @@ impl World {
         id: &SessionId,
         change: impl FnOnce(&mut Shelf, usize) -> Result<T, E>,
     ) -> Result<T, E> {
-        let kept_free = self.bytes_max / STORE_SHARE_OF_ANSWERS;
+        let kept_free = self.room.bytes_max / STORE_SHARE_OF_ANSWERS;
         self.change(id, |shelf, free| {
             change(shelf, free.saturating_sub(kept_free))
         })
@@ -81,7 +90,7 @@ impl World {
         if self.shelves.contains_key(&id) {
             return Err(Error::AlreadyExists);
         }
-        if SESSIONS_MAX <= self.shelves.len() {
+        if self.room.sessions_max <= self.shelves.len() {
             return Err(Error::Full(Bound::Sessions));
         }
         let book = Book::new(new);

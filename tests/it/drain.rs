@@ -25,6 +25,7 @@ fn route(instances: &[&str]) -> RouteRequest {
 fn names(instances: &[&str]) -> DrainRequest {
     DrainRequest {
         instances: instances.iter().map(|id| (*id).to_owned()).collect(),
+        ..Default::default()
     }
 }
 

@@ -114,6 +114,7 @@ async fn mixed() -> Mixed {
     settled_but(&app, "C").await;
     let drain = DrainRequest {
         instances: vec!["A".into()],
+        ..Default::default()
     };
     cluster(&app).await.drain(drain).await.unwrap();
     let view = app.fleet().view();

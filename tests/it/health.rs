@@ -183,6 +183,7 @@ async fn a_health_watch_of_some_tells_who_comes_goes_and_changes_and_nothing_of_
     assert_eq!(names(&first), ["A", "w5", "B"]);
     let drain = |id: &str| DrainRequest {
         instances: vec![id.to_owned()],
+        ..Default::default()
     };
     cluster.drain(drain("x")).await.unwrap();
     cluster.drain(drain("B")).await.unwrap();

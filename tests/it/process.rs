@@ -441,6 +441,24 @@ fn a_supervisor_is_told_when_it_is_ready_and_when_it_stops() {
 }
 
 #[test]
+fn a_conversation_brings_every_line_over_and_every_answer_back() {
+    let server = Server::start(&[]);
+    let spawned = server.run(&["sessions_spawn", "--id", "many"]);
+    assert_eq!(spawned.status.code(), Some(0), "{spawned:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (1..=3000).map(|number| format!("{number}\n")).collect();
+    let input = folder.path().join("lines");
+    std::fs::write(&input, &lines).unwrap();
+    let attached = orchestrator(&["sessions", "attach", "--id", "many"])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .stdin(std::fs::File::open(&input).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(attached.status.code(), Some(0), "{attached:?}");
+    assert_eq!(String::from_utf8(attached.stdout).unwrap(), lines);
+}
+
+#[test]
 fn shells_and_man_get_what_they_need() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = orchestrator(&["completions", shell]).output().unwrap();

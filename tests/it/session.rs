@@ -5,21 +5,24 @@ use std::time::Duration;
 
 use orchestrator::app::App;
 use orchestrator::config::Journal;
+use orchestrator::ingress::caller::Key;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 use orchestrator::proto::orchestrator::session_send_request::Frame as Out;
 use orchestrator::proto::orchestrator::session_send_response::Frame as In;
 use orchestrator::proto::orchestrator::session_server_data::Reply;
 use orchestrator::proto::orchestrator::{
-    RouteRequest, SessionAck, SessionClientData, SessionCloseRequest, SessionGetRequest,
-    SessionHello, SessionListRequest, SessionPostRequest, SessionReady, SessionSendRequest,
-    SessionSendResponse, SessionServerData, SessionSpawnRequest, SessionSpawnResponse,
-    SessionState,
+    DrainRequest, LossPolicy, RouteRequest, Selection, SessionAck, SessionClientData,
+    SessionCloseRequest, SessionGetRequest, SessionHello, SessionListRequest, SessionPostRequest,
+    SessionReady, SessionSendRequest, SessionSendResponse, SessionServerData, SessionSpawnRequest,
+    SessionSpawnResponse, SessionState,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::stage::{Bearer, Client, Config, KEY, channel, client, embedded, reason, start, text};
+use crate::stage::{
+    Bearer, Client, Config, KEY, channel, client, cluster, embedded, reason, start, text,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -275,4 +278,104 @@ async fn a_restart_keeps_everything_that_was_acknowledged() {
     let told = again.err().expect("a second one is refused").to_string();
     assert!(told.contains("in use"), "{told}");
     assert_ne!(KEY, token);
+}
+
+#[tokio::test]
+async fn the_stream_of_a_session_ends_with_the_key_or_the_token_that_opened_it() {
+    let mut config = embedded();
+    let passing = Key::with_all_rights("passing", "passing-key");
+    let revoked = passing.revoked.clone();
+    config.keys.keys.push(passing);
+    let app = start(config).await;
+    let mut owner = client(&app).await;
+    let request = SessionSpawnRequest {
+        session_id: "s".to_owned(),
+        idempotency_key: "k".to_owned(),
+        ..Default::default()
+    };
+    let spawned = owner.session_spawn(request.clone()).await.unwrap();
+    let token = spawned.into_inner().token;
+    let ended = async |attached: &mut Attached| loop {
+        if let Err(status) = attached.next().await {
+            return (status.code(), reason(&status));
+        }
+    };
+    let over = (Code::Unauthenticated, "KEY_INVALID".to_owned());
+
+    let mut by_key = with_token(&app, "passing-key").await;
+    let mut attached = Attached::new(&mut by_key, "s", Some(0)).await;
+    attached.send(1, "one").await;
+    assert_eq!(attached.message().await.seq, 1);
+    revoked.revoke();
+    assert_eq!(ended(&mut attached).await, over);
+
+    // A fresh token makes the one before void, and ends what it has open.
+    let mut by_token = with_token(&app, &token).await;
+    let mut attached = Attached::new(&mut by_token, "s", Some(0)).await;
+    assert_eq!(attached.ready.last_received_seq, 1);
+    assert_eq!(attached.message().await.seq, 1);
+    attached.send(2, "two").await;
+    assert_eq!(attached.message().await.seq, 2);
+    let fresh = owner.session_spawn(request).await.unwrap().into_inner();
+    assert!(fresh.deduplicated && fresh.token != token);
+    assert_eq!(ended(&mut attached).await, over);
+    let mut by_fresh = with_token(&app, &fresh.token).await;
+    let mut attached = Attached::new(&mut by_fresh, "s", Some(1)).await;
+    assert_eq!(attached.ready.last_received_seq, 2);
+    assert_eq!(attached.message().await.seq, 2);
+}
+
+#[tokio::test]
+async fn a_drain_moves_sessions_that_may_move_and_waits_for_the_others() {
+    let app = start(embedded()).await;
+    let mut client = client(&app).await;
+    let request = |id: &str, loss_policy: LossPolicy| SessionSpawnRequest {
+        session_id: id.to_owned(),
+        instances: vec!["A".to_owned(), "B".to_owned()],
+        selection: Selection::Ordered.into(),
+        loss_policy: loss_policy.into(),
+        ..Default::default()
+    };
+    for (id, policy) in [("moves", LossPolicy::Reassign), ("stays", LossPolicy::Fail)] {
+        let spawned = client.session_spawn(request(id, policy)).await.unwrap();
+        assert_eq!(spawned.into_inner().session.unwrap().instance, "A");
+    }
+    let mut attached = Attached::new(&mut client, "moves", Some(0)).await;
+    attached.send(1, "one").await;
+    assert_eq!(attached.message().await.seq, 1);
+
+    let mut cluster = cluster(&app).await;
+    let mut drain = async |move_sessions| {
+        let instances = vec!["A".to_owned()];
+        let request = DrainRequest {
+            instances,
+            move_sessions,
+        };
+        let drained = cluster.drain(request).await.unwrap().into_inner();
+        (
+            drained.instances[0].sessions_open,
+            drained.instances[0].drained,
+        )
+    };
+    assert_eq!(drain(false).await, (2, false));
+    drain(true).await;
+    let moved = loop {
+        match attached.next().await.unwrap() {
+            In::Moved(moved) => break moved,
+            In::Ack(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        (moved.previous_instance.as_str(), moved.instance.as_str()),
+        ("A", "B")
+    );
+    attached.send(2, "two").await;
+    assert_eq!(attached.message().await.payload, text("two"));
+    assert_eq!(drain(true).await, (1, false));
+    let closing = SessionCloseRequest {
+        session_id: "stays".to_owned(),
+    };
+    client.session_close(closing).await.unwrap();
+    assert_eq!(drain(false).await, (0, true));
 }

@@ -18,6 +18,7 @@ mod instances;
 mod keys;
 mod limits;
 mod place;
+mod sessions;
 mod surroundings;
 mod value;
 
@@ -45,6 +46,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         "admission",
         "timeouts",
         "shutdown",
+        "sessions",
     ]) else {
         return config;
     };
@@ -77,6 +79,9 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("limits", &mut config.limits, limits::limits);
     fields.set("timeouts", &mut config.timeouts, timeouts);
     fields.set("shutdown", &mut config.shutdown, shutdown);
+    fields.set("sessions", &mut config.sessions, |place| {
+        sessions::sessions(place, surroundings)
+    });
     config
 }
 

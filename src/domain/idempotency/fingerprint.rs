@@ -28,6 +28,12 @@ impl Fingerprint {
         value(&mut hash, payload.encoded());
         Self(hash.finalize().into())
     }
+
+    /// The bytes of the hash, for whoever keeps it beyond this process.
+    #[must_use]
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
 }
 
 /// A length in front of everything of any length: no two requests run together to the same bytes.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::limit::SESSION_ID_BYTES_MAX;
+use super::limit::{SESSION_ID_BYTES_MAX, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX};
 
 pub mod lifetime;
 pub mod loss;
+pub mod read_ahead;
 #[cfg(test)]
 mod test_lines;
 pub mod to_client;
@@ -123,6 +124,58 @@ pub enum Durability {
     None,
 }
 
+/// How much of one direction of a session may be unacknowledged; one message always may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of their payloads.
+    pub bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            messages: UNACKNOWLEDGED_MAX,
+            bytes: UNACKNOWLEDGED_BYTES_MAX,
+        }
+    }
+}
+
+/// The end of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct End {
+    /// Why.
+    pub reason: CloseReason,
+    /// The first and the last of the client's messages that were accepted and will not be delivered.
+    pub lost: Option<(u64, u64)>,
+}
+
+impl End {
+    /// The words by which it is stored: the reason, and after it what is lost.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self.lost {
+            None => self.reason.word().to_owned(),
+            Some((first, last)) => format!("{} {first}-{last}", self.reason.word()),
+        }
+    }
+
+    /// The end with these words.
+    #[must_use]
+    pub fn from_words(words: &str) -> Option<Self> {
+        let Some((word, lost)) = words.split_once(' ') else {
+            let reason = CloseReason::from_word(words)?;
+            return Some(Self { reason, lost: None });
+        };
+        let (first, last) = lost.split_once('-')?;
+        Some(Self {
+            reason: CloseReason::from_word(word)?,
+            lost: Some((first.parse().ok()?, last.parse().ok()?)),
+        })
+    }
+}
+
 /// Why a session has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseReason {
@@ -182,6 +235,26 @@ mod tests {
         check(&"x".repeat(SESSION_ID_BYTES_MAX + 1), false);
         for text in ["", "-a", "a.", "a b", "a/b", "\u{e4}", "*"] {
             check(text, false);
+        }
+    }
+
+    #[test]
+    fn an_end_is_read_as_it_was_written() {
+        for reason in CloseReason::ALL {
+            for lost in [None, Some((1, 1)), Some((3, u64::MAX))] {
+                let end = End { reason, lost };
+                assert_eq!(End::from_words(&end.words()), Some(end));
+            }
+        }
+        for words in [
+            "",
+            "lost",
+            "by_client 1",
+            "by_client 1-",
+            "by_client x-2",
+            "lost 1-2",
+        ] {
+            assert_eq!(End::from_words(words), None, "{words}");
         }
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::Bounds;
 use super::to_client::{self, NoResume, Reply, ToClient};
 use super::to_instance::{Accepted, Refused, Source, ToInstance};
 use crate::domain::limit::{UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX};
@@ -194,7 +195,7 @@ fn a_line_that_was_stored_is_the_same_line() {
         last_seq: 4,
     };
     let kept: Vec<_> = line.after(0).cloned().collect();
-    let recovered = ToInstance::recovered(counters, kept);
+    let recovered = ToInstance::recovered(Bounds::default(), counters, kept);
     let sources = |line: &ToInstance| line.after(0).map(|kept| kept.source).collect::<Vec<_>>();
     assert_eq!(sources(&recovered), sources(&line));
     assert_eq!(sources(&line).last(), Some(&Source::Posted));

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use crate::domain::limit::{UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX};
+use super::Bounds;
 use crate::domain::payload::Payload;
 use crate::domain::session::to_instance::AckedTooMuch;
 
@@ -79,8 +79,10 @@ pub enum NoResume {
 /// The line to the client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ToClient {
+    bounds: Bounds,
     kept: VecDeque<Message>,
     bytes: usize,
+    released: u64,
     trimmed: u64,
     acked: u64,
     stored: u64,
@@ -99,14 +101,20 @@ pub struct Counters {
 impl ToClient {
     /// The line as it was stored.
     #[must_use]
-    pub fn recovered(counters: Counters, kept: impl IntoIterator<Item = Message>) -> Self {
+    pub fn recovered(
+        bounds: Bounds,
+        counters: Counters,
+        kept: impl IntoIterator<Item = Message>,
+    ) -> Self {
         let kept: VecDeque<_> = kept
             .into_iter()
             .filter(|message| counters.acked < message.seq)
             .collect();
         let trimmed = kept.front().map_or(counters.last, |first| first.seq - 1);
         let mut line = Self {
+            bounds,
             bytes: kept.iter().map(size).sum(),
+            released: 0,
             kept,
             trimmed,
             acked: counters.acked,
@@ -121,8 +129,7 @@ impl ToClient {
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
         self.kept.is_empty()
-            || (self.kept.len() < UNACKNOWLEDGED_MAX
-                && self.bytes + bytes <= UNACKNOWLEDGED_BYTES_MAX)
+            || (self.kept.len() < self.bounds.messages && self.bytes + bytes <= self.bounds.bytes)
     }
 
     /// Accepts a message of the instance.
@@ -237,6 +244,7 @@ impl ToClient {
                 break;
             }
             self.bytes -= size(first);
+            self.released += size(first) as u64;
             self.trimmed = first.seq;
             self.kept.pop_front();
         }
@@ -248,10 +256,16 @@ impl ToClient {
         self.acked
     }
 
-    /// Through which seq nothing is kept.
+    /// Bytes of all messages that were kept here and need not be any more.
     #[must_use]
-    pub fn trimmed(&self) -> u64 {
-        self.trimmed
+    pub fn released(&self) -> u64 {
+        self.released
+    }
+
+    /// Bytes of the messages that are kept.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Through which seq everything is stored: what is acknowledged to the instance.

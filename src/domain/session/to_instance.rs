@@ -11,7 +11,8 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher as _};
 
-use crate::domain::limit::{SETTLED_KEPT, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX};
+use super::Bounds;
+use crate::domain::limit::SETTLED_KEPT;
 use crate::domain::payload::Payload;
 
 /// A message for the instance.
@@ -66,9 +67,7 @@ pub enum Refused {
     #[error("seq {0} has come before with another payload")]
     Changed(u64),
     /// Too much is unacknowledged.
-    #[error(
-        "the instance has {UNACKNOWLEDGED_MAX} messages or {UNACKNOWLEDGED_BYTES_MAX} bytes unacknowledged: no more is taken"
-    )]
+    #[error("the instance has too much of the session unacknowledged: no more is taken")]
     Full,
 }
 
@@ -85,8 +84,10 @@ pub struct AckedTooMuch {
 /// The line to the instance.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ToInstance {
+    bounds: Bounds,
     kept: VecDeque<Message>,
     bytes: usize,
+    released: u64,
     acked: u64,
     stored: u64,
     last: u64,
@@ -120,13 +121,19 @@ pub struct Counters {
 impl ToInstance {
     /// The line as it was stored: `kept` is everything after `counters.acked`.
     #[must_use]
-    pub fn recovered(counters: Counters, kept: impl IntoIterator<Item = Message>) -> Self {
+    pub fn recovered(
+        bounds: Bounds,
+        counters: Counters,
+        kept: impl IntoIterator<Item = Message>,
+    ) -> Self {
         let kept: VecDeque<_> = kept
             .into_iter()
             .filter(|message| counters.acked < message.position)
             .collect();
         Self {
+            bounds,
             bytes: kept.iter().map(size).sum(),
+            released: 0,
             kept,
             acked: counters.acked,
             stored: counters.last,
@@ -141,8 +148,7 @@ impl ToInstance {
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
         self.kept.is_empty()
-            || (self.kept.len() < UNACKNOWLEDGED_MAX
-                && self.bytes + bytes <= UNACKNOWLEDGED_BYTES_MAX)
+            || (self.kept.len() < self.bounds.messages && self.bytes + bytes <= self.bounds.bytes)
     }
 
     /// Accepts a message of the client's stream.
@@ -267,6 +273,7 @@ impl ToInstance {
         }
         while let Some(first) = self.kept.front().filter(|first| first.position <= position) {
             self.bytes -= size(first);
+            self.released += size(first) as u64;
             let seq = match first.source {
                 Source::Streamed { seq } => seq,
                 Source::Posted => 0,
@@ -331,13 +338,33 @@ impl ToInstance {
         self.kept.len()
     }
 
-    /// The first and the last of the client's own numbers that the instance has not acknowledged.
+    /// The last position, stored or not.
     #[must_use]
-    pub fn unacknowledged_seqs(&self) -> Option<(u64, u64)> {
-        let mut seqs = self.kept.iter().filter_map(|message| match message.source {
-            Source::Streamed { seq } => Some(seq),
-            Source::Posted => None,
-        });
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Bytes of all messages that were kept here and need not be any more.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.released
+    }
+
+    /// Bytes of the messages that are kept.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The first and the last of the client's own numbers among the kept messages after `position`.
+    #[must_use]
+    pub fn seqs_after(&self, position: u64) -> Option<(u64, u64)> {
+        let mut seqs = self
+            .after(position)
+            .filter_map(|message| match message.source {
+                Source::Streamed { seq } => Some(seq),
+                Source::Posted => None,
+            });
         let first = seqs.next()?;
         Some((first, seqs.last().unwrap_or(first)))
     }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::ready;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -9,6 +10,7 @@ use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
+use super::access::SESSION_SEND;
 use super::arrival::Arrival;
 use super::failure_table;
 use super::layer::Answering;
@@ -23,6 +25,7 @@ use crate::proto::orchestrator::orchestrator_service_server::{self, Orchestrator
 mod cluster;
 mod orchestrator;
 mod serving;
+mod session_stream;
 
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
@@ -34,6 +37,8 @@ type Boxed = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 #[derive(Clone)]
 pub(super) struct Methods {
     orchestrator: OrchestratorServiceServer<orchestrator::Orchestrator>,
+    /// The same, for the streams of sessions.
+    sessions: Arc<orchestrator::Orchestrator>,
     cluster: ClusterServiceServer<cluster::Cluster>,
     health: HealthServer<serving::Serving>,
     reflection: Boxed,
@@ -58,8 +63,10 @@ impl Methods {
                 // What the details of a failure are made of, so that clients can show them.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
+        let orchestrator = orchestrator::Orchestrator(orchestrator);
         Ok(Self {
-            orchestrator: OrchestratorServiceServer::new(orchestrator::Orchestrator(orchestrator))
+            sessions: Arc::new(orchestrator.clone()),
+            orchestrator: OrchestratorServiceServer::new(orchestrator)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
             cluster: ClusterServiceServer::new(cluster::Cluster(cluster))
@@ -81,6 +88,9 @@ impl Service<Request<Body>> for Methods {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answering {
+        if request.uri().path() == SESSION_SEND {
+            return session_stream::serve(&self.sessions, request);
+        }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         match service {
             orchestrator_service_server::SERVICE_NAME => self.orchestrator.call(request),

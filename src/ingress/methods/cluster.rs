@@ -5,6 +5,7 @@ use prost::Message as _;
 use super::{House, from_proto, to_proto};
 use crate::domain::failure::Failure;
 use crate::domain::health::Admin;
+use crate::domain::id::InstanceId;
 use crate::domain::limit::{FLEET_MAX, PAGE_BYTES_MAX};
 use crate::ingress::arrival::Arrival;
 use crate::proto::orchestrator::{
@@ -57,6 +58,11 @@ impl Cluster {
         request: &DrainRequest,
     ) -> Result<DrainResponse, Failure> {
         let instances = self.set_admin(arrival, &request.instances, Admin::Draining)?;
+        if request.move_sessions {
+            let ids = instances.iter().map(|health| &health.instance);
+            let ids: Vec<_> = ids.filter_map(|id| InstanceId::parse(id).ok()).collect();
+            self.house.sessions.move_away(&ids);
+        }
         Ok(DrainResponse { instances })
     }
 
@@ -83,7 +89,9 @@ impl Cluster {
         fleet.set_admin(ids.iter().copied(), admin, arrival.caller.name());
         let view = fleet.view();
         let members = ids.iter().filter_map(|id| view.find(id));
-        Ok(members.map(|member| to_proto::health(member)).collect())
+        Ok(members
+            .map(|member| to_proto::health(member, &self.house.sessions))
+            .collect())
     }
 
     /// Lists the fleet, a page at a time.
@@ -97,7 +105,11 @@ impl Cluster {
         let mut instances = Vec::new();
         let mut bytes = 0;
         for member in rest.iter().take(size) {
-            let listed = to_proto::listed(member, self.house.fleet.lease_ends(member.id()));
+            let listed = to_proto::listed(
+                member,
+                self.house.fleet.lease_ends(member.id()),
+                &self.house.sessions,
+            );
             bytes += listed.encoded_len();
             // Labels may be long: a page ends early rather than outgrow what clients take. One always fits.
             if PAGE_BYTES_MAX < bytes && !instances.is_empty() {

@@ -14,6 +14,7 @@ use crate::domain::target::BadTarget;
 use crate::fleet::view::{Members, View};
 use crate::ingress::arrival::Arrival;
 use crate::orchestrate::explain::{self, Explained, Place};
+use crate::orchestrate::hold_session::Sessions;
 use crate::proto::orchestrator as proto;
 use crate::proto::orchestrator::explain_request::Call;
 
@@ -38,7 +39,8 @@ impl Orchestrator {
                     wait_for_ready: route.readiness.is_some(),
                     ..policy(&route.retry, route.deadline, arrived)
                 };
-                Ok(answer(explain::route(&route), absent, route.panic, policy))
+                let explained = explain::route(&route);
+                Ok(self.answer(explained, absent, route.panic, policy))
             }
             Some(Call::Fanout(request)) => {
                 let resolve = |fleet: &View, named: &[String]| {
@@ -46,7 +48,8 @@ impl Orchestrator {
                 };
                 let call = self.read_fan_out(arrival, request, resolve)?;
                 let policy = policy(&call.retry, call.deadline, arrived);
-                Ok(answer(explain::fan_out(&call), absent, call.panic, policy))
+                let explained = explain::fan_out(&call);
+                Ok(self.answer(explained, absent, call.panic, policy))
             }
             None => Err(from_proto::invalid(
                 "call",
@@ -68,26 +71,31 @@ fn present(
     Ok(positions.into_iter().map(member).collect())
 }
 
-fn answer(
-    explained: Vec<Explained>,
-    absent: Vec<String>,
-    panic: Panic,
-    policy: proto::EffectivePolicy,
-) -> proto::ExplainResponse {
-    let absent = absent.into_iter().map(|part| proto::ExplainedInstance {
-        reason: "selects no instance of the fleet: the call would be refused".to_owned(),
-        exclusion: proto::Exclusion::NotInFleet.into(),
-        instance: part,
-        ..proto::ExplainedInstance::default()
-    });
-    proto::ExplainResponse {
-        instances: explained.into_iter().map(instance).chain(absent).collect(),
-        panic_mode: panic == Panic::On,
-        policy: Some(policy),
+impl Orchestrator {
+    fn answer(
+        &self,
+        explained: Vec<Explained>,
+        absent: Vec<String>,
+        panic: Panic,
+        policy: proto::EffectivePolicy,
+    ) -> proto::ExplainResponse {
+        let absent = absent.into_iter().map(|part| proto::ExplainedInstance {
+            reason: "selects no instance of the fleet: the call would be refused".to_owned(),
+            exclusion: proto::Exclusion::NotInFleet.into(),
+            instance: part,
+            ..proto::ExplainedInstance::default()
+        });
+        let instances = explained.into_iter();
+        let instances = instances.map(|explained| instance(explained, &self.house.sessions));
+        proto::ExplainResponse {
+            instances: instances.chain(absent).collect(),
+            panic_mode: panic == Panic::On,
+            policy: Some(policy),
+        }
     }
 }
 
-fn instance(explained: Explained) -> proto::ExplainedInstance {
+fn instance(explained: Explained, sessions: &Sessions) -> proto::ExplainedInstance {
     let exclusion = match explained.exclusion {
         None => proto::Exclusion::None,
         Some(Exclusion::Draining) => proto::Exclusion::Draining,
@@ -102,7 +110,7 @@ fn instance(explained: Explained) -> proto::ExplainedInstance {
         instance: member.id().to_string(),
         exclusion: exclusion.into(),
         reason: explained.reason,
-        health: Some(to_proto::health(&member)),
+        health: Some(to_proto::health(&member, sessions)),
         weight: member.spec.weight,
         latency: (0.0 < latency).then(|| to_proto::duration(Duration::from_nanos(latency as u64))),
         warmth: explained.warmth,

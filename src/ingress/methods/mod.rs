@@ -2,6 +2,7 @@
 //! work, and the answer goes back as a message. Which door it came by is not known here.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,8 @@ pub struct House {
     pub timeouts: Timeouts,
     /// Conversations with instances.
     pub sessions: Sessions,
+    /// The idle TTL of a session that names none.
+    pub session_idle_ttl: Duration,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
     /// Hedges over all callers.

@@ -93,7 +93,7 @@ impl Orchestrator {
         let members = self.members(&request.instances)?;
         let instances = members
             .iter()
-            .map(|member| to_proto::health(member))
+            .map(|member| to_proto::health(member, &self.house.sessions))
             .collect();
         Ok(HealthResponse { instances })
     }

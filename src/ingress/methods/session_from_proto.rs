@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
 use super::from_proto::{self, invalid};
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::idempotency::Fingerprint;
 use crate::domain::limit::{
-    EXPRESSION_BYTES_MAX, SESSION_IDLE_TTL_DEFAULT, SESSION_KEY_BYTES_MAX,
-    SESSION_TARGET_BYTES_MAX, SESSION_TTL_MAX, SESSION_TTL_MIN,
+    EXPRESSION_BYTES_MAX, SESSION_KEY_BYTES_MAX, SESSION_TARGET_BYTES_MAX, SESSION_TTL_MAX,
+    SESSION_TTL_MIN,
 };
 use crate::domain::payload::Payload;
-use crate::domain::session::{self, Durability, SessionId, token};
+use crate::domain::selection::Policy;
+use crate::domain::session::{self, Durability, SessionId};
 use crate::orchestrate::hold_session::Spawn;
 use crate::orchestrate::hold_session::frame::ClientFrame;
 use crate::proto::orchestrator as proto;
@@ -23,7 +23,12 @@ pub(super) fn id(field: &str, text: &str) -> Result<SessionId, Failure> {
     SessionId::parse(text).map_err(|bad| invalid(field, bad))
 }
 
-pub(super) fn spawn(caller: &str, request: proto::SessionSpawnRequest) -> Result<Spawn, Failure> {
+/// `idle_ttl` is for a request that names none.
+pub(super) fn spawn(
+    caller: &str,
+    request: proto::SessionSpawnRequest,
+    idle_ttl: Duration,
+) -> Result<Spawn, Failure> {
     let policy = proto::CallPolicy {
         selection: request.selection,
         hash_key: request.hash_key.clone(),
@@ -38,7 +43,7 @@ pub(super) fn spawn(caller: &str, request: proto::SessionSpawnRequest) -> Result
         let what = format!("at most {SESSION_TARGET_BYTES_MAX} bytes of expressions");
         return Err(invalid("instances", what));
     }
-    let idle_ttl = ttl("idle_ttl", request.idle_ttl)?.unwrap_or(SESSION_IDLE_TTL_DEFAULT);
+    let idle_ttl = ttl("idle_ttl", request.idle_ttl)?.unwrap_or(idle_ttl);
     let lifetime = ttl("lifetime", request.lifetime)?;
     let loss_policy = match proto::LossPolicy::try_from(request.loss_policy) {
         Ok(proto::LossPolicy::Unspecified | proto::LossPolicy::Fail) => session::LossPolicy::Fail,
@@ -76,11 +81,47 @@ pub(super) fn spawn(caller: &str, request: proto::SessionSpawnRequest) -> Result
         idempotency: None,
     };
     asked.idempotency = key.map(|key| {
-        // Of the values that were meant, so that a default and its absence are the same request.
-        let request = Sha256::digest(format!("{asked:?}")).into();
+        let request = fingerprint(&asked).bytes();
         (key, request)
     });
     Ok(asked)
+}
+
+/// What a spawn asks for, of the values that were meant, so that a default and its absence are the same. It is kept
+/// as long as the session: what is new must not change what older requests come to.
+fn fingerprint(asked: &Spawn) -> Fingerprint {
+    let selection = match &asked.selection {
+        Policy::Balanced => "balanced".to_owned(),
+        Policy::Ordered => "ordered".to_owned(),
+        Policy::Hash(key) => format!("hash {key}"),
+    };
+    let loss_policy = match asked.loss_policy {
+        session::LossPolicy::Fail => "fail",
+        session::LossPolicy::Reassign => "reassign",
+        session::LossPolicy::Replay => "replay",
+    };
+    let durability = match asked.durability {
+        Durability::Durable => "durable",
+        Durability::None => "none",
+    };
+    let mut texts = vec![
+        format!("id {}", asked.id.as_ref().map_or("", SessionId::as_str)),
+        format!("selection {selection}"),
+        format!("idle_ttl {}", asked.idle_ttl.as_nanos()),
+        format!("loss_policy {loss_policy}"),
+        format!("durability {durability}"),
+    ];
+    let lifetime = asked.lifetime.map(|lifetime| lifetime.as_nanos());
+    texts.extend(lifetime.map(|lifetime| format!("lifetime {lifetime}")));
+    // Their order says something only where the first of them is chosen.
+    let is_ordered = asked.selection == Policy::Ordered;
+    texts.extend(asked.targets.iter().enumerate().map(|(at, target)| {
+        let at = if is_ordered { at } else { 0 };
+        format!("instances {at} {target}")
+    }));
+    let labels = asked.labels.iter();
+    texts.extend(labels.map(|(name, value)| format!("label {} {name} {value}", name.len())));
+    Fingerprint::of(&texts, &Payload::null())
 }
 
 fn ttl(field: &str, asked: Option<prost_types::Duration>) -> Result<Option<Duration>, Failure> {
@@ -110,7 +151,8 @@ pub(super) fn post_key(
     payload: &Payload,
 ) -> Result<Option<(String, [u8; 32])>, Failure> {
     let key = key(asked)?;
-    Ok(key.map(|key| (key, token::hash(payload.encoded()))))
+    let body = || Fingerprint::of::<&str>(&[], payload).bytes();
+    Ok(key.map(|key| (key, body())))
 }
 
 pub(super) fn frame(frame: proto::SessionSendRequest) -> Result<ClientFrame, Failure> {
@@ -155,3 +197,72 @@ pub(super) fn query(request: proto::SessionListRequest) -> Result<Query, Failure
 
 // Expressions of one session are kept with it, unlike those of a call.
 const _: () = assert!(SESSION_TARGET_BYTES_MAX <= EXPRESSION_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An object of two booleans, with its keys in this order.
+    fn object(keys: [&str; 2]) -> Payload {
+        let entries = keys.map(|key| {
+            let [key] = *key.as_bytes() else {
+                panic!("one letter");
+            };
+            [0x0a, 7, 0x0a, 1, key, 0x12, 2, 0x20, key & 1]
+        });
+        let mut encoded = vec![0x2a, 18];
+        encoded.extend(entries.concat());
+        Payload::check(encoded.into()).unwrap()
+    }
+
+    #[test]
+    fn a_spawn_is_the_same_whichever_way_it_says_the_same() {
+        let key = |change: &dyn Fn(&mut proto::SessionSpawnRequest)| {
+            let mut request = proto::SessionSpawnRequest {
+                instances: vec!["A".to_owned(), "B".to_owned()],
+                idempotency_key: "k".to_owned(),
+                ..Default::default()
+            };
+            change(&mut request);
+            spawn("caller", request, Duration::from_secs(300))
+                .unwrap()
+                .idempotency
+        };
+        let first = key(&|_| {});
+        assert_eq!(first, key(&|asked| asked.instances.reverse()));
+        assert_eq!(
+            first,
+            key(&|asked| asked.loss_policy = proto::LossPolicy::Fail.into())
+        );
+        let ordered = |asked: &mut proto::SessionSpawnRequest| {
+            asked.selection = proto::Selection::Ordered.into();
+        };
+        let changes: [&dyn Fn(&mut proto::SessionSpawnRequest); 7] = [
+            &|asked| asked.session_id = "s".to_owned(),
+            &|asked| asked.instances.push("C".to_owned()),
+            &|asked| asked.loss_policy = proto::LossPolicy::Replay.into(),
+            &|asked| asked.durability = proto::Durability::None.into(),
+            &|asked| drop(asked.labels.insert("a".to_owned(), "b".to_owned())),
+            &ordered,
+            &|asked| {
+                ordered(asked);
+                asked.instances.reverse();
+            },
+        ];
+        let mut seen = vec![first];
+        for change in changes {
+            let other = key(change);
+            assert!(!seen.contains(&other));
+            seen.push(other);
+        }
+    }
+
+    #[test]
+    fn the_order_of_keys_makes_no_other_post() {
+        let key = |payload: &Payload| post_key("k".to_owned(), payload).unwrap();
+        let (one, other) = (object(["a", "b"]), object(["b", "a"]));
+        assert_ne!(one.encoded(), other.encoded());
+        assert_eq!(key(&one), key(&other));
+        assert_ne!(key(&one), key(&object(["a", "c"])));
+    }
+}

@@ -5,7 +5,7 @@ use prost_types::Duration as ProtoDuration;
 use super::to_proto::timestamp;
 use crate::domain::payload::Payload;
 use crate::domain::session::to_client::Reply;
-use crate::domain::session::{CloseReason, Durability, LossPolicy};
+use crate::domain::session::{CloseReason, Durability, End, LossPolicy};
 use crate::orchestrate::hold_session::Shown;
 use crate::orchestrate::hold_session::frame::{Direction, ServerFrame};
 use crate::proto::orchestrator as proto;
@@ -97,7 +97,7 @@ pub(super) fn session(shown: Shown) -> proto::Session {
     let (state, reason) = match &session.state {
         State::Open => (proto::SessionState::Open, proto::CloseReason::Unspecified),
         State::Closed { reason, .. } => {
-            let reason = CloseReason::from_word(reason).map(close_reason);
+            let reason = End::from_words(reason).map(|end| close_reason(end.reason));
             let unknown = proto::CloseReason::Unspecified;
             (proto::SessionState::Closed, reason.unwrap_or(unknown))
         }

@@ -1,6 +1,7 @@
 //! The methods of sessions. A stream of frames is a stream here too, whichever door it comes by.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
@@ -13,6 +14,7 @@ use crate::domain::session::SessionId;
 use crate::ingress::arrival::Arrival;
 use crate::orchestrate::hold_session::frame::Incoming;
 use crate::orchestrate::hold_session::{Deduplicated, Post, Wait};
+use crate::proto::orchestrator as proto;
 use crate::proto::orchestrator::session_send_request::Frame;
 use crate::proto::orchestrator::{
     SessionCloseRequest, SessionCloseResponse, SessionGetRequest, SessionGetResponse, SessionHello,
@@ -34,7 +36,7 @@ impl Orchestrator {
         request: SessionSpawnRequest,
     ) -> Result<SessionSpawnResponse, Failure> {
         let caller = arrival.caller.0.as_deref().unwrap_or_default();
-        let asked = session_from_proto::spawn(caller, request)?;
+        let asked = session_from_proto::spawn(caller, request, self.house.session_idle_ttl)?;
         let spawned = self.house.sessions.spawn(asked).await?;
         Ok(SessionSpawnResponse {
             session: Some(session_to_proto::session(spawned.session)),
@@ -63,8 +65,13 @@ impl Orchestrator {
             let hello = hello(incoming.next().await.transpose()?)?;
             let id = id(named, &hello)?;
             allowed(&arrival, &id)?;
-            let frames: Incoming =
-                Box::pin(incoming.map(|frame| frame.and_then(session_from_proto::frame)));
+            let exchange = Arc::clone(&arrival.exchange);
+            exchange.weigh_nothing();
+            let frames: Incoming = Box::pin(incoming.map(move |frame| {
+                // It is whole, and what is kept of it is weighed where it is kept.
+                exchange.weigh_nothing();
+                frame.and_then(session_from_proto::frame)
+            }));
             let attached = self
                 .house
                 .sessions
@@ -154,24 +161,25 @@ impl Orchestrator {
         use prost::Message as _;
         let size = from_proto::page_size(request.page_size)?;
         let mut query = session_from_proto::query(request)?;
-        // One more tells whether there is a next page.
-        query.limit = size + 1;
+        query.limit = size;
         let found = self.house.sessions.list(query).await?;
-        let mut page = Vec::new();
+        let mut next = found.next;
+        let mut page: Vec<proto::Session> = Vec::new();
         let mut bytes = 0;
-        let count = found.len();
-        for shown in found.into_iter().take(size) {
+        for shown in found.sessions {
             let session = session_to_proto::session(shown);
             bytes += session.encoded_len();
             // Labels may be long: a page ends early rather than outgrow what clients take. One always fits.
-            if PAGE_BYTES_MAX < bytes && !page.is_empty() {
+            if let Some(last) = page.last()
+                && PAGE_BYTES_MAX < bytes
+            {
+                next = SessionId::parse(&last.id).ok();
                 break;
             }
             page.push(session);
         }
-        let next = page.last().filter(|_| page.len() < count);
         Ok(SessionListResponse {
-            next_page_token: next.map(|last| last.id.clone()).unwrap_or_default(),
+            next_page_token: next.map(|last| last.to_string()).unwrap_or_default(),
             sessions: page,
         })
     }

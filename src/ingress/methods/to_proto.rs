@@ -15,6 +15,7 @@ use crate::fleet::view::{self, Health, Member};
 use crate::ingress::failure_table;
 use crate::orchestrate::deduplicate::Origin;
 use crate::orchestrate::fan_out::{Event, Leg, Summary};
+use crate::orchestrate::hold_session::Sessions;
 use crate::orchestrate::run_task::Answered;
 use crate::proto::orchestrator as proto;
 
@@ -166,7 +167,8 @@ fn code(reason: Reason) -> i32 {
     }
 }
 
-pub(super) fn health(member: &Member) -> proto::InstanceHealth {
+pub(super) fn health(member: &Member, sessions: &Sessions) -> proto::InstanceHealth {
+    let sessions_open = sessions.open_at(member.id());
     let Health {
         state,
         admin,
@@ -209,11 +211,16 @@ pub(super) fn health(member: &Member) -> proto::InstanceHealth {
         probed: probed.into(),
         observed: observed.into(),
         ejected_until: member.health.ejected_until.map(timestamp),
-        drained: member.is_drained(),
+        drained: member.is_drained() && sessions_open == 0,
+        sessions_open,
     }
 }
 
-pub(super) fn listed(member: &Member, lease_ends: Option<SystemTime>) -> proto::ListedInstance {
+pub(super) fn listed(
+    member: &Member,
+    lease_ends: Option<SystemTime>,
+    sessions: &Sessions,
+) -> proto::ListedInstance {
     let origin = match member.origin {
         view::Origin::Config => proto::InstanceOrigin::Config,
         view::Origin::Registered => proto::InstanceOrigin::Registered,
@@ -229,7 +236,7 @@ pub(super) fn listed(member: &Member, lease_ends: Option<SystemTime>) -> proto::
         }),
         origin: origin.into(),
         expire_time: lease_ends.map(timestamp),
-        health: Some(health(member)),
+        health: Some(health(member, sessions)),
     }
 }
 

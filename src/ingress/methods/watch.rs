@@ -12,10 +12,12 @@ use crate::domain::limit::FLEET_MAX;
 use crate::fleet::Fleet;
 use crate::fleet::view::{Member, View};
 use crate::ingress::arrival::Arrival;
+use crate::orchestrate::hold_session::Sessions;
 use crate::proto::orchestrator::HealthWatchResponse;
 
 struct Watch {
     fleet: Arc<Fleet>,
+    sessions: Sessions,
     changes: watch::Receiver<u64>,
     draining: CancellationToken,
     arrival: Arrival,
@@ -43,6 +45,7 @@ pub(super) fn changes(
 ) -> impl Stream<Item = Result<HealthWatchResponse, Failure>> + Send + use<> {
     let watch = Watch {
         fleet: Arc::clone(&house.fleet),
+        sessions: house.sessions.clone(),
         changes: house.fleet.changes(),
         draining: house.draining.clone(),
         arrival,
@@ -91,7 +94,7 @@ impl Watch {
         if view.membership() == self.sent.membership() {
             let pairs = view.members().iter().zip(self.sent.members().iter());
             let changed = |(now, sent): (&Arc<Member>, &Arc<Member>)| {
-                (!Arc::ptr_eq(now, sent)).then(|| to_proto::health(now))
+                (!Arc::ptr_eq(now, sent)).then(|| to_proto::health(now, &self.sessions))
             };
             change.instances = match &self.positions {
                 Positions::All => pairs.filter_map(changed).collect(),
@@ -107,7 +110,9 @@ impl Watch {
             for member in chosen {
                 let sent = self.sent.find(member.id());
                 if !sent.is_some_and(|sent| Arc::ptr_eq(sent, member)) {
-                    change.instances.push(to_proto::health(member));
+                    change
+                        .instances
+                        .push(to_proto::health(member, &self.sessions));
                 }
             }
             let was = self.positions.of(self.sent.members());

@@ -25,7 +25,7 @@ use crate::domain::gather::{BadCompletion, Completion, Counts, Gather, Outcome, 
 use crate::domain::health::Panic;
 use crate::domain::hedge;
 use crate::domain::id::InstanceId;
-use crate::domain::limit::{CLOSE_MAX, FANOUT_WAVE};
+use crate::domain::limit::{CLOSE_MAX, FANOUT_WAVE, FANOUT_WAVE_FIRST};
 use crate::domain::payload::Payload;
 use crate::domain::retry;
 use crate::domain::selection;
@@ -163,16 +163,18 @@ impl Driver {
         let panic = self.fan_out.panic;
         self.feed.send(Event::Started(roster, panic)).await?;
         let ends = Instant::from_std(self.fan_out.deadline.work_ends());
+        let mut wave = FANOUT_WAVE_FIRST;
         while self.gather.stop().is_none() {
-            self.dispatch_wave().await?;
+            self.dispatch_wave(wave).await?;
             if self.next < self.fan_out.roster.len() {
-                // More to send: take only what is here already.
-                while self.gather.stop().is_none()
-                    && let Some(Some(arrival)) = self.legs.next().now_or_never()
-                {
-                    self.arrive(arrival).await?;
-                }
+                wave = FANOUT_WAVE.min(wave * 2);
+                self.take_what_is_here().await?;
+                // What was sent goes out, and what comes in is read.
                 tokio::task::yield_now().await;
+                if self.take_what_is_here().await? != 0 {
+                    // Partials leave before the next wave is made.
+                    tokio::task::yield_now().await;
+                }
             } else if self.gather.stop().is_none() {
                 match time::timeout_at(ends, self.legs.next()).await {
                     Ok(Some(arrival)) => self.arrive(arrival).await?,
@@ -193,8 +195,20 @@ impl Driver {
         }
     }
 
-    async fn dispatch_wave(&mut self) -> Result<(), Failure> {
-        let end = self.fan_out.roster.len().min(self.next + FANOUT_WAVE);
+    /// Lets the legs go on as far as they come without waiting; returns how many have arrived.
+    async fn take_what_is_here(&mut self) -> Result<usize, Failure> {
+        let mut arrived = 0;
+        while self.gather.stop().is_none()
+            && let Some(Some(arrival)) = self.legs.next().now_or_never()
+        {
+            self.arrive(arrival).await?;
+            arrived += 1;
+        }
+        Ok(arrived)
+    }
+
+    async fn dispatch_wave(&mut self, wave: usize) -> Result<(), Failure> {
+        let end = self.fan_out.roster.len().min(self.next + wave);
         while self.next < end && self.gather.stop().is_none() {
             let at = self.next;
             self.next += 1;

@@ -177,6 +177,24 @@ async fn targets_beyond_the_first_wave_are_skipped_once_the_call_is_over() {
     assert_eq!(read.matches("cancelled").count(), cancelled, "{read}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_answers_are_read_before_the_next_wave_is_sent() {
+    let ids: Vec<_> = (0..8 * FANOUT_WAVE).map(|at| format!("w{at:03}")).collect();
+    let stage = Stage::new(
+        ids.iter()
+            .map(|id| (id.as_str(), Act::Echo(Duration::ZERO))),
+    );
+    let call = stage.fan_out(completion(Rule::All), ms(1000));
+    let mut events = fan_out(call, &Tasks::new()).unwrap();
+    while let Some(event) = events.next().await {
+        if matches!(event, Ok(Event::Partial(_))) {
+            break;
+        }
+    }
+    let asked = |id: &&String| !stage.instance(id).calls.lock().unwrap().is_empty();
+    assert_eq!(ids.iter().filter(asked).count(), FANOUT_WAVE_FIRST);
+}
+
 /// Every leg with its tries, as text: `A timed_out: first instance_lost, retry deadline_exceeded`.
 async fn legs(call: FanOut) -> Vec<String> {
     let events = fan_out(call, &Tasks::new()).unwrap();

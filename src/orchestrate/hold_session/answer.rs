@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::entry::{Command, Entry, Replied, Sent};
 use super::frame::Incoming;
@@ -38,6 +39,26 @@ impl Shown {
             expires: entry.expires().map(|at| SystemTime::now() + left(at)),
         }
     }
+}
+
+/// Somebody who has shown the token of a session.
+#[derive(Debug, Clone)]
+pub struct TokenHolder {
+    /// The session that it is good for.
+    pub session: SessionId,
+    /// The name of the key that has spawned it.
+    pub caller: String,
+    /// Fires when the token is good for nothing any more.
+    pub void: CancellationToken,
+}
+
+/// A part of a listing.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The sessions, in order of id.
+    pub sessions: Vec<Shown>,
+    /// Ask for those after this one; none when there are no more.
+    pub next: Option<SessionId>,
 }
 
 /// One message that comes by itself.
@@ -76,16 +97,20 @@ pub struct Posted {
 }
 
 impl Sessions {
-    /// The session that a token is good for, and the name of the key that has spawned it.
+    /// What a token is good for.
     #[must_use]
-    pub fn find_by_token(&self, hash: &token::Hash) -> Option<(SessionId, String)> {
+    pub fn find_by_token(&self, hash: &token::Hash) -> Option<TokenHolder> {
         let registry = self
             .0
             .registry
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let entry = registry.find_by_token(hash)?;
-        Some((entry.terms.id.clone(), entry.terms.caller.clone()))
+        let (entry, void) = registry.find_by_token(hash)?;
+        Some(TokenHolder {
+            session: entry.terms.id.clone(),
+            caller: entry.terms.caller.clone(),
+            void,
+        })
     }
 
     /// Fails unless there is such a session.
@@ -229,15 +254,23 @@ impl Sessions {
         Ok(Shown::of(session, &entry))
     }
 
-    /// Sessions as they are, in order of id.
-    pub async fn list(&self, query: Query) -> Result<Vec<Shown>, Failure> {
-        let found = self.0.store.list(query).await;
+    /// Sessions as they are, in order of id: so many of the query at most.
+    pub async fn list(&self, query: Query) -> Result<Page, Failure> {
+        let size = query.limit;
+        // One more tells whether there is a next page.
+        let limit = size.saturating_add(1);
+        let found = self.0.store.list(Query { limit, ..query }).await;
         let found = found.map_err(|error| storing::failure(&error))?;
+        // Also when it is left out below: those after it are still to come.
+        let last = size.checked_sub(1).and_then(|last| found.get(last));
+        let next = last.filter(|_| size < found.len());
+        let next = next.map(|session| session.id().clone());
         let shown = |session: Session| {
             let entry = self.0.find(session.id()).ok()?;
             Some(Shown::of(session, &entry))
         };
-        Ok(found.into_iter().filter_map(shown).collect())
+        let sessions = found.into_iter().take(size).filter_map(shown).collect();
+        Ok(Page { sessions, next })
     }
 
     /// Ends a session for both sides; no error when it had ended.

@@ -7,15 +7,17 @@ use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::closing::Life;
-use super::frame::{ClientFrame, Incoming, Ready, ServerFrame};
+use super::frame::{ClientFrame, Direction, Incoming, Ready, ServerFrame};
 use super::outbox::{Outbox, Outgoing, Reader, Want, outbox};
 use super::owner::{Leave, Owner};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::SESSION_SILENCE_MAX;
+use crate::domain::limit::{SESSION_CLOSE_WAIT, SESSION_SILENCE_MAX, SESSION_STALLED_MAX};
 use crate::domain::payload::Payload;
-use crate::domain::session::CloseReason;
+use crate::domain::session::read_ahead::ReadAhead;
 use crate::domain::session::to_client::NoResume;
 use crate::domain::session::to_instance::Refused;
+use crate::domain::session::{CloseReason, End};
+use crate::memory::Purpose;
 
 /// A client that is attached.
 pub(super) struct Client {
@@ -28,12 +30,12 @@ pub(super) struct Client {
     acked: u64,
     /// When it was told something last.
     pub(super) said_at: Instant,
-    /// A message that came and has to wait for room.
-    stash: Option<Stashed>,
+    /// What it has sent beyond what the line takes.
+    pub(super) ahead: ReadAhead<Waiting>,
 }
 
-/// A message that came and has to wait for room.
-struct Stashed {
+/// A message that has come and waits for room.
+pub(super) struct Waiting {
     seq: u64,
     in_reply_to: u64,
     payload: Payload,
@@ -55,11 +57,13 @@ impl Owner {
             return Err(super::draining());
         }
         match self.life {
+            Life::Open if self.closing.is_some() => {
+                let (reason, lost) = (CloseReason::ByClient, None);
+                return Err(super::closed(End { reason, lost }));
+            }
             Life::Open => {}
             Life::Over { .. } if 0 < self.to_client.unacknowledged() => {}
-            Life::Ending { reason, .. } | Life::Over { reason, .. } => {
-                return Err(super::closed(reason));
-            }
+            Life::Ending { end, .. } | Life::Over { end, .. } => return Err(super::closed(end)),
         }
         let from = self.to_client.resume(last_received_seq).map_err(|bad| {
             let reason = match bad {
@@ -89,8 +93,9 @@ impl Owner {
             sent: from,
             acked: self.to_instance.stored_seq(),
             said_at: Instant::now(),
-            stash: None,
+            ahead: ReadAhead::new(self.house.settings.bounds),
         });
+        self.tell_what_was_lost();
         Ok(outgoing)
     }
 
@@ -109,8 +114,6 @@ impl Owner {
     }
 
     pub(super) fn poll_client(&mut self, context: &mut Context<'_>) -> Poll<FromClient> {
-        // What a client sends is not read while it could not be kept: its window closes, and it is slowed.
-        let takes = self.to_instance.has_room(1);
         let Some(client) = &mut self.client else {
             return Poll::Pending;
         };
@@ -122,8 +125,10 @@ impl Owner {
         if let Poll::Ready(reader) = client.outbox.poll(want, context) {
             return Poll::Ready(FromClient::Reader(reader));
         }
-        if takes
-            && client.stash.is_none()
+        // What a client sends is read as long as it keeps to its bounds, room or not, so that its acknowledgements
+        // are heard. Beyond them its window closes, and it is slowed.
+        if self.closing.is_none()
+            && !client.ahead.is_full()
             && let Some(incoming) = &mut client.incoming
         {
             return incoming.poll_next_unpin(context).map(FromClient::Frame);
@@ -147,43 +152,71 @@ impl Owner {
                         seq,
                         in_reply_to,
                         payload,
-                    } => self.take_message(Stashed {
-                        seq,
-                        in_reply_to,
-                        payload,
-                    }),
+                    } => {
+                        self.on_message(Waiting {
+                            seq,
+                            in_reply_to,
+                            payload,
+                        });
+                    }
                     ClientFrame::Ack { seq } => self.take_ack(seq),
-                    ClientFrame::Close => self.end(CloseReason::ByClient),
+                    // What was sent before it is kept and handed over first.
+                    ClientFrame::Close => self.closing = Some(Instant::now() + SESSION_CLOSE_WAIT),
                 }
             }
         }
     }
 
-    fn take_message(&mut self, message: Stashed) {
-        if !self.life.is_open() {
-            return;
+    fn on_message(&mut self, message: Waiting) {
+        // Its acknowledgements have to be heard all the same: they make room.
+        if !self.weight.has_room(Purpose::Request) {
+            return self.detach_with(super::weight::full());
         }
-        let Stashed {
-            seq,
-            in_reply_to,
-            payload,
-        } = message;
-        match self.to_instance.stream(seq, in_reply_to, payload.clone()) {
-            Ok(_) => {}
-            Err(Refused::Full) => {
-                if let Some(client) = &mut self.client {
-                    client.stash = Some(Stashed {
-                        seq,
-                        in_reply_to,
-                        payload,
-                    });
-                }
-            }
+        let waits = self
+            .client
+            .as_ref()
+            .is_some_and(|client| !client.ahead.is_empty());
+        let left = if waits {
+            Some(message)
+        } else {
+            self.accept(message)
+        };
+        if let (Some(message), Some(client)) = (left, &mut self.client) {
+            let bytes = message.payload.encoded().len();
+            client.ahead.push(message, bytes);
+        }
+    }
+
+    /// Takes over what the client has sent, as far as there is room.
+    pub(super) fn take_from_client(&mut self) {
+        while let Some(client) = &mut self.client
+            && let Some(front) = client.ahead.front()
+            && self.to_instance.has_room(front.payload.encoded().len())
+            && let Some(message) = client.ahead.pop()
+        {
+            // There is room for it.
+            drop(self.accept(message));
+        }
+    }
+
+    /// Takes over one message; gives it back when there is no room.
+    fn accept(&mut self, message: Waiting) -> Option<Waiting> {
+        if !self.life.is_open() {
+            return None;
+        }
+        let payload = message.payload.clone();
+        match self
+            .to_instance
+            .stream(message.seq, message.in_reply_to, payload)
+        {
+            Ok(_) => None,
+            Err(Refused::Full) => Some(message),
             Err(bad @ (Refused::Gap { .. } | Refused::Zero | Refused::Changed(_))) => {
                 self.detach_with(Failure::new(
                     Reason::ArgumentInvalid,
                     format!("data: {bad}"),
                 ));
+                None
             }
         }
     }
@@ -197,10 +230,6 @@ impl Owner {
 
     /// Whatever the client can be told now.
     pub(super) fn speak_to_client(&mut self) {
-        let stashed = self.client.as_mut().and_then(|client| client.stash.take());
-        if let Some(stashed) = stashed {
-            self.take_message(stashed);
-        }
         let stored_seq = self.to_instance.stored_seq();
         let Some(client) = &mut self.client else {
             return;
@@ -225,10 +254,10 @@ impl Owner {
         let sent = client.sent;
         // It has no more to say, and has heard that all of it is safe.
         let is_done = client.incoming.is_none()
-            && client.stash.is_none()
+            && client.ahead.is_empty()
             && self.to_instance.unstored().next().is_none()
             && self.to_client.next(sent).is_none();
-        if is_done && self.life.is_open() {
+        if is_done && self.life.is_open() && self.closing.is_none() {
             self.detach();
         }
         self.sent_before.to_client = self.sent_before.to_client.max(sent);
@@ -257,6 +286,47 @@ impl Owner {
         self.link.repeat_ack(self.to_client.stored(), now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
+        }
+        self.weight.look_again(now);
+    }
+
+    /// A message of the instance waits for the client to acknowledge some, and the client has more on its way than
+    /// its bounds allow, so that it is not read: only a new attachment tells what it has. It is given time, since the
+    /// instance may take some of it.
+    pub(super) fn break_stall(&mut self) {
+        let is_full = self
+            .client
+            .as_ref()
+            .is_some_and(|client| client.ahead.is_full());
+        if !is_full || !self.link.has_waiting() {
+            self.stalled_until = None;
+            return;
+        }
+        let now = Instant::now();
+        let until = *self.stalled_until.get_or_insert(now + SESSION_STALLED_MAX);
+        if until <= now {
+            let detail = "the session stands still: the client has more unacknowledged than it may, and has not \
+                          acknowledged what it was sent";
+            self.detach_with(Failure::new(Reason::SlowConsumer, detail));
+        }
+    }
+
+    /// Messages that were accepted and will not be delivered: whoever attaches next is told too.
+    pub(super) fn note_lost(&mut self, direction: Direction, first: u64, last: u64) {
+        self.lost.push((direction, first, last));
+        self.tell_what_was_lost();
+    }
+
+    fn tell_what_was_lost(&mut self) {
+        if self.client.is_none() {
+            return;
+        }
+        for (direction, first, last) in std::mem::take(&mut self.lost) {
+            self.tell(ServerFrame::Lost {
+                direction,
+                first,
+                last,
+            });
         }
     }
 

@@ -11,7 +11,7 @@ use super::instance_side::Link;
 use super::owner::Owner;
 use crate::domain::failure::Failure;
 use crate::domain::limit::SESSION_CLOSE_WAIT;
-use crate::domain::session::CloseReason;
+use crate::domain::session::{CloseReason, End};
 use crate::instance::session;
 use crate::store::Error;
 
@@ -21,16 +21,13 @@ pub(super) enum Life {
     Open,
     /// Its end is being written down.
     Ending {
-        reason: CloseReason,
-        /// Messages to the instance that will not be delivered, by the client's numbers.
-        lost: Option<(u64, u64)>,
+        end: End,
         /// To be told.
         closed: Vec<oneshot::Sender<Result<(), Failure>>>,
     },
     /// It does not. The client may still fetch what there is for it.
     Over {
-        reason: CloseReason,
-        lost: Option<(u64, u64)>,
+        end: End,
         /// Until when an attached client may take to acknowledge.
         until: Option<Instant>,
     },
@@ -59,7 +56,17 @@ impl Owner {
         if !self.life.is_open() {
             return;
         }
-        self.fail_posts(&super::closed(reason));
+        // What was sent to an instance that is lost may have been applied or not: it is told as lost too.
+        let delivered = match reason {
+            CloseReason::ByClient => self.handed_over(),
+            CloseReason::ByInstance
+            | CloseReason::InstanceLost
+            | CloseReason::Expired
+            | CloseReason::Restarted => self.to_instance.acked(),
+        };
+        let lost = self.to_instance.seqs_after(delivered);
+        let end = End { reason, lost };
+        self.fail_posts(&super::closed(end));
         self.say_farewell(match reason {
             CloseReason::Expired => session::CloseReason::Expired,
             CloseReason::ByClient
@@ -69,19 +76,25 @@ impl Owner {
         });
         self.link = Link::Resting;
         self.look_at = None;
-        // Whoever ends it knows; nobody else does.
-        let lost = match reason {
-            CloseReason::ByClient => None,
-            CloseReason::ByInstance
-            | CloseReason::InstanceLost
-            | CloseReason::Expired
-            | CloseReason::Restarted => self.to_instance.unacknowledged_seqs(),
-        };
         self.life = Life::Ending {
-            reason,
-            lost,
+            end,
             closed: Vec::new(),
         };
+    }
+
+    /// Ends the session for its client, once what was sent before is safe and handed over, or has had its time.
+    pub(super) fn end_for_client(&mut self) {
+        let Some(until) = self.closing else { return };
+        let ahead = self
+            .client
+            .as_ref()
+            .is_some_and(|client| !client.ahead.is_empty());
+        let is_safe = !ahead && self.to_instance.unstored().next().is_none();
+        let is_handed_over = is_safe && self.to_instance.last() <= self.handed_over();
+        if is_handed_over || until <= Instant::now() {
+            self.closing = None;
+            self.end(CloseReason::ByClient);
+        }
     }
 
     /// Ends the session for somebody who waits for that.
@@ -97,16 +110,15 @@ impl Owner {
     pub(super) fn go_on_closing(&mut self) {
         match &self.life {
             Life::Open => {}
-            Life::Ending { reason, .. } => {
-                // Not beside a change of hands either: the end would carry the epoch before it, and be refused.
-                if self.storing.is_idle() {
-                    // What is not written yet was never acknowledged.
-                    self.to_instance.forget_unstored();
-                    self.to_client.forget_unstored();
+            Life::Ending { end, .. } => {
+                // What came before is written first: its sender may still be told so.
+                let is_written = self.to_instance.unstored().next().is_none()
+                    && self.to_client.unstored().next().is_none();
+                if is_written && self.storing.is_idle() {
                     let answer = self.house.store.close(
                         &self.entry.terms.id,
                         &self.fence(),
-                        reason.word(),
+                        &end.words(),
                         super::now_ms(),
                     );
                     self.storing.close(answer);
@@ -117,12 +129,7 @@ impl Owner {
     }
 
     pub(super) fn on_closed(&mut self, answer: Result<(), Error>) {
-        let Life::Ending {
-            reason,
-            lost,
-            closed,
-        } = std::mem::replace(&mut self.life, Life::Open)
-        else {
+        let Life::Ending { end, closed } = std::mem::replace(&mut self.life, Life::Open) else {
             return;
         };
         let is_closed = matches!(answer, Ok(()) | Err(Error::Closed { .. }));
@@ -142,29 +149,23 @@ impl Owner {
             return self.follow(&error);
         }
         let id = &self.entry.terms.id;
-        tracing::info!(session = %id, reason = reason.word(), "session closed");
+        tracing::info!(session = %id, reason = end.reason.word(), "session closed");
         self.entry.closed.store(true, Ordering::Relaxed);
-        self.house.ended(&self.session.instance);
+        self.house.count(&self.entry, None);
         let forgotten = Instant::now() + self.entry.terms.idle_ttl;
         self.entry.set_expires(Some(forgotten));
         self.life = Life::Over {
-            reason,
-            lost,
+            end,
             until: Some(Instant::now() + SESSION_CLOSE_WAIT),
         };
     }
 
     /// A client that has all there is, and has said so or taken too long over it, is told that it is over.
     fn dismiss_client(&mut self) {
-        let Life::Over {
-            reason,
-            lost,
-            until,
-        } = &mut self.life
-        else {
+        let Life::Over { end, until } = &mut self.life else {
             return;
         };
-        let (reason, lost) = (*reason, *lost);
+        let End { reason, lost } = *end;
         let is_late = match until {
             None => {
                 *until = Some(Instant::now() + SESSION_CLOSE_WAIT);

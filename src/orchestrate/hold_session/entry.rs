@@ -13,6 +13,7 @@ use super::Labels;
 use super::frame::Incoming;
 use super::outbox::Outgoing;
 use crate::domain::failure::Failure;
+use crate::domain::id::InstanceId;
 use crate::domain::limit::SESSION_COMMANDS_QUEUED_MAX;
 use crate::domain::payload::Payload;
 use crate::domain::session::lifetime::Lifetime;
@@ -84,6 +85,8 @@ pub(super) enum Signal {
     Expire = 2,
     /// The orchestrator is about to stop.
     Drain = 4,
+    /// The instance is to be left for another one.
+    Move = 8,
 }
 
 struct Inbox {
@@ -107,6 +110,8 @@ pub(super) struct Entry {
     pub(super) epoch_is_fresh: AtomicBool,
     /// When it expires if nothing is said, or is forgotten once it has ended.
     expires: Mutex<Option<Instant>>,
+    /// The instance at which it counts; none once it has ended.
+    pub(super) counted_at: Mutex<Option<InstanceId>>,
 }
 
 /// What became of a command.
@@ -143,6 +148,7 @@ impl Entry {
             closed: AtomicBool::new(false),
             epoch_is_fresh: AtomicBool::new(true),
             expires: Mutex::new(expires),
+            counted_at: Mutex::new(None),
         })
     }
 
@@ -224,7 +230,7 @@ impl Entry {
     /// Takes a signal that was given since.
     pub(super) fn take_signal(&self) -> Option<Signal> {
         let given = self.signals.load(Ordering::Acquire);
-        let all = [Signal::Drain, Signal::Expire, Signal::Look];
+        let all = [Signal::Drain, Signal::Expire, Signal::Move, Signal::Look];
         let signal = all.into_iter().find(|signal| given & *signal as u8 != 0)?;
         self.signals.fetch_and(!(signal as u8), Ordering::AcqRel);
         Some(signal)
@@ -233,6 +239,12 @@ impl Entry {
     /// Who is woken by commands and signals.
     pub(super) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
+    }
+
+    /// The instance at which it counts; none once it has ended.
+    pub(super) fn counted_at(&self) -> Option<InstanceId> {
+        let counted_at = self.counted_at.lock();
+        counted_at.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// When the session expires.

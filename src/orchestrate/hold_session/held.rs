@@ -13,14 +13,15 @@ use crate::domain::limit::{
     ANSWER_PASSED_ON_BYTES_MAX, SESSION_REPLAY_READ_BYTES, SESSION_SILENCE_MAX,
 };
 use crate::domain::payload::Payload;
-use crate::domain::session::SessionId;
+use crate::domain::session::read_ahead::ReadAhead;
 use crate::domain::session::to_client::{Accepted, Reply};
+use crate::domain::session::{Bounds, SessionId};
 use crate::instance::session::{CloseReason, Data, Frame, Gone, Opened, Receiver, Sender};
 use crate::store::record::{Slice, ToInstance};
 use crate::store::{Error, Pending, Store};
 
 /// How long the last word to an instance may take.
-const FAREWELL_MAX: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 /// A stream to an instance.
 pub(super) struct Held {
@@ -31,8 +32,26 @@ pub(super) struct Held {
     pub(super) said_at: Instant,
     /// Old messages, read from the log for an instance that begins anew.
     replay: Option<Replay>,
-    /// A message that came and has to wait for room.
-    stash: Option<Data>,
+    /// What the instance has sent beyond what the line takes.
+    ahead: ReadAhead<Data>,
+    /// The instance has ended it; what it said before is taken first.
+    closed: Option<CloseReason>,
+    /// An acknowledgement that was not said yet. The latest says all that those before it did, so that no more than
+    /// one waits for an instance that does not read.
+    ack: Option<u64>,
+    /// Whether it is left for another instance.
+    pub(super) parting: Parting,
+}
+
+/// Whether an instance is left for another one, in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// It is not.
+    Stays,
+    /// It gets nothing new, and is given until then to acknowledge what it has.
+    Finishes(Instant),
+    /// It was told that the session goes elsewhere, and what it still says is taken until then.
+    Told(Instant),
 }
 
 struct Replay {
@@ -42,6 +61,16 @@ struct Replay {
     through: u64,
     read: VecDeque<ToInstance>,
     reading: Option<Pending<Result<Slice<ToInstance>, Error>>>,
+    begins: Begins,
+}
+
+/// Where the log begins that is read for an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begins {
+    /// Where the conversation does, or the instance has what was before; or it was told already what was not.
+    Whole,
+    /// Later: what was before is gone, and the client has to be told.
+    Late,
 }
 
 /// What happens on the stream.
@@ -57,14 +86,17 @@ pub(super) enum Said {
 }
 
 impl Held {
-    pub(super) fn new(opened: Opened, sent: u64) -> Self {
+    pub(super) fn new(opened: Opened, sent: u64, bounds: Bounds) -> Self {
         Self {
             sender: opened.sender,
             receiver: opened.receiver,
             sent,
             said_at: Instant::now(),
             replay: None,
-            stash: None,
+            ahead: ReadAhead::new(bounds),
+            closed: None,
+            ack: None,
+            parting: Parting::Stays,
         }
     }
 
@@ -74,8 +106,10 @@ impl Held {
         store: &Arc<dyn Store>,
         session: &SessionId,
         through: u64,
+        begins: Begins,
     ) {
         self.replay = Some(Replay {
+            begins,
             store: Arc::clone(store),
             session: session.clone(),
             through,
@@ -98,25 +132,32 @@ impl Held {
         }
     }
 
-    /// How much room the message needs that came last, or the least that one can need.
-    pub(super) fn next_bytes(&self) -> usize {
-        let waiting = self.stash.as_ref();
-        waiting.map_or(1, |data| data.payload.encoded().len())
+    /// Whether a message of the instance waits for room.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// Bytes of the messages that wait here.
+    pub(super) fn bytes(&self) -> usize {
+        let replay = self.replay.iter().flat_map(|replay| &replay.read);
+        let replay: usize = replay.map(|old| old.payload.len()).sum();
+        self.ahead.bytes() + replay
+    }
+
+    /// Whether what the instance says is read: as long as it keeps to its bounds, room or not, so that its
+    /// acknowledgements are heard.
+    pub(super) fn reads(&self) -> bool {
+        self.closed.is_none() && !self.ahead.is_full()
     }
 
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
         has_next: bool,
-        takes: bool,
+        reads: bool,
     ) -> Poll<Said> {
-        if takes {
-            if let Some(stashed) = self.stash.take() {
-                return Poll::Ready(Said::Frame(Some(Ok(Frame::Data(stashed)))));
-            }
-            if let Poll::Ready(frame) = self.receiver.poll_receive(context) {
-                return Poll::Ready(Said::Frame(frame));
-            }
+        if reads && let Poll::Ready(frame) = self.receiver.poll_receive(context) {
+            return Poll::Ready(Said::Frame(frame));
         }
         let has_next = match &mut self.replay {
             None => has_next,
@@ -130,7 +171,10 @@ impl Held {
                 !replay.read.is_empty()
             }
         };
-        if has_next && let Poll::Ready(ready) = self.sender.poll_ready(context) {
+        let has_next = has_next && self.parting == Parting::Stays;
+        if (has_next || self.ack.is_some())
+            && let Poll::Ready(ready) = self.sender.poll_ready(context)
+        {
             return Poll::Ready(match ready {
                 Ok(()) => Said::Ready,
                 Err(Gone) => Said::Gone,
@@ -155,14 +199,32 @@ impl Held {
         }));
     }
 
+    /// Acknowledges, once the instance has room for it.
     pub(super) fn ack(&mut self, through: u64) {
-        self.say(Frame::Ack { through });
+        if !matches!(self.parting, Parting::Told(_)) {
+            self.ack = Some(through);
+        }
     }
 
     pub(super) fn repeat_ack(&mut self, through: u64, now: Instant) {
         if self.said_at + SESSION_SILENCE_MAX <= now {
+            self.said_at = now;
             self.ack(through);
         }
+    }
+
+    fn say_ack(&mut self) {
+        if let Some(through) = self.ack.take() {
+            self.say(Frame::Ack { through });
+        }
+    }
+
+    /// Says that the session goes elsewhere; what the instance still has to say is read.
+    pub(super) fn tell_moved(&mut self, until: Instant) {
+        self.say_ack();
+        self.parting = Parting::Told(until);
+        let (reason, detail) = (CloseReason::Moved, Arc::from(""));
+        self.say(Frame::Close { reason, detail });
     }
 
     fn say(&mut self, frame: Frame) {
@@ -173,6 +235,7 @@ impl Held {
 
     /// Says why it ends, and waits until the instance has ended it too.
     pub(super) async fn farewell(mut self: Box<Self>, reason: CloseReason) {
+        self.say_ack();
         let detail = Arc::from("");
         if self.sender.send(Frame::Close { reason, detail }).is_ok() {
             let ended = async { while let Some(Ok(_)) = self.receiver.receive().await {} };
@@ -185,6 +248,12 @@ impl Held {
 impl Owner {
     pub(super) fn on_said(&mut self, said: Said) {
         match said {
+            // It was told that the session goes elsewhere, and has said all that it had to say.
+            Said::Frame(None | Some(Err(_))) if self.link.is_told_moved() => {
+                if let Some(held) = self.link.held() {
+                    held.closed = Some(CloseReason::Moved);
+                }
+            }
             Said::Frame(None) => self.broke("the instance has ended the stream of the session"),
             Said::Frame(Some(Err(failure))) => self.lose_link(&failure),
             Said::Frame(Some(Ok(frame))) => {
@@ -205,39 +274,32 @@ impl Owner {
         self.lose_link(&failure);
     }
 
-    fn held(&mut self) -> Option<&mut Held> {
-        match &mut self.link {
-            super::instance_side::Link::Held(held) => Some(held),
-            super::instance_side::Link::Resting
-            | super::instance_side::Link::Absent
-            | super::instance_side::Link::Wants(_)
-            | super::instance_side::Link::Handing
-            | super::instance_side::Link::Opening(_) => None,
-        }
-    }
-
     fn send_next(&mut self) {
-        let Some(held) = self.held() else { return };
-        let old = held
-            .replay
-            .as_mut()
-            .and_then(|replay| replay.read.pop_front());
-        match old {
-            None => self.deliver_next(),
-            Some(old) => {
-                let payload = Payload::looked_over_before(old.payload);
-                held.deliver(old.position, old.in_reply_to, true, payload);
-                held.read_on();
-            }
+        let Some(held) = self.link.held() else { return };
+        held.say_ack();
+        if held.parting != Parting::Stays {
+            return;
+        }
+        let Some(replay) = &mut held.replay else {
+            return self.deliver_next();
+        };
+        // What comes after has to wait until all that is old was read.
+        if let Some(old) = replay.read.pop_front() {
+            let payload = Payload::looked_over_before(old.payload);
+            held.deliver(old.position, old.in_reply_to, true, payload);
+            held.read_on();
         }
     }
 
     fn on_read(&mut self, slice: Slice<ToInstance>) {
-        let Some(held) = self.held() else { return };
+        let Some(held) = self.link.held() else { return };
         let Some(replay) = &mut held.replay else {
             return;
         };
         let through = replay.through;
+        let begins = std::mem::replace(&mut replay.begins, Begins::Whole);
+        let mut streamed = slice.messages.iter().map(|old| old.client_seq);
+        let first = streamed.find(|seq| *seq != 0);
         let wanted = slice.messages.into_iter();
         replay.read = wanted.take_while(|old| old.position <= through).collect();
         if replay.read.is_empty() {
@@ -245,23 +307,25 @@ impl Owner {
             held.sent = held.sent.max(through);
             held.replay = None;
         }
+        if begins == Begins::Late {
+            self.note_not_replayed(first);
+        }
     }
 
     fn on_frame(&mut self, frame: Frame) {
         match frame {
             Frame::Data(data) => self.on_data(data),
             Frame::Ack { through } => {
-                let sent = self.held().map_or(0, |held| held.sent);
+                let sent = self.link.held().map_or(0, |held| held.sent);
                 if self.to_instance.ack(through, sent).is_err() {
                     self.malformed("the instance acknowledges what it was not sent");
                 }
             }
-            Frame::Close { reason, .. } => match reason {
-                CloseReason::Done => self.end(crate::domain::session::CloseReason::ByInstance),
-                CloseReason::Suspended | CloseReason::Expired | CloseReason::Moved => {
-                    self.broke("the instance leaves the session");
+            Frame::Close { reason, .. } => {
+                if let Some(held) = self.link.held() {
+                    held.closed = Some(reason);
                 }
-            },
+            }
         }
     }
 
@@ -274,12 +338,42 @@ impl Owner {
             let failure = Failure::at(id, reason, Progress::MayHaveBegun, detail);
             return self.lose_link(&failure);
         }
-        if !self.to_client.has_room(bytes) {
-            if let Some(held) = self.held() {
-                held.stash = Some(data);
-            }
-            return;
+        let Some(held) = self.link.held() else { return };
+        if held.has_waiting() || !self.to_client.has_room(bytes) {
+            held.ahead.push(data, bytes);
+        } else {
+            self.take(data);
         }
+    }
+
+    /// Takes over what the instance has said, as far as there is room, and then its end.
+    pub(super) fn take_from_instance(&mut self) {
+        while let Some(held) = self.link.held() {
+            let Some(data) = held.ahead.front() else {
+                if let Some(reason) = held.closed.take() {
+                    self.on_close(reason);
+                }
+                return;
+            };
+            if !self.to_client.has_room(data.payload.encoded().len()) {
+                return;
+            }
+            if let Some(data) = held.ahead.pop() {
+                self.take(data);
+            }
+        }
+    }
+
+    fn on_close(&mut self, reason: CloseReason) {
+        match reason {
+            CloseReason::Done => self.end(crate::domain::session::CloseReason::ByInstance),
+            CloseReason::Suspended | CloseReason::Expired | CloseReason::Moved => {
+                self.broke("the instance leaves the session");
+            }
+        }
+    }
+
+    fn take(&mut self, data: Data) {
         let reply = match data.in_reply_to {
             None => None,
             Some(position) if self.to_instance.stored() < position => {

@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, timeout};
 
-use super::frame::ServerFrame;
-use super::held::{Held, Said};
+use super::frame::{Direction, ServerFrame};
+use super::held::{Begins, Held, Parting, Said};
 use super::owner::Owner;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::health::{Admin, probed};
@@ -24,6 +24,7 @@ use crate::domain::session::to_instance::Message;
 use crate::fleet::view::Member;
 use crate::instance::Pending;
 use crate::instance::session::{CloseReason, Open, Opened, Received};
+use crate::memory::Purpose;
 use crate::store::Error;
 use crate::store::record::Session;
 
@@ -60,20 +61,48 @@ impl Link {
     }
 
     pub(super) fn said_at(&self) -> Option<Instant> {
+        self.held_ref().map(|held| held.said_at)
+    }
+
+    pub(super) fn held(&mut self) -> Option<&mut Held> {
         match self {
-            Self::Held(held) => Some(held.said_at),
+            Self::Held(held) => Some(held),
             Self::Resting | Self::Absent | Self::Wants(_) | Self::Handing | Self::Opening(_) => {
                 None
             }
         }
     }
 
-    fn held(&mut self) -> Option<&mut Held> {
+    fn held_ref(&self) -> Option<&Held> {
         match self {
             Self::Held(held) => Some(held),
             Self::Resting | Self::Absent | Self::Wants(_) | Self::Handing | Self::Opening(_) => {
                 None
             }
+        }
+    }
+
+    /// Whether a message of the instance waits for room.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.held_ref().is_some_and(Held::has_waiting)
+    }
+
+    /// Bytes of the messages that wait with the stream.
+    pub(super) fn bytes(&self) -> usize {
+        self.held_ref().map_or(0, Held::bytes)
+    }
+
+    /// Whether the instance was told that the session goes elsewhere.
+    pub(super) fn is_told_moved(&self) -> bool {
+        let held = self.held_ref();
+        held.is_some_and(|held| matches!(held.parting, Parting::Told(_)))
+    }
+
+    /// Until when something is waited for that the instance should do.
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        match self.held_ref()?.parting {
+            Parting::Stays => None,
+            Parting::Finishes(until) | Parting::Told(until) => Some(until),
         }
     }
 
@@ -100,6 +129,8 @@ impl Owner {
     /// Looks for the instance that should hold the session, when none does and one should.
     pub(super) fn seek_instance(&mut self) {
         match &self.link {
+            // It is about to go elsewhere.
+            Link::Resting | Link::Absent if self.moves => {}
             Link::Resting | Link::Absent => {
                 if !self.wants_instance() {
                     self.link = Link::Resting;
@@ -185,14 +216,17 @@ impl Owner {
             Ok(session) => *session,
             Err(error) => {
                 self.link = Link::Absent;
+                // That nothing can be written says nothing of the instance, which has all its time to come back.
+                self.absence = None;
                 self.note_failed_open(Loss::Broken);
                 return self.follow(&error);
             }
         };
         let previous = std::mem::replace(&mut self.session, session).instance;
+        self.journal_removed = self.session.to_instance.removed;
         self.entry.epoch_is_fresh.store(true, Ordering::Relaxed);
         self.base = self.to_client.stored();
-        self.house.moved(&previous, &self.session.instance);
+        self.house.count(&self.entry, Some(&self.session.instance));
         let (instance, epoch) = (self.session.instance.clone(), self.session.epoch);
         tracing::info!(session = %self.entry.terms.id, %previous, %instance, %epoch, "session changed hands");
         self.tell(ServerFrame::Moved {
@@ -203,7 +237,18 @@ impl Owner {
         // What is not stored came from the instance before: it will be said again, or never was.
         self.to_client.forget_unstored();
         self.answers.clear();
-        self.open();
+        if self.wants_instance() {
+            self.open();
+        } else {
+            self.rest();
+        }
+    }
+
+    /// Nothing is to be said to an instance.
+    pub(super) fn rest(&mut self) {
+        self.link = Link::Resting;
+        self.look_at = None;
+        self.absence = None;
     }
 
     fn open(&mut self) {
@@ -269,6 +314,9 @@ impl Owner {
 
     /// The stream to the instance is over, and the session is not.
     pub(super) fn lose_link(&mut self, why: &Failure) {
+        if self.link.is_told_moved() {
+            return self.parted();
+        }
         let loss = if is_hopeless(why.reason) {
             Loss::Hopeless
         } else {
@@ -300,9 +348,9 @@ impl Owner {
             Link::Resting | Link::Absent | Link::Wants(_) | Link::Handing => Poll::Pending,
             Link::Opening(opening) => opening.as_mut().poll(context).map(FromLink::Opened),
             Link::Held(held) => {
-                let takes = self.to_client.has_room(held.next_bytes());
+                let reads = held.reads() && self.weight.has_room(Purpose::Answer);
                 let next = self.to_instance.next(held.sent).is_some();
-                held.poll(context, next, takes).map(FromLink::Said)
+                held.poll(context, next, reads).map(FromLink::Said)
             }
         }
     }
@@ -335,12 +383,41 @@ impl Owner {
             LossPolicy::Replay => self.journal_removed.max(known),
         };
         self.absence = None;
-        let mut held = Held::new(opened, sent);
+        let removed = self.journal_removed;
+        let is_replay = self.entry.terms.loss_policy == LossPolicy::Replay;
+        let begins_late = is_replay && known < removed;
+        let mut held = Held::new(opened, sent, self.house.settings.bounds);
         if sent < acked {
-            held.read_journal(&self.house.store, &self.entry.terms.id, acked);
+            let begins = if begins_late {
+                Begins::Late
+            } else {
+                Begins::Whole
+            };
+            held.read_journal(&self.house.store, &self.entry.terms.id, acked, begins);
         }
+        let is_read = sent < acked;
         self.link = Link::Held(Box::new(held));
+        if begins_late && !is_read {
+            self.note_not_replayed(None);
+        }
         self.touch();
+    }
+
+    /// An instance begins anew without what the journal has no more; the first message of the client's stream that it
+    /// gets out of the journal is this one.
+    pub(super) fn note_not_replayed(&mut self, first: Option<u64>) {
+        let kept = self.to_instance.seqs_after(self.to_instance.acked());
+        let kept = kept.map_or(self.to_instance.stored_seq() + 1, |(first, _)| first);
+        let first = first.unwrap_or(kept);
+        if 1 < first {
+            self.note_lost(Direction::ToInstance, 1, first - 1);
+        }
+    }
+
+    /// Through which position messages were handed to the instance, or need not be.
+    pub(super) fn handed_over(&self) -> u64 {
+        let sent = self.link.held_ref().map_or(0, |held| held.sent);
+        sent.max(self.to_instance.acked())
     }
 
     /// One message that is kept here goes out.

@@ -18,6 +18,7 @@ mod entry;
 pub mod frame;
 mod held;
 mod instance_side;
+mod move_away;
 mod outbox;
 mod owner;
 mod place;
@@ -32,12 +33,17 @@ mod test_failover;
 #[cfg(test)]
 mod test_keeping;
 #[cfg(test)]
+mod test_moving;
+#[cfg(test)]
 mod test_posting;
+#[cfg(test)]
+mod test_pressure;
 #[cfg(test)]
 mod test_stage;
 mod wake;
+mod weight;
 
-pub use answer::{Post, Posted, Shown, Wait};
+pub use answer::{Page, Post, Posted, Shown, TokenHolder, Wait};
 pub use outbox::Outgoing;
 pub use spawn::{Deduplicated, Spawn, Spawned};
 
@@ -46,8 +52,9 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{SESSION_REATTACH_GRACE, SESSION_RECOVERY_GRACE};
 use crate::domain::selection::Policy;
-use crate::domain::session::{CloseReason, SessionId};
+use crate::domain::session::{Bounds, CloseReason, End, SessionId};
 use crate::fleet::view::{FleetNow, Member, View};
+use crate::memory::Memory;
 use crate::store::Store;
 use crate::store::record::Owner as StoreOwner;
 use crate::tasks::Tasks;
@@ -59,6 +66,13 @@ use registry::Registry;
 #[derive(Clone)]
 pub struct Sessions(Arc<House>);
 
+/// What is set for all sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// How much of one direction of a session may be unacknowledged.
+    pub bounds: Bounds,
+}
+
 /// What every session works with.
 pub(super) struct House {
     store: Arc<dyn Store>,
@@ -69,6 +83,8 @@ pub(super) struct House {
     owner: StoreOwner,
     registry: RwLock<Registry>,
     counts: Counts,
+    memory: Memory,
+    settings: Settings,
     draining: AtomicBool,
     started: std::time::Instant,
 }
@@ -81,6 +97,8 @@ impl Sessions {
         fleet_now: FleetNow,
         tasks: Tasks,
         chance: Chance,
+        memory: Memory,
+        settings: Settings,
     ) -> Result<Self, Failure> {
         let run: u128 = chance.draw();
         let house = Arc::new(House {
@@ -91,13 +109,15 @@ impl Sessions {
             chance,
             registry: RwLock::default(),
             counts: Counts::default(),
+            memory,
+            settings,
             draining: AtomicBool::new(false),
             started: Instant::now().into_std(),
         });
         let recovered = house.store.recover(&house.owner).await;
         for session in recovered.map_err(|error| storing::failure(&error))? {
             let entry = house.enter(&session);
-            house.counts.add(&session.instance);
+            house.count(&entry, Some(&session.instance));
             if session.to_instance.acked < session.to_instance.last {
                 house.wake(&entry);
             }
@@ -170,17 +190,20 @@ impl House {
         )
     }
 
-    /// A session went from one instance to another.
-    fn moved(&self, from: &InstanceId, to: &InstanceId) {
-        if from != to {
-            self.counts.remove(from);
-            self.counts.add(to);
+    /// The session counts at this instance from now on, or at none any more.
+    fn count(&self, entry: &Entry, at: Option<&InstanceId>) {
+        let counted_at = entry.counted_at.lock();
+        let mut counted_at = counted_at.unwrap_or_else(PoisonError::into_inner);
+        if counted_at.as_ref() == at {
+            return;
         }
-    }
-
-    /// A session of this instance has ended.
-    fn ended(&self, instance: &InstanceId) {
-        self.counts.remove(instance);
+        if let Some(before) = &*counted_at {
+            self.counts.remove(before);
+        }
+        if let Some(now) = at {
+            self.counts.add(now);
+        }
+        *counted_at = at.cloned();
     }
 
     fn find(&self, id: &SessionId) -> Result<Arc<Entry>, Failure> {
@@ -194,15 +217,29 @@ fn unknown(id: &SessionId) -> Failure {
     Failure::new(Reason::SessionUnknown, detail)
 }
 
-fn closed(reason: CloseReason) -> Failure {
-    let detail = match reason {
+fn closed(end: End) -> Failure {
+    let detail = match end.reason {
         CloseReason::ByClient => "the session was closed by its client",
         CloseReason::ByInstance => "the session was ended by its instance",
         CloseReason::InstanceLost => "the session has ended: its instance was lost",
         CloseReason::Expired => "the session has expired",
         CloseReason::Restarted => "the session has ended with the orchestrator that held it",
     };
+    let detail = match end.lost {
+        None => detail.to_owned(),
+        Some((first, last)) => {
+            format!("{detail}; messages {first} to {last} of the client were not delivered")
+        }
+    };
     Failure::new(Reason::SessionClosed, detail)
+}
+
+/// The end of a session as it stands in the store.
+fn ended(words: &str) -> End {
+    End::from_words(words).unwrap_or(End {
+        reason: CloseReason::Restarted,
+        lost: None,
+    })
 }
 
 fn draining() -> Failure {
@@ -212,7 +249,7 @@ fn draining() -> Failure {
 
 fn key_used_otherwise() -> Failure {
     let detail = "idempotency_key: was used with another request";
-    Failure::new(Reason::ArgumentInvalid, detail)
+    Failure::new(Reason::IdempotencyConflict, detail)
 }
 
 /// Milliseconds since 1970 by the wall clock.

@@ -18,6 +18,7 @@ use super::entry::{Command, Entry, Signal};
 use super::instance_side::{FromLink, Link};
 use super::posts::{KnownPost, Waiting};
 use super::storing::{Stored, Storing};
+use super::weight::Weight;
 use super::{House, frame};
 use crate::domain::limit::SESSION_SILENCE_MAX;
 use crate::domain::session::lifetime::{Lifetime, Presence};
@@ -55,6 +56,16 @@ pub(super) struct Owner {
     /// The last message to the instance that is not in the log any more.
     pub(super) journal_removed: u64,
     pub(super) ends: Option<Leave>,
+    /// The client wants the session to end, by then at the latest.
+    pub(super) closing: Option<Instant>,
+    /// Until when the session may stand still.
+    pub(super) stalled_until: Option<Instant>,
+    /// The session is to leave its instance for another one.
+    pub(super) moves: bool,
+    /// What is lost, and no client was told yet.
+    pub(super) lost: Vec<(frame::Direction, u64, u64)>,
+    /// The messages that are held in memory.
+    pub(super) weight: Weight,
     lifetime: Lifetime,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -109,7 +120,6 @@ impl Owner {
             base: to_client.stored(),
             journal_removed: session.to_instance.removed,
             replied: std::collections::BTreeSet::new(),
-            house,
             entry,
             session,
             to_instance,
@@ -122,8 +132,14 @@ impl Owner {
             waiting: Vec::new(),
             known_posts: VecDeque::new(),
             ends: None,
+            closing: None,
+            stalled_until: None,
+            moves: false,
+            lost: Vec::new(),
+            weight: Weight::new(&house.memory),
             lifetime,
             timer: None,
+            house,
         }
     }
 
@@ -144,10 +160,16 @@ impl Owner {
 
     /// Whatever can be done without waiting.
     fn go_on(&mut self) {
+        self.take_from_instance();
+        self.take_from_client();
         self.store_what_came();
+        self.move_away();
         self.seek_instance();
         self.speak_to_client();
+        self.end_for_client();
         self.go_on_closing();
+        self.break_stall();
+        self.weigh();
     }
 
     fn has_nothing_to_do(&self) -> bool {
@@ -157,6 +179,7 @@ impl Owner {
             Life::Ending { .. } => false,
             Life::Over { .. } => true,
         };
+        let nothing = nothing && self.closing.is_none() && !self.moves;
         nobody && nothing && self.link.is_resting() && !self.entry.is_called()
     }
 
@@ -195,6 +218,7 @@ impl Owner {
             Event::Signal(Signal::Look) => self.look_again(),
             Event::Signal(Signal::Expire) => self.expire(),
             Event::Signal(Signal::Drain) => self.go_away(),
+            Event::Signal(Signal::Move) => self.moves = true,
             Event::Stored(stored) => self.on_stored(stored),
             Event::Link(from_link) => self.on_link(from_link),
             Event::Client(from_client) => self.on_client(from_client),
@@ -264,8 +288,15 @@ impl Owner {
             .into_iter()
             .flatten()
             .map(|at| at + SESSION_SILENCE_MAX);
-        let closing = self.life.waits_until();
-        silence.chain(self.look_at).chain(closing).min()
+        let waits = [
+            self.look_at,
+            self.life.waits_until(),
+            self.link.waits_until(),
+            self.closing,
+            self.stalled_until,
+            self.weight.look_at(),
+        ];
+        silence.chain(waits.into_iter().flatten()).min()
     }
 
     pub(super) fn fence(&self) -> Fence {

@@ -36,7 +36,7 @@ impl Counts {
         }
     }
 
-    fn of(&self, instance: &InstanceId) -> u32 {
+    pub(super) fn of(&self, instance: &InstanceId) -> u32 {
         self.lock().get(instance).copied().unwrap_or(0)
     }
 }

@@ -8,6 +8,7 @@ use super::owner::Owner;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{SESSION_POSTS_KNOWN_MAX, SESSION_POSTS_WAITING_MAX};
 use crate::domain::payload::Payload;
+use crate::memory::Purpose;
 use crate::store::record::PostKey;
 
 /// Somebody who waits for what was posted.
@@ -58,18 +59,22 @@ impl Owner {
         }
     }
 
-    fn accept_post(&mut self, key: Option<PostKey>, payload: Payload) -> Result<u64, Failure> {
+    /// Whether one more may wait; not once the session is over.
+    fn may_wait(&mut self) -> Result<(), Failure> {
         match self.life {
             Life::Open => {}
-            Life::Ending { reason, .. } | Life::Over { reason, .. } => {
-                return Err(super::closed(reason));
-            }
+            Life::Ending { end, .. } | Life::Over { end, .. } => return Err(super::closed(end)),
         }
         self.waiting.retain(|waiting| !waiting.is_over());
         if SESSION_POSTS_WAITING_MAX <= self.waiting.len() {
             let detail = format!("{SESSION_POSTS_WAITING_MAX} posts wait for their replies");
             return Err(Failure::new(Reason::TooMany, detail));
         }
+        Ok(())
+    }
+
+    fn accept_post(&mut self, key: Option<PostKey>, payload: Payload) -> Result<u64, Failure> {
+        self.may_wait()?;
         if let Some(key) = &key
             && let Some(known) = self
                 .known_posts
@@ -81,6 +86,9 @@ impl Owner {
             } else {
                 Err(super::key_used_otherwise())
             };
+        }
+        if !self.weight.has_room(Purpose::Request) {
+            return Err(super::weight::full());
         }
         let position = self
             .to_instance
@@ -100,18 +108,9 @@ impl Owner {
         position: u64,
         replied: oneshot::Sender<Result<Replied, Failure>>,
     ) {
-        self.waiting.retain(|waiting| !waiting.is_over());
-        if SESSION_POSTS_WAITING_MAX <= self.waiting.len() {
-            let detail = format!("{SESSION_POSTS_WAITING_MAX} posts wait for their replies");
-            drop(replied.send(Err(Failure::new(Reason::TooMany, detail))));
+        if let Err(refused) = self.may_wait() {
+            drop(replied.send(Err(refused)));
             return;
-        }
-        match self.life {
-            Life::Open => {}
-            Life::Ending { reason, .. } | Life::Over { reason, .. } => {
-                drop(replied.send(Err(super::closed(reason))));
-                return;
-            }
         }
         self.waiting.push(Waiting {
             position,
@@ -128,10 +127,7 @@ impl Owner {
             return;
         };
         let (seq, payload) = (found.seq, found.payload.clone());
-        if self.give_reply(position, seq, &payload) {
-            self.to_client.take(seq);
-            self.storing.takes.push(seq);
-        }
+        self.give_reply(position, seq, &payload);
     }
 
     /// The key under which the message at this position was posted.
@@ -190,8 +186,8 @@ impl Owner {
             .any(|waiting| waiting.position == position && waiting.replied.is_some())
     }
 
-    /// Hands a reply to those who wait for it; tells whether anybody took it.
-    pub(super) fn give_reply(&mut self, position: u64, seq: u64, payload: &Payload) -> bool {
+    /// Hands a reply to those who wait for it. When somebody took it, the client need not acknowledge it.
+    pub(super) fn give_reply(&mut self, position: u64, seq: u64, payload: &Payload) {
         let mut is_taken = false;
         for waiting in &mut self.waiting {
             if waiting.position == position
@@ -202,6 +198,9 @@ impl Owner {
             }
         }
         self.waiting.retain(|waiting| !waiting.is_over());
-        is_taken
+        if is_taken {
+            self.to_client.take(seq);
+            self.storing.takes.push(seq);
+        }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Signal};
 use super::{House, now_ms, storing};
@@ -20,7 +21,22 @@ use crate::store::record::{Old, Query, Session, State, StateFilter};
 #[derive(Default)]
 pub(super) struct Registry {
     by_id: BTreeMap<SessionId, Arc<Entry>>,
-    by_token: HashMap<token::Hash, SessionId>,
+    by_token: HashMap<token::Hash, Token>,
+}
+
+/// What a token is good for.
+struct Token {
+    session: SessionId,
+    /// Fires when it is good for nothing any more; made once somebody comes with it.
+    void: OnceLock<CancellationToken>,
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        if let Some(void) = self.void.get() {
+            void.cancel();
+        }
+    }
 }
 
 impl Registry {
@@ -28,27 +44,37 @@ impl Registry {
         self.by_id.get(id).cloned()
     }
 
-    /// The session that a token is good for, and who has spawned it.
-    pub(super) fn find_by_token(&self, hash: &token::Hash) -> Option<&Arc<Entry>> {
-        self.by_id.get(self.by_token.get(hash)?)
+    /// The session that a token is good for, and what fires when it is good for it no more.
+    pub(super) fn find_by_token(
+        &self,
+        hash: &token::Hash,
+    ) -> Option<(&Arc<Entry>, CancellationToken)> {
+        let token = self.by_token.get(hash)?;
+        let void = token.void.get_or_init(CancellationToken::new).clone();
+        Some((self.by_id.get(&token.session)?, void))
     }
 
     fn insert(&mut self, entry: &Arc<Entry>, token: token::Hash) {
         let id = entry.terms.id.clone();
-        self.by_token.insert(token, id.clone());
+        self.insert_token(id.clone(), token);
         self.by_id.insert(id, Arc::clone(entry));
     }
 
     fn remove(&mut self, id: &SessionId) {
         self.by_id.remove(id);
         // Once for each session that is forgotten.
-        self.by_token.retain(|_, of| of != id);
+        self.by_token.retain(|_, token| token.session != *id);
     }
 
-    /// The token of a session is another one now.
+    /// The token of a session is another one now: whoever came with the one before has to leave.
     pub(super) fn replace_token(&mut self, id: &SessionId, token: token::Hash) {
-        self.by_token.retain(|_, of| of != id);
-        self.by_token.insert(token, id.clone());
+        self.by_token.retain(|_, token| token.session != *id);
+        self.insert_token(id.clone(), token);
+    }
+
+    fn insert_token(&mut self, session: SessionId, token: token::Hash) {
+        let void = OnceLock::new();
+        self.by_token.insert(token, Token { session, void });
     }
 }
 
@@ -101,7 +127,7 @@ impl House {
         }
     }
 
-    fn entries(&self) -> Vec<Arc<Entry>> {
+    pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         registry.by_id.values().cloned().collect()
     }
@@ -117,6 +143,9 @@ impl House {
     }
 
     pub(super) fn forget(&self, id: &SessionId) {
+        if let Ok(entry) = self.find(id) {
+            self.count(&entry, None);
+        }
         let mut registry = self
             .registry
             .write()

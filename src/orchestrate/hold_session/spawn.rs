@@ -9,7 +9,7 @@ use super::answer::Shown;
 use super::{Sessions, draining, key_used_otherwise, now_ms, storing};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::selection::Policy;
-use crate::domain::session::{CloseReason, Durability, LossPolicy, SessionId, token};
+use crate::domain::session::{Durability, LossPolicy, SessionId, token};
 use crate::store::Error;
 use crate::store::record::{Created, Hash, NewSession, SpawnKey, State, Terms};
 
@@ -101,13 +101,12 @@ impl Sessions {
             Created::New(session) => {
                 let entry = house.enter(&session);
                 entry.epoch_is_fresh.store(true, Ordering::Relaxed);
-                house.counts.add(&session.instance);
+                house.count(&entry, Some(&session.instance));
                 (session, Deduplicated::No)
             }
             Created::Repeated(session) => {
                 if let State::Closed { reason, .. } = &session.state {
-                    let reason = CloseReason::from_word(reason).unwrap_or(CloseReason::Restarted);
-                    return Err(super::closed(reason));
+                    return Err(super::closed(super::ended(reason)));
                 }
                 let mut registry = house
                     .registry

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use super::client_side::Client;
+use super::closing::Life;
 use super::instance_side::Link;
 use super::owner::{Leave, Owner};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{APPEND_MAX, UNACKNOWLEDGED_BYTES_MAX};
+use crate::domain::limit::{APPEND_MAX, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX};
 use crate::domain::session::to_client::{Reply, ToClient};
 use crate::domain::session::to_instance::{Source, ToInstance};
 use crate::store::record::{Appended, Direction, NewToClient, NewToInstance, Origin, Session};
@@ -24,6 +25,8 @@ pub(super) struct Storing {
     take_over: Option<Pending<Result<Session, Error>>>,
     /// What the store was told of acknowledgements.
     noted: Noted,
+    /// What it has said that it knows of them.
+    confirmed: Noted,
     /// Replies that were handed to posts, and of which the store was not told yet.
     pub(super) takes: Vec<u64>,
 }
@@ -34,10 +37,13 @@ struct Append {
     answer: Pending<Result<Vec<Appended>, Error>>,
 }
 
-#[derive(Default)]
+/// Acknowledgements, and the bytes that they have set free since this task holds the session.
+#[derive(Default, Clone, Copy)]
 struct Noted {
     to_instance: u64,
     to_client: u64,
+    to_instance_released: u64,
+    to_client_released: u64,
 }
 
 /// What the store has answered.
@@ -54,9 +60,11 @@ impl Storing {
         let noted = Noted {
             to_instance: to_instance.acked(),
             to_client: to_client.acked(),
+            ..Noted::default()
         };
         Self {
             noted,
+            confirmed: noted,
             ..Self::default()
         }
     }
@@ -72,6 +80,11 @@ impl Storing {
 
     pub(super) fn take_over(&mut self, answer: Pending<Result<Session, Error>>) {
         self.take_over = Some(answer);
+    }
+
+    /// Whether the session is being handed over.
+    pub(super) fn is_taking_over(&self) -> bool {
+        self.take_over.is_some()
     }
 
     pub(super) fn close(&mut self, answer: Pending<Result<(), Error>>) {
@@ -128,21 +141,50 @@ fn poll_append(append: &mut Option<Append>, context: &mut Context<'_>) -> Poll<R
 }
 
 impl Owner {
-    /// Starts what can be written now. Nothing is while the session changes hands or ends: it would carry an epoch
-    /// that is about to be over.
+    /// Starts what can be written now. Nothing is while the session changes hands: it would carry an epoch that is
+    /// about to be over. What came before the end of the session is still written, and nothing beside the end itself.
     pub(super) fn store_what_came(&mut self) {
-        if self.link.is_changing_hands() || !self.life.is_open() && !self.life.is_over() {
+        if self.link.is_changing_hands() || self.storing.is_taking_over() {
             return;
         }
-        if self.life.is_open() {
-            self.append_to_instance();
-            self.append_to_client();
+        match self.life {
+            Life::Open => self.note_acks(),
+            Life::Ending { .. } if self.storing.close.is_none() => self.note_acks(),
+            Life::Ending { .. } => return,
+            Life::Over { .. } => return self.note_acks(),
         }
-        self.note_acks();
+        self.append_to_instance();
+        self.append_to_client();
+    }
+
+    /// Whether the store has room for what the line holds. It has its own count, which falls when it has heard of
+    /// acknowledgements: what is appended before would be refused.
+    fn store_has_room(&self, direction: Direction) -> bool {
+        let (storing, known) = (&self.storing, &self.storing.confirmed);
+        let (last, bytes, released, acked, noted) = match direction {
+            Direction::ToInstance => (
+                self.to_instance.last() - known.to_instance,
+                self.to_instance.bytes(),
+                self.to_instance.released() - known.to_instance_released,
+                self.to_instance.acked(),
+                storing.noted.to_instance,
+            ),
+            Direction::ToClient => (
+                self.to_client.last() - known.to_client,
+                self.to_client.bytes(),
+                self.to_client.released() - known.to_client_released,
+                self.to_client.acked(),
+                storing.noted.to_client,
+            ),
+        };
+        let is_told_all = storing.note.is_none() && storing.takes.is_empty() && acked <= noted;
+        is_told_all
+            || (last <= UNACKNOWLEDGED_MAX as u64
+                && bytes as u64 + released <= UNACKNOWLEDGED_BYTES_MAX as u64)
     }
 
     fn append_to_instance(&mut self) {
-        if self.storing.to_instance.is_some() {
+        if self.storing.to_instance.is_some() || !self.store_has_room(Direction::ToInstance) {
             return;
         }
         let now_ms = super::now_ms();
@@ -181,7 +223,7 @@ impl Owner {
     }
 
     fn append_to_client(&mut self) {
-        if self.storing.to_client.is_some() {
+        if self.storing.to_client.is_some() || !self.store_has_room(Direction::ToClient) {
             return;
         }
         let base = self.base;
@@ -220,11 +262,13 @@ impl Owner {
         let (id, store, fence) = (&self.entry.terms.id, &self.house.store, self.fence());
         let (by_instance, by_client) = (self.to_instance.acked(), self.to_client.acked());
         let storing = &mut self.storing;
-        if storing.noted.to_instance < by_instance && self.life.is_open() {
+        if storing.noted.to_instance < by_instance && !self.life.is_over() {
             storing.noted.to_instance = by_instance;
+            storing.noted.to_instance_released = self.to_instance.released();
             storing.note = Some(store.acknowledge(id, &fence, Direction::ToInstance, by_instance));
         } else if storing.noted.to_client < by_client {
             storing.noted.to_client = by_client;
+            storing.noted.to_client_released = self.to_client.released();
             storing.note = Some(store.acknowledge(id, &fence, Direction::ToClient, by_client));
         } else if let Some(seq) = storing.takes.pop() {
             storing.note = Some(store.take(id, &fence, seq));
@@ -257,7 +301,7 @@ impl Owner {
                 self.lose_link(&failure(&error));
                 self.follow(&error);
             }
-            Stored::Noted(Ok(())) => {}
+            Stored::Noted(Ok(())) => self.storing.confirmed = self.storing.noted,
             Stored::Noted(Err(error)) => self.follow(&error),
             Stored::Closed(answer) => self.on_closed(answer),
             Stored::TakenOver(answer) => self.on_taken_over(answer),
@@ -310,10 +354,7 @@ impl Owner {
             return;
         };
         let payload = message.payload.clone();
-        if self.give_reply(position, seq, &payload) {
-            self.to_client.take(seq);
-            self.storing.takes.push(seq);
-        }
+        self.give_reply(position, seq, &payload);
     }
 }
 

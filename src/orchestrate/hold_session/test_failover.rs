@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::frame::{Direction, ServerFrame};
-use super::test_stage::{House, name, reason, settle, text};
+use super::test_stage::{House, name, payload, reason, settle, text};
 use crate::domain::failure::{Reason, Status};
 use crate::domain::session::{CloseReason, LossPolicy};
 use crate::instance::scripted::SessionAct;
@@ -208,8 +208,8 @@ async fn a_crash_loses_nothing_that_was_acknowledged_and_raises_the_epoch() {
     drop(client);
     settle().await;
     let hash = crate::domain::session::token::hash(spawned.token.as_bytes());
-    let (found, _) = house.sessions.find_by_token(&hash).unwrap();
-    assert_eq!(found, name("s"), "the same token");
+    let found = house.sessions.find_by_token(&hash).unwrap();
+    assert_eq!(found.session, name("s"), "the same token");
     let (mut client, ready) = house.ready("s", Some(0)).await;
     assert_eq!(ready.last_received_seq, 2);
     assert!(1 < ready.epoch.number());
@@ -250,9 +250,15 @@ async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers(
         std::sync::Arc::new(move || std::sync::Arc::clone(&view))
     };
     let store = std::sync::Arc::new(house.store.clone());
-    let other =
-        super::Sessions::recover(store, fleet, house.tasks.clone(), Default::default()).await;
-    let other = other.unwrap();
+    let other = super::Sessions::recover(
+        store,
+        fleet,
+        house.tasks.clone(),
+        Default::default(),
+        house.memory.clone(),
+        Default::default(),
+    );
+    let other = other.await.unwrap();
     client.send(2, "stale").await;
     assert_eq!(
         client.end().await.map(|failure| failure.reason),
@@ -268,4 +274,36 @@ async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers(
         .flat_map(|held| held.seqs())
         .collect();
     assert_eq!(seqs, [1], "nor delivered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_counts_wrongly_loses_the_session_and_nothing_of_what_it_said_is_taken() {
+    use crate::instance::session::{Data, Frame};
+    let data = |seq, in_reply_to| {
+        Frame::Data(Data {
+            seq,
+            in_reply_to,
+            redelivered: false,
+            payload: payload("x"),
+        })
+    };
+    for wrong in [
+        Frame::Ack { through: 2 },
+        data(2, None),
+        data(0, None),
+        data(1, Some(2)),
+    ] {
+        let house = House::new(&["A", "B"]).await;
+        house.instance("A").sessions.script([SessionAct::Silent]);
+        house.spawn("s", LossPolicy::Reassign).await;
+        let mut client = house.attach("s", Some(0)).await;
+        client.send(1, "one").await;
+        client.acked(1).await;
+        settle().await;
+        let held = house.instance("A").sessions.opened().remove(0);
+        held.say(wrong.clone());
+        assert_eq!(client.message().await, (1, "one".to_owned()), "{wrong:?}");
+        assert!(!held.is_held());
+        assert_eq!(house.instance("B").sessions.opened()[0].seqs(), [1]);
+    }
 }

@@ -24,7 +24,7 @@ async fn sessions_spread_over_the_instances_by_how_many_each_has() {
         limit: 100,
         ..Query::default()
     };
-    let all = house.sessions.list(query).await.unwrap();
+    let all = house.sessions.list(query).await.unwrap().sessions;
     for id in ["A", "B", "C", "D"] {
         let has = all
             .iter()
@@ -32,6 +32,30 @@ async fn sessions_spread_over_the_instances_by_how_many_each_has() {
             .count();
         assert!((7..=13).contains(&has), "{id} has {has}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_goes_on_after_a_page_of_which_something_was_left_out() {
+    let house = House::new(&["A"]).await;
+    for id in ["s1", "s2", "s3", "s4", "s5"] {
+        house.spawn(id, LossPolicy::Fail).await;
+    }
+    // It is being forgotten: the store has it still.
+    house.sessions.0.forget(&name("s2"));
+    let mut seen = Vec::new();
+    let mut query = Query {
+        limit: 2,
+        ..Query::default()
+    };
+    loop {
+        let page = house.sessions.list(query.clone()).await.unwrap();
+        seen.extend(page.sessions.iter().map(|shown| shown.session.id().clone()));
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["s1", "s3", "s4", "s5"].map(name));
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +73,7 @@ async fn a_spawn_that_is_repeated_mints_a_fresh_token_and_the_old_one_is_void() 
     spawn.idempotency = Some(("k".to_owned(), [2; 32]));
     assert_eq!(
         reason(house.sessions.spawn(spawn).await),
-        Reason::ArgumentInvalid
+        Reason::IdempotencyConflict
     );
     let other = asked("s", LossPolicy::Fail);
     assert_eq!(
@@ -217,6 +241,34 @@ async fn a_session_without_durability_ends_with_the_orchestrator_and_says_so() {
         reason(house.try_attach("s", Some(1)).await),
         Reason::SessionClosed
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_with_one_key_are_together_and_those_with_many_are_not() {
+    let house = House::new(&["A", "B", "C", "D"]).await;
+    let mut at = std::collections::BTreeMap::new();
+    for number in 0..40 {
+        let key = format!("key{}", number % 8);
+        let mut spawn = asked(&format!("s{number}"), LossPolicy::Fail);
+        spawn.selection = Policy::Hash(key.clone());
+        let spawned = house.sessions.spawn(spawn).await.unwrap();
+        let instance = spawned.session.session.instance;
+        assert_eq!(*at.entry(key).or_insert(instance.clone()), instance);
+    }
+    let places: std::collections::BTreeSet<_> = at.values().collect();
+    assert!(1 < places.len(), "{at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attached_session_that_says_nothing_is_small() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let entry = house.sessions.0.find(&name("s")).unwrap();
+    let task = super::wake::hold(std::sync::Arc::clone(&house.sessions.0), entry);
+    let owner = size_of::<super::owner::Owner>();
+    let held = size_of::<super::held::Held>();
+    let sum = size_of_val(&task) + owner + held;
+    assert!(sum < 2560, "{} {owner} {held}", size_of_val(&task));
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ async fn the_same_key_gets_the_same_answer_and_another_body_is_refused() {
         assert_eq!((again.position, again.reply), (1, first.reply.clone()));
         assert_eq!(
             reason(house.post("s", Some("k"), "other").await),
-            Reason::ArgumentInvalid
+            Reason::IdempotencyConflict
         );
         // The second time round it has been through a crash.
         house.crash().await;

@@ -14,11 +14,13 @@ use super::outbox::Outgoing;
 use super::{Post, Posted, Sessions, Spawn, Spawned, Wait};
 use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::health::Admin;
 use crate::domain::payload::Payload;
 use crate::domain::selection::Policy;
 use crate::domain::session::{Durability, LossPolicy, SessionId};
 use crate::fleet::view::{FleetNow, View};
 use crate::instance::scripted::{Act, Scripted};
+use crate::memory::Memory;
 use crate::orchestrate::stage::Stage;
 use crate::store::Store;
 use crate::store::memory::{MemoryStore, Settings};
@@ -33,6 +35,7 @@ pub(super) struct House {
     changes: watch::Sender<u64>,
     pub(super) store: MemoryStore,
     pub(super) tasks: Tasks,
+    pub(super) memory: Memory,
     pub(super) sessions: Sessions,
 }
 
@@ -46,8 +49,10 @@ impl House {
         let view = Arc::new(Mutex::new(fleet.view()));
         let tasks = Tasks::new();
         let changes = watch::Sender::new(0);
-        let sessions = start(&view, &changes, &store, &tasks).await;
+        let memory = Memory::new(256 << 20);
+        let sessions = start(&view, &changes, &store, &tasks, &memory).await;
         Self {
+            memory,
             fleet,
             view,
             changes,
@@ -63,6 +68,11 @@ impl House {
 
     pub(super) fn set_down(&mut self, id: &str) {
         self.fleet.set_down(id, "as the test wants it");
+        self.publish();
+    }
+
+    pub(super) fn set_draining(&mut self, id: &str) {
+        self.fleet.set_admin(id, Admin::Draining);
         self.publish();
     }
 
@@ -85,7 +95,16 @@ impl House {
         self.store = self.store.crash();
         // What the process had in memory is gone with it.
         self.tasks = Tasks::new();
-        self.sessions = start(&self.view, &self.changes, &self.store, &self.tasks).await;
+        self.memory = Memory::new(self.memory.limit());
+        let Self {
+            view,
+            changes,
+            store,
+            tasks,
+            memory,
+            ..
+        } = self;
+        self.sessions = start(view, changes, store, tasks, memory).await;
     }
 
     pub(super) async fn spawn(&self, id: &str, policy: LossPolicy) -> Spawned {
@@ -139,12 +158,20 @@ pub(super) async fn start(
     changes: &watch::Sender<u64>,
     store: &MemoryStore,
     tasks: &Tasks,
+    memory: &Memory,
 ) -> Sessions {
     let view = Arc::clone(view);
     let fleet_now: FleetNow = Arc::new(move || Arc::clone(&view.lock().unwrap()));
     let store: Arc<dyn Store> = Arc::new(store.clone());
-    let sessions = Sessions::recover(store, fleet_now, tasks.clone(), Chance::default()).await;
-    let sessions = sessions.unwrap();
+    let sessions = Sessions::recover(
+        store,
+        fleet_now,
+        tasks.clone(),
+        Chance::default(),
+        memory.clone(),
+        super::Settings::default(),
+    );
+    let sessions = sessions.await.unwrap();
     tasks.spawn(sessions.clone().keep(changes.subscribe()));
     sessions
 }

@@ -8,11 +8,11 @@ use super::House;
 use super::closing::Life;
 use super::entry::Entry;
 use super::owner::{Leave, Owner};
-use crate::domain::limit::UNACKNOWLEDGED_BYTES_MAX;
+use crate::domain::limit::{MEMORY_PUSHBACK, UNACKNOWLEDGED_BYTES_MAX};
 use crate::domain::payload::Payload;
-use crate::domain::session::CloseReason;
 use crate::domain::session::to_client::{self, Reply, ToClient};
 use crate::domain::session::to_instance::{self, Source, ToInstance};
+use crate::memory::Purpose;
 use crate::store::Error;
 use crate::store::record::{self, ReplyTo, Session, State, Taken};
 
@@ -34,9 +34,13 @@ impl House {
     }
 }
 
-async fn hold(house: Arc<House>, entry: Arc<Entry>) {
+pub(super) async fn hold(house: Arc<House>, entry: Arc<Entry>) {
     loop {
-        let owner = load(&house, &entry).await;
+        while !house.memory.has_room(Purpose::Answer) && !house.is_draining() {
+            tokio::time::sleep(MEMORY_PUSHBACK).await;
+        }
+        // Boxed: it is done with before the session is held.
+        let owner = Box::pin(load(&house, &entry)).await;
         let leave = match owner {
             // Boxed: what a session knows is large, and not every one that is loaded is held.
             Ok(mut owner) => Box::pin(owner.hold()).await,
@@ -78,8 +82,7 @@ async fn load(house: &Arc<House>, entry: &Arc<Entry>) -> Result<Box<Owner>, Erro
     let life = match &session.state {
         State::Open => Life::Open,
         State::Closed { reason, .. } => Life::Over {
-            reason: CloseReason::from_word(reason).unwrap_or(CloseReason::Restarted),
-            lost: None,
+            end: super::ended(reason),
             until: None,
         },
     };
@@ -109,7 +112,7 @@ async fn read_to_instance(house: &House, session: &Session) -> Result<ToInstance
         last: counters.last,
         last_seq: counters.sender_seq,
     };
-    Ok(ToInstance::recovered(counters, kept))
+    Ok(ToInstance::recovered(house.settings.bounds, counters, kept))
 }
 
 fn message_to_instance(stored: record::ToInstance) -> to_instance::Message {
@@ -162,5 +165,6 @@ async fn read_to_client(
         acked: counters.acked,
         last: counters.last,
     };
-    Ok((ToClient::recovered(counters, kept), replied_to))
+    let line = ToClient::recovered(house.settings.bounds, counters, kept);
+    Ok((line, replied_to))
 }

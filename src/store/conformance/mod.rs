@@ -53,7 +53,10 @@ pub(in crate::store) struct Sqlite {
 
 impl Sqlite {
     pub(in crate::store) fn open(directory: tempfile::TempDir, bytes_max: usize) -> Self {
-        let settings = sqlite::Settings { bytes_max };
+        let settings = sqlite::Settings {
+            bytes_max,
+            ..sqlite::Settings::default()
+        };
         Self {
             store: SqliteStore::open(directory.path(), settings, &Tasks::new()).unwrap(),
             directory,

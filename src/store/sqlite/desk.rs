@@ -15,7 +15,7 @@ use crate::store::record::{
     Session,
 };
 use crate::store::shelf::{Shelf, lost};
-use crate::store::world::World;
+use crate::store::world::{Room, World};
 
 /// The world, and its file.
 pub(super) struct Desk {
@@ -83,6 +83,17 @@ impl Broken {
             Self::Foreign => false,
         }
     }
+
+    /// Whether somebody else was in the way.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Sql(rusqlite::Error::QueryReturnedNoRows) => true,
+            Self::Sql(error) => {
+                error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+            }
+            Self::Foreign => false,
+        }
+    }
 }
 
 fn is_on_disk(shelf: &Shelf) -> bool {
@@ -102,8 +113,8 @@ fn begin(file: &Connection) -> rusqlite::Result<()> {
 
 impl Desk {
     /// Counts what is in the file.
-    pub(super) fn new(file: Connection, bytes_max: usize) -> Result<Self, Unreadable> {
-        let mut world = World::new(bytes_max);
+    pub(super) fn new(file: Connection, room: Room) -> Result<Self, Unreadable> {
+        let mut world = World::new(room);
         for shelf in rows::load(&file)? {
             world.restore(shelf);
         }

@@ -15,9 +15,10 @@ use super::record::{
     Post, Query, Session, Slice, ToClient, ToInstance,
 };
 use super::shelf::Shelf;
+use super::world::Room;
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::{STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX, STORE_QUEUE_MAX};
+use crate::domain::limit::{SESSIONS_MAX, STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX, STORE_QUEUE_MAX};
 use crate::domain::session::{Durability, Epoch, SessionId};
 use crate::tasks::Tasks;
 
@@ -42,12 +43,24 @@ use writer::{Call, Writer};
 pub struct Settings {
     /// Bytes of all sessions, from 1 MiB on.
     pub bytes_max: usize,
+    /// Sessions, closed ones included.
+    pub sessions_max: usize,
+}
+
+impl Settings {
+    fn room(&self) -> Room {
+        Room {
+            bytes_max: self.bytes_max,
+            sessions_max: self.sessions_max,
+        }
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             bytes_max: STORE_BYTES_MAX,
+            sessions_max: SESSIONS_MAX,
         }
     }
 }
@@ -87,7 +100,7 @@ impl SqliteStore {
             path: path.display().to_string(),
             what: what.to_string(),
         };
-        let mut desk = Desk::new(file, settings.bytes_max).map_err(|bad| damaged(&bad))?;
+        let mut desk = Desk::new(file, settings.room()).map_err(|bad| damaged(&bad))?;
         desk.reopen()
             .map_err(|broken| BadFile::unusable(&path, &broken))?;
         let sessions = Arc::new(RwLock::new(writer::sessions(&desk)));
@@ -95,7 +108,7 @@ impl SqliteStore {
         let (state, readiness) = watch::channel(Readiness::Ready);
         let writer = Writer {
             path: path.clone(),
-            bytes_max: settings.bytes_max,
+            room: settings.room(),
             desk: Some(desk),
             not_on_disk: Vec::new(),
             orders: writer_orders,

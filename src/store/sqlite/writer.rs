@@ -15,6 +15,7 @@ use crate::domain::limit::STORE_QUEUE_MAX;
 use crate::domain::session::SessionId;
 use crate::store::record::Session;
 use crate::store::shelf::Shelf;
+use crate::store::world::Room;
 use crate::store::{Error, Readiness};
 
 /// How long a store that has failed waits until it tries its file again.
@@ -88,7 +89,7 @@ where
 /// The writer.
 pub(super) struct Writer {
     pub(super) path: PathBuf,
-    pub(super) bytes_max: usize,
+    pub(super) room: Room,
     /// None since a write has failed.
     pub(super) desk: Option<Desk>,
     /// Sessions that survive nothing, while there is no desk.
@@ -150,7 +151,9 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
+        let had_no_space = *self.readiness.borrow() == Readiness::NoSpace;
         let outcome = match &mut self.desk {
+            Some(desk) if had_no_space => give_room_back(desk).and_then(|()| commit(desk, batch)),
             Some(desk) => commit(desk, batch),
             None => Err(Error::Failed(NOT_READY.into())),
         };
@@ -222,7 +225,7 @@ impl Writer {
     /// begun anew.
     fn reopen(&mut self) -> Result<(), String> {
         let file = schema::open_writer(&self.path).map_err(|bad| bad.to_string())?;
-        let mut desk = Desk::new(file, self.bytes_max).map_err(|bad| bad.to_string())?;
+        let mut desk = Desk::new(file, self.room).map_err(|bad| bad.to_string())?;
         desk.checkpoint().map_err(|broken| broken.to_string())?;
         for shelf in std::mem::take(&mut self.not_on_disk) {
             desk.world.restore(shelf);
@@ -246,6 +249,20 @@ impl Writer {
         tracing::debug!(commits, "the journal is closed");
         drop(self.desk);
         drop(self.lock);
+    }
+}
+
+/// The log may be long and what is in it short. Where there is some room again, it becomes the file's, and the log
+/// begins anew; else the log would take it.
+fn give_room_back(desk: &Desk) -> Result<(), Error> {
+    match desk.checkpoint() {
+        Ok(()) => Ok(()),
+        // A reader is in its way, or there is still no room: the next one finds out.
+        Err(broken) if broken.is_no_space() || broken.is_busy() => Ok(()),
+        Err(broken) => {
+            tracing::error!(error = %broken, "the journal has failed");
+            Err(Error::Failed(broken.to_string().into()))
+        }
     }
 }
 

@@ -262,6 +262,9 @@ async fn an_instance_is_drained_and_what_would_happen_is_explained() {
         let drained = post("/api/cluster/drain", r#"{"instances": ["A"]}"#).await;
         assert_eq!(drained.status, 200, "{drained:?}");
         assert_eq!(drained.json()["instances"][0]["state"], "draining");
+        let moving = r#"{"instances": ["A"], "moveSessions": true}"#;
+        let moved = post("/api/cluster/drain", moving).await;
+        assert_eq!(moved.json()["instances"][0]["drained"], true, "{moved:?}");
         let health = Ask::get("/api/orchestrator/health");
         let health = health.send(way, app.address()).await.json();
         assert_eq!(health, json!({"A": "draining"}));

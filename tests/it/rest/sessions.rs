@@ -137,7 +137,7 @@ async fn a_key_sends_a_message_once_and_begins_a_session_once() {
         assert_eq!(again["payload"], "x");
         let other = json!({"sessionId": "s", "data": "y", "idempotencyKey": "m"});
         let other = house.send(other).await;
-        assert_eq!(other.failure(), (400, "argument_invalid".to_owned()));
+        assert_eq!(other.failure(), (400, "idempotency_conflict".to_owned()));
     }
 }
 

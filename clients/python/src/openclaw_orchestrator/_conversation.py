@@ -16,7 +16,10 @@ from ._errors import OrchestratorError
 from ._stubs.openclaw.orchestrator.v1 import orchestrator_pb2 as pb
 
 KEPT_MAX = 1000
-"""Messages of ours that wait for their acknowledgement: as many as the orchestrator keeps."""
+"""Messages of ours that wait for their acknowledgement: whoever keeps to it, and to the bytes, is always heard."""
+
+KEPT_BYTES_MAX = 1024 * 1024
+"""Bytes of these; one message always fits."""
 
 
 class SessionClosedError(Exception):
@@ -55,6 +58,7 @@ class Conversation:
         self._knows_position = False
         self._sent = 0
         self._kept: deque[pb.SessionClientData] = deque()
+        self._kept_bytes = 0
         self._going_away: float | None = None
 
     def hello(self) -> pb.SessionSendRequest:
@@ -83,7 +87,7 @@ class Conversation:
     @property
     def has_room(self) -> bool:
         """Whether one more message can be kept."""
-        return len(self._kept) < KEPT_MAX
+        return not self._kept or (len(self._kept) < KEPT_MAX and self._kept_bytes < KEPT_BYTES_MAX)
 
     @property
     def unacknowledged(self) -> int:
@@ -95,6 +99,7 @@ class Conversation:
         self._sent += 1
         data = pb.SessionClientData(seq=self._sent, payload=payload, in_reply_to=in_reply_to)
         self._kept.append(data)
+        self._kept_bytes += payload.ByteSize()
         return pb.SessionSendRequest(data=data)
 
     def take(self, frame: pb.SessionSendResponse) -> models.Message | Exception | None:
@@ -137,10 +142,10 @@ class Conversation:
 
     def _forget(self, through: int) -> None:
         while self._kept and self._kept[0].seq <= through:
-            self._kept.popleft()
+            self._kept_bytes -= self._kept.popleft().payload.ByteSize()
 
 
-REPEATABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED"}
+REPEATABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED", "RESOURCE_EXHAUSTED"}
 """What ends a connection and not a session: the next connection goes on."""
 
 
