@@ -147,8 +147,7 @@ impl Talk {
             answered,
             ..
         } = *known;
-        let last = known.history.iter().rev().take(8);
-        let last: Vec<_> = last.collect();
+        let last: Vec<_> = known.history.iter().rev().take(8).collect();
         format!("has {has}, acked {acked}, sent {sent}, answered {answered}; last {last:?}")
     }
 
@@ -335,6 +334,8 @@ impl Talk {
             Some("JOURNAL_FAILED") => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
             }
+            // It has more on its way than it may: it waits, and sends it again.
+            Some("SESSION_FULL" | "SLOW_CONSUMER") => {}
             Some("SESSION_STALE" | "SESSION_SUPERSEDED" | "INSTANCE_DOWN" | "DRAINING") | None => {}
             Some(other) => panic!("refused: {other}: {}", status.message()),
         }

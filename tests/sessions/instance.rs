@@ -57,6 +57,16 @@ pub(crate) struct Manner {
     pub(crate) leaves_every: u64,
     /// Fails the stream with each message whose number can be divided by this; 0 for never.
     pub(crate) breaks_every: u64,
+    pub(crate) tells: Tells,
+}
+
+/// What an instance says that it has when a session is opened again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Tells {
+    #[default]
+    WhatItHas,
+    /// It has it all the same, and gets it once more.
+    Nothing,
 }
 
 /// One life of an instance.
@@ -114,7 +124,10 @@ impl Taking {
                 older.notify_one();
             }
             let opened = Word::Opened(SessionOpened {
-                received_through: resumed.received_through,
+                received_through: match (instance.manner)().tells {
+                    Tells::WhatItHas => resumed.received_through,
+                    Tells::Nothing => 0,
+                },
             });
             let again = known.conversation.unacknowledged().map(data);
             let mut outgoing: VecDeque<_> = [opened].into_iter().chain(again).collect();

@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::history::Harm;
-use crate::sessions::instance::Manner;
+use crate::sessions::instance::{Manner, Tells};
 
 /// When clients begin: instances have been probed by then.
 const OPENING: u64 = 400;
@@ -144,7 +144,7 @@ fn ms(range: std::ops::Range<u64>, dice: &mut SmallRng) -> Duration {
 impl Plan {
     pub(super) fn of(seed: u64) -> Self {
         let dice = &mut SmallRng::seed_from_u64(seed ^ 0x5e55_1045);
-        let is_long = dice.random_bool(0.2);
+        let is_long = dice.random_bool(0.15);
         let ends = if is_long { 15_000 } else { 4_000 };
         let instances: Vec<_> = ["A", "B", "C"][..dice.random_range(2..=3)]
             .iter()
@@ -181,12 +181,17 @@ fn manner(dice: &mut SmallRng) -> Manner {
         works_for: Duration::from_millis([0, 0, 2, 30][dice.random_range(0..4)]),
         leaves_every: if dice.random_bool(0.15) { 7 } else { 0 },
         breaks_every: if dice.random_bool(0.15) { 5 } else { 0 },
+        tells: if dice.random_bool(0.3) {
+            Tells::Nothing
+        } else {
+            Tells::WhatItHas
+        },
     }
 }
 
 fn session(at: usize, is_long: bool, dice: &mut SmallRng) -> Session {
     let policies = [LossPolicy::Fail, LossPolicy::Reassign, LossPolicy::Replay];
-    let messages = dice.random_range(4..26);
+    let messages = dice.random_range(4..20);
     let ends = if is_long { 12_000 } else { 3_200 };
     let pause = ends / (messages + 1);
     let (mut end, mut idle_ttl) = (End::Stays, 60);
@@ -273,42 +278,15 @@ fn disturbances(
         });
     }
     for _ in 0..dice.random_range(0..6) {
-        let from = dice.random_range(700..ends - 600) / 4 * 4;
-        let short = || 20..600;
-        let (what, lasts) = match dice.random_range(0..12) {
-            0..=2 => {
-                let (instance, forgets) = (dice.random_range(0..instances), dice.random());
-                (Fault::Crash { instance, forgets }, short())
-            }
-            3 | 4 => (Fault::PowerCut, short()),
-            5 => (Fault::Restart, short()),
-            6 => (
-                Fault::Instance(dice.random_range(0..instances), Harm::Holds),
-                short(),
-            ),
-            7 => {
-                let harm = if dice.random() {
-                    Harm::Loses
-                } else {
-                    Harm::LosesOneWay
-                };
-                let lasts = NOTICED_AFTER..NOTICED_AFTER + 600;
-                (
-                    Fault::Instance(dice.random_range(0..instances), harm),
-                    lasts,
-                )
-            }
-            8 => (
-                Fault::Client(dice.random_range(0..sessions), Harm::Holds),
-                short(),
-            ),
-            9 => (
-                Fault::Client(dice.random_range(0..sessions), Harm::Loses),
-                short(),
-            ),
-            10 => (Fault::NoSpace, short()),
-            _ => (Fault::SyncFails, short()),
+        let kind = dice.random_range(0..13);
+        // What has to last for a while begins early.
+        let begins = if LASTING.contains(&kind) {
+            700..1_200
+        } else {
+            700..ends - 600
         };
+        let from = dice.random_range(begins) / 4 * 4;
+        let (what, lasts) = fault(kind, instances, sessions, dice);
         let one = Disturbance {
             from: Duration::from_millis(from),
             to: (Duration::from_millis(from) + ms(lasts, dice)).min(Duration::from_millis(ends)),
@@ -327,6 +305,53 @@ fn disturbances(
         }
     }
     disturbances
+}
+
+/// Of the kinds of faults, those that are noticed only after a while.
+const LASTING: std::ops::Range<u32> = 11..13;
+
+/// A fault of this kind, and how long it may last.
+fn fault(
+    kind: u32,
+    instances: usize,
+    sessions: usize,
+    dice: &mut SmallRng,
+) -> (Fault, std::ops::Range<u64>) {
+    let short = || 20..600;
+    match kind {
+        0..=2 => {
+            let (instance, forgets) = (dice.random_range(0..instances), dice.random());
+            (Fault::Crash { instance, forgets }, short())
+        }
+        3 | 4 => (Fault::PowerCut, short()),
+        5 => (Fault::Restart, short()),
+        6 => (
+            Fault::Instance(dice.random_range(0..instances), Harm::Holds),
+            short(),
+        ),
+        7 => (
+            Fault::Client(dice.random_range(0..sessions), Harm::Holds),
+            short(),
+        ),
+        8 => (
+            Fault::Client(dice.random_range(0..sessions), Harm::Loses),
+            short(),
+        ),
+        9 => (Fault::NoSpace, short()),
+        10 => (Fault::SyncFails, short()),
+        _ => {
+            let harm = if dice.random() {
+                Harm::Loses
+            } else {
+                Harm::LosesOneWay
+            };
+            let lasts = NOTICED_AFTER..NOTICED_AFTER + 600;
+            (
+                Fault::Instance(dice.random_range(0..instances), harm),
+                lasts,
+            )
+        }
+    }
 }
 
 /// What a fault befalls.
