@@ -153,6 +153,7 @@ impl App {
                 take_over: config.take_over,
                 ourselves: vec![address],
                 calls_in_flight_max: admission.instance_calls_max,
+                rate: config.admission.instance_rate,
             },
         };
         let connect = connect(dial, &tasks, &memory);
@@ -160,9 +161,8 @@ impl App {
         let keys = watched(config.keys, &tasks);
         let gate = Gate::new(admission.calls, quotas(&keys), chance.clone());
         // Before anybody can call: what a client was told before the restart stands.
-        let settings = config.sessions.each;
-        let sessions = hold(&store, &fleet, &tasks, &chance, &memory, settings).await?;
-
+        let each = config.sessions.each;
+        let sessions = hold(&store, &fleet, &tasks, &chance, &memory, each).await?;
         let draining = CancellationToken::new();
         let house = methods::House {
             fleet: Arc::clone(&fleet),
@@ -383,7 +383,7 @@ async fn gather(
     for (id, admin) in &plan.admin {
         fleet.set_admin([id], *admin, "config");
     }
-    let leases = Fleet::expire_leases(Arc::downgrade(&fleet));
+    let leases = Fleet::keep_time(Arc::downgrade(&fleet));
     tasks.spawn_vital("leases", tasks.until_stop(leases));
     Ok(fleet)
 }

@@ -64,12 +64,15 @@ pub(super) struct RetryArguments {
 }
 
 impl RetryArguments {
-    /// The part of the policy that they are.
-    pub(super) fn policy(&self) -> Result<proto::CallPolicy, Error> {
+    /// The part of the policy that they are: what is not typed is as in the defaults.
+    pub(super) fn policy(&self, defaults: &proto::CallPolicy) -> Result<proto::CallPolicy, Error> {
+        let per_try_timeout = timeout_field(self.per_try_timeout)?;
         Ok(proto::CallPolicy {
-            attempts_max: self.retry.map_or(0, |retries| retries + 1),
-            per_try_timeout: timeout_field(self.per_try_timeout)?,
-            idempotent: self.idempotent,
+            attempts_max: self
+                .retry
+                .map_or(defaults.attempts_max, |retries| retries + 1),
+            per_try_timeout: per_try_timeout.or(defaults.per_try_timeout),
+            idempotent: self.idempotent || defaults.idempotent,
             ..proto::CallPolicy::default()
         })
     }

@@ -120,7 +120,7 @@ fn request(
         payload: task.payload,
         aggregate: arguments.aggregate.or(defaults.aggregate).unwrap_or(false),
         timeout: timeout_field(task.timeout)?,
-        policy: Some(arguments.retry.policy()?)
+        policy: Some(arguments.retry.policy(&defaults.policy)?)
             .filter(|policy| *policy != proto::CallPolicy::default()),
         completion: Some(completion)
             .filter(|completion| *completion != proto::Completion::default()),

@@ -13,8 +13,9 @@ use serde_json::value::RawValue;
 use super::arguments;
 use super::exit::Error;
 
-use crate::domain::limit::CONFIG_BYTES_MAX;
-use crate::proto::orchestrator::{Completion, Selection, completion::Rule};
+use crate::domain::limit::{ATTEMPTS_MAX, CONFIG_BYTES_MAX};
+use crate::proto::orchestrator::completion::Rule;
+use crate::proto::orchestrator::{CallPolicy, Completion, Fallback, Hedge, Selection};
 
 /// What a request is unless the command line says otherwise.
 #[derive(Debug, Default, PartialEq)]
@@ -25,17 +26,26 @@ pub(super) struct RequestDefaults {
     pub(super) aggregate: Option<bool>,
     pub(super) timeout: Option<Duration>,
     pub(super) selection: Option<Selection>,
+    /// The rest of the policy. A fan-out takes from it how each target is tried.
+    pub(super) policy: CallPolicy,
     pub(super) completion: Completion,
     pub(super) metadata: BTreeMap<String, String>,
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 15] = [
     "instances",
     "targets",
     "payload",
     "aggregate",
     "timeout",
     "selection",
+    "hashKey",
+    "retry",
+    "perTryTimeout",
+    "idempotent",
+    "fallback",
+    "hedge",
+    "waitForReady",
     "completion",
     "metadata",
 ];
@@ -73,6 +83,8 @@ fn parse(text: &str) -> Result<RequestDefaults, String> {
             "aggregate" => value(raw, "true or false").map(|read| defaults.aggregate = Some(read)),
             "timeout" => timeout(raw).map(|read| defaults.timeout = Some(read)),
             "selection" => selection(raw).map(|read| defaults.selection = Some(read)),
+            "hashKey" | "retry" | "perTryTimeout" | "idempotent" | "fallback" | "hedge"
+            | "waitForReady" => policy(&key, raw, &mut defaults.policy),
             "completion" => completion(raw).map(|read| defaults.completion = read),
             "metadata" => metadata(raw).map(|read| defaults.metadata = read),
             _ => return Err(unknown(&key, &KEYS)),
@@ -123,12 +135,57 @@ fn timeout(raw: &RawValue) -> Result<Duration, String> {
 }
 
 fn selection(raw: &RawValue) -> Result<Selection, String> {
-    let expected = "\"balanced\" or \"ordered\"";
+    let expected = "\"balanced\", \"ordered\" or \"hash\"";
     match value::<String>(raw, expected)?.as_str() {
         "balanced" | "SELECTION_BALANCED" => Ok(Selection::Balanced),
         "ordered" | "SELECTION_ORDERED" => Ok(Selection::Ordered),
+        "hash" | "SELECTION_HASH" => Ok(Selection::Hash),
         _ => Err(format!("expected {expected}")),
     }
+}
+
+/// One key of how a task is tried.
+fn policy(key: &str, raw: &RawValue, policy: &mut CallPolicy) -> Result<(), String> {
+    let yes_or_no = || value::<bool>(raw, "true or false");
+    let duration = |raw| Ok::<_, String>(Some(proto_duration(timeout(raw)?)?));
+    match key {
+        "hashKey" => policy.hash_key = value(raw, "a text")?,
+        "retry" => {
+            let retries = value::<u32>(raw, "a number").ok();
+            let retries = retries.filter(|retries| *retries < ATTEMPTS_MAX);
+            policy.attempts_max =
+                1 + retries.ok_or(format!("expected 0 to {}", ATTEMPTS_MAX - 1))?;
+        }
+        "perTryTimeout" => policy.per_try_timeout = duration(raw)?,
+        "idempotent" => policy.idempotent = yes_or_no()?,
+        "waitForReady" => policy.wait_for_ready = yes_or_no()?,
+        "fallback" => policy.fallback = fallback(raw)?.into(),
+        _hedge => {
+            policy.hedge = match raw.get() {
+                "true" => Some(Hedge { delay: None }),
+                "false" => None,
+                _ => Some(Hedge {
+                    delay: duration(raw)?,
+                }),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fallback(raw: &RawValue) -> Result<Fallback, String> {
+    let expected = "\"listed_only\" or \"any_healthy\"";
+    match value::<String>(raw, expected)?.as_str() {
+        "listed_only" | "FALLBACK_LISTED_ONLY" => Ok(Fallback::ListedOnly),
+        "any_healthy" | "FALLBACK_ANY_HEALTHY" => Ok(Fallback::AnyHealthy),
+        _ => Err(format!("expected {expected}")),
+    }
+}
+
+fn proto_duration(duration: Duration) -> Result<prost_types::Duration, String> {
+    duration
+        .try_into()
+        .map_err(|_| "the time is too long".to_owned())
 }
 
 fn completion(raw: &RawValue) -> Result<Completion, String> {
@@ -221,6 +278,7 @@ mod tests {
             aggregate: Some(true),
             timeout: Some(Duration::from_secs(5)),
             selection: Some(Selection::Ordered),
+            policy: CallPolicy::default(),
             completion: Completion {
                 failures_max: Some(1),
                 rule: Some(Rule::Quorum(3)),
@@ -228,6 +286,43 @@ mod tests {
             metadata: [("team".to_owned(), "x".to_owned())].into(),
         };
         assert_eq!(defaults, Ok(expected));
+    }
+
+    #[test]
+    fn how_a_task_is_tried_is_read_as_the_command_line_would_say_it() {
+        let seconds = |seconds| prost_types::Duration { seconds, nanos: 0 };
+        let check = |text: &str, expected: CallPolicy| {
+            assert_eq!(parse(text).unwrap().policy, expected, "{text}");
+        };
+        check(
+            r#"{"retry": 3, "perTryTimeout": 2, "idempotent": true, "fallback": "any_healthy", "hedge": "1s",
+                "waitForReady": true, "selection": "hash", "hashKey": "k"}"#,
+            CallPolicy {
+                attempts_max: 4,
+                per_try_timeout: Some(seconds(2)),
+                idempotent: true,
+                fallback: Fallback::AnyHealthy.into(),
+                hedge: Some(Hedge {
+                    delay: Some(seconds(1)),
+                }),
+                wait_for_ready: true,
+                hash_key: "k".to_owned(),
+                ..CallPolicy::default()
+            },
+        );
+        let hedge = Some(Hedge { delay: None });
+        let usual = CallPolicy {
+            hedge,
+            ..CallPolicy::default()
+        };
+        check(r#"{"hedge": true}"#, usual);
+        check(
+            r#"{"hedge": false, "retry": 0}"#,
+            CallPolicy {
+                attempts_max: 1,
+                ..CallPolicy::default()
+            },
+        );
     }
 
     #[test]
@@ -241,7 +336,8 @@ mod tests {
         );
         check(
             r#"{"port": 5}"#,
-            "unknown key `port`; known are instances, targets, payload, aggregate, timeout, selection, completion, metadata",
+            "unknown key `port`; known are instances, targets, payload, aggregate, timeout, selection, hashKey, retry, perTryTimeout, \
+             idempotent, fallback, hedge, waitForReady, completion, metadata",
         );
         check(r#"{"timeout": 0}"#, "`timeout`: a timeout is at least 1ms");
         check(
@@ -263,6 +359,12 @@ mod tests {
         check(
             r#"{"payload": {"id": 9007199254740993}}"#,
             "`payload`: at $.id: integer 9007199254740993 cannot travel exactly; send it as a string",
+        );
+        check(r#"{"retry": 5}"#, "`retry`: expected 0 to 4");
+        check(r#"{"hedge": "soon"}"#, "`hedge`: expected number at 0");
+        check(
+            r#"{"fallback": "anywhere"}"#,
+            "`fallback`: expected \"listed_only\" or \"any_healthy\"",
         );
         check(
             "[]",

@@ -123,15 +123,23 @@ fn request(
     let fallback = match arguments.fallback {
         Some(Fallback::ListedOnly) => proto::Fallback::ListedOnly,
         Some(Fallback::AnyHealthy) => proto::Fallback::AnyHealthy,
-        None => proto::Fallback::Unspecified,
+        None => defaults.policy.fallback(),
     };
+    // Of the defaults, a key goes only with its selection: another one may have been typed.
+    let default_key =
+        (selection == Some(proto::Selection::Hash)).then_some(&defaults.policy.hash_key);
+    let hash_key = arguments.hash_key.as_ref().or(default_key);
     let policy = proto::CallPolicy {
         selection: selection.unwrap_or(proto::Selection::Unspecified).into(),
-        hash_key: arguments.hash_key.clone().unwrap_or_default(),
+        hash_key: hash_key.cloned().unwrap_or_default(),
         fallback: fallback.into(),
-        hedge: arguments.hedge.map(hedge).transpose()?,
-        wait_for_ready: arguments.wait_for_ready,
-        ..arguments.retry.policy()?
+        hedge: arguments
+            .hedge
+            .map(hedge)
+            .transpose()?
+            .or(defaults.policy.hedge),
+        wait_for_ready: arguments.wait_for_ready || defaults.policy.wait_for_ready,
+        ..arguments.retry.policy(&defaults.policy)?
     };
     let request = proto::RouteRequest {
         instances,
@@ -179,14 +187,43 @@ mod tests {
     }
 
     fn typed(words: &[&str]) -> proto::RouteRequest {
+        typed_over(proto::CallPolicy::default(), words)
+    }
+
+    fn typed_over(policy: proto::CallPolicy, words: &[&str]) -> proto::RouteRequest {
         let words = [&["route"], words].concat();
         let Typed { arguments } =
             Typed::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
         let defaults = RequestDefaults {
             instances: vec!["Z".to_owned()],
+            policy,
             ..RequestDefaults::default()
         };
         request(&arguments, &defaults, &b"[1]"[..]).unwrap().0
+    }
+
+    #[test]
+    fn how_a_task_is_tried_may_stand_in_the_config_and_what_is_typed_wins() {
+        let defaults = proto::CallPolicy {
+            attempts_max: 4,
+            idempotent: true,
+            fallback: proto::Fallback::AnyHealthy.into(),
+            hedge: Some(proto::Hedge { delay: None }),
+            wait_for_ready: true,
+            hash_key: "k".to_owned(),
+            ..proto::CallPolicy::default()
+        };
+        let policy = |words: &[&str]| typed_over(defaults.clone(), words).policy.unwrap();
+        let expected = proto::CallPolicy {
+            hash_key: String::new(),
+            ..defaults.clone()
+        };
+        assert_eq!(policy(&[]), expected);
+        let hash = policy(&["--selection", "hash"]);
+        assert_eq!(hash.hash_key, "k");
+        let typed = policy(&["--retry", "0", "--fallback", "listed-only"]);
+        let listed_only = i32::from(proto::Fallback::ListedOnly);
+        assert_eq!((typed.attempts_max, typed.fallback), (1, listed_only));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::admission::{self, Quota};
+use crate::domain::admission::{self, Quota, Rate};
 use crate::domain::health::{self, Admin};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
@@ -175,6 +175,8 @@ pub struct Admission {
     pub calls: admission::Limits,
     /// Calls that may be at once with an instance that has no limit of its own.
     pub instance_calls_max: u32,
+    /// How fast calls may come to one instance.
+    pub instance_rate: Option<Rate>,
     /// Bytes of all messages that are held; a share of the memory where nothing is said.
     pub buffered_bytes: Option<usize>,
 }
@@ -194,6 +196,7 @@ impl Default for Admission {
             },
             // As many as there are streams on its links: no more of them could be sent.
             instance_calls_max: (LINKS_PER_INSTANCE_MAX * LINK_STREAMS_MAX) as u32,
+            instance_rate: None,
             buffered_bytes: None,
         }
     }

@@ -198,6 +198,10 @@ fn full_limits(config: &Config) {
             waiting_max: 0,
         },
         instance_calls_max: 70,
+        instance_rate: Some(admission::Rate {
+            per_second: 60,
+            burst: 6,
+        }),
         buffered_bytes: Some(256 << 20),
     };
     assert_eq!(config.admission, admission);

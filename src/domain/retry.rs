@@ -9,7 +9,7 @@
 //! Another instance is tried without a delay, the same one after a backoff with full jitter. What an instance
 //! asks for (`grpc-retry-pushback-ms`, RetryInfo or `Retry-After`) is obeyed to the letter.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::failure::{Failure, Progress, Reason, Status};
 use super::limit::ATTEMPTS_MAX;
@@ -190,8 +190,7 @@ pub fn decide(policy: &Policy, facts: Facts<'_>) -> Verdict {
     if left.is_zero() {
         return Verdict::Stop(Stop::NoTime);
     }
-    // A refusal inside this process has cost no instance anything.
-    let is_free = failure.progress == Progress::NeverSent;
+    let is_free = is_free(failure);
     let attempts_max = policy.attempts_max.min(ATTEMPTS_MAX);
     if failure.pushback == Some(Pushback::Stop)
         || attempts_max <= made
@@ -216,6 +215,37 @@ pub fn decide(policy: &Policy, facts: Facts<'_>) -> Verdict {
         AttemptKind::Retry
     };
     Verdict::Again(kind, wait)
+}
+
+/// Whether a try after this failure counts against no budget: a refusal inside this process has cost no instance
+/// anything.
+#[must_use]
+pub fn is_free(failure: &Failure) -> bool {
+    failure.progress == Progress::NeverSent
+}
+
+/// What instances have asked for so far, over all tries of one task: several may run side by side.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked {
+    not_before: Option<Instant>,
+}
+
+impl Asked {
+    /// One more try has failed, and its instance asks for this; the longest wait counts.
+    pub fn note(&mut self, pushback: Option<Pushback>, now: Instant) -> Result<(), Stop> {
+        match pushback {
+            Some(Pushback::Stop) => return Err(Stop::Exhausted),
+            Some(Pushback::Wait(wait)) => self.not_before = self.not_before.max(Some(now + wait)),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// When a try that was planned for `at` may begin.
+    #[must_use]
+    pub fn not_before(&self, at: Instant) -> Instant {
+        self.not_before.map_or(at, |then| then.max(at))
+    }
 }
 
 /// Whether a task may be executed again after this failure, and whether that could help.

@@ -46,6 +46,24 @@ impl Fleet {
         self.publish(&roll);
     }
 
+    /// Shows on trial whose ejection is over: they get a call, when there is one for them.
+    pub(super) fn end_ejections(&self, now: Instant) {
+        let mut roll = self.roll();
+        let over = roll.ejected.iter().filter_map(|id| {
+            let member = &roll.entries.get(id)?.member;
+            let outdated = member.health.is_outdated(now);
+            outdated.then(|| (id.clone(), member.serial))
+        });
+        let over: Vec<_> = over.collect();
+        for (id, serial) in &over {
+            roll.repaint(id, *serial, |member| member.health.after_time());
+            tracing::info!(instance = %id, "instance is on trial: its ejection is over");
+        }
+        if !over.is_empty() {
+            self.publish(&roll);
+        }
+    }
+
     /// In a smaller fleet fewer may be ejected: those whose time is over first come back.
     pub(super) fn pardon_excess(&self, roll: &mut Roll) {
         let max = ejected_max(roll.entries.len(), self.health.ejected_percent_max);

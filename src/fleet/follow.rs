@@ -30,6 +30,7 @@ pub(super) enum Event {
 #[derive(Default)]
 pub(super) struct Following {
     stream: Option<Stream>,
+    /// How often in a row it broke before it had lasted.
     breaks: u32,
     /// Not before; never while the instance has said that it has no such stream.
     reopen: Reopen,
@@ -71,12 +72,9 @@ impl Following {
         });
     }
 
-    /// Lets go of the stream. Another process may answer at the address next, so everything is open again.
+    /// Lets go of the stream. Another process may answer at the address next, so nothing is held against it.
     pub(super) fn close(&mut self) {
-        self.stream = None;
-        if let Reopen::Never = self.reopen {
-            self.reopen = Reopen::Now;
-        }
+        *self = Self::default();
     }
 
     /// What the instance tells next; never without a stream. Nothing is lost when this is dropped.
@@ -104,10 +102,56 @@ impl Following {
                 self.reopen = Reopen::Never;
                 continue;
             }
-            self.breaks = if LASTED <= lasted { 0 } else { self.breaks + 1 };
-            let wait = REOPEN_FIRST.saturating_mul(1 << self.breaks.min(6));
+            let before = if LASTED <= lasted { 0 } else { self.breaks };
+            let wait = REOPEN_FIRST.saturating_mul(1 << before.min(6));
+            self.breaks = before + 1;
             self.reopen = Reopen::At(Instant::now() + wait.min(REOPEN_MAX));
             return Event::Broken(failure);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time;
+
+    use super::*;
+    use crate::fleet::tests::Stage;
+
+    fn secs(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_breaks_is_opened_again_after_a_second_then_two_and_so_on() {
+        let stage = Stage::new(1).await;
+        let (member, instance) = (stage.member("w00"), &stage.instances["w00"]);
+        instance.break_watch();
+        let mut following = Following::default();
+        for round in ["at first", "once it was closed"] {
+            for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+                following.open(&member, Instant::now());
+                assert!(following.stream.is_some(), "{round}: {expected} s");
+                let event = following.next().await;
+                assert!(matches!(event, Event::Broken(_)), "{event:?}");
+                time::advance(secs(expected) - Duration::from_millis(1)).await;
+                following.open(&member, Instant::now());
+                assert!(following.stream.is_none(), "{round}: before {expected} s");
+                time::advance(Duration::from_millis(1)).await;
+            }
+            // Another process may answer at the address next.
+            following.open(&member, Instant::now());
+            let _ = following.next().await;
+            following.close();
+        }
+        // One that has lasted has not failed from the start.
+        instance.tell(Serving::Yes);
+        following.open(&member, Instant::now());
+        time::advance(LASTED).await;
+        instance.break_watch();
+        while let Event::Told(_) = following.next().await {}
+        time::advance(secs(1)).await;
+        following.open(&member, Instant::now());
+        assert!(following.stream.is_some());
     }
 }

@@ -189,7 +189,7 @@ impl Load {
     /// Asks, as the last thing before it is sent, whether one call may go to the instance.
     pub fn admit(self: &Arc<Self>, panic: Panic, now: Instant) -> Result<Pass, Exclusion> {
         // Counted before it is asked: a drain that sees nothing outstanding has been seen by whoever comes later.
-        let outstanding = self.begin();
+        let outstanding = self.begin(now);
         let leave = self.gate.ask_leave(panic, now)?;
         Ok(Pass {
             load: Arc::clone(self),

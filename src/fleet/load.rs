@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::gate::Gate;
+use crate::domain::admission::{Bucket, Rate};
 use crate::domain::budget::Budget;
 use crate::domain::selection::{self, PeakEwma};
 
@@ -16,6 +17,9 @@ pub struct Load {
     outstanding: AtomicU32,
     weight: u32,
     outstanding_max: u32,
+    rate: Option<Rate>,
+    /// Of the rate; not touched where there is none.
+    bucket: Mutex<Bucket>,
     latency: Mutex<PeakEwma>,
     /// Retries of calls that failed here, so that one bad instance cannot spend what all have.
     retries: Mutex<Budget>,
@@ -38,11 +42,31 @@ impl Load {
     /// The same, of one that may have only so many calls.
     #[cfg(test)]
     pub(crate) fn limited(weight: u32, outstanding_max: u32) -> Self {
-        Self::behind(Gate::default(), weight, outstanding_max)
+        Self::behind(Gate::default(), weight, outstanding_max, None)
     }
 
-    pub(super) fn behind(gate: Gate, weight: u32, outstanding_max: u32) -> Self {
+    /// The same, of one to which calls may come only so fast.
+    #[cfg(test)]
+    pub(crate) fn at_a_rate(rate: Rate) -> Self {
+        Self::behind(Gate::default(), 1, u32::MAX, Some(rate))
+    }
+
+    /// Its calls have failed, for tests.
+    #[cfg(test)]
+    pub(crate) fn eject(&self, now: Instant) {
+        let cause = crate::domain::health::observed::Cause::InARow(5);
+        self.gate.eject(cause, now);
+    }
+
+    pub(super) fn behind(
+        gate: Gate,
+        weight: u32,
+        outstanding_max: u32,
+        rate: Option<Rate>,
+    ) -> Self {
         Self {
+            rate,
+            bucket: Mutex::default(),
             gate,
             outstanding: AtomicU32::new(0),
             weight: weight.max(1),
@@ -53,14 +77,24 @@ impl Load {
         }
     }
 
-    /// Begins a call, unless the instance has as many as it may have.
-    #[must_use]
-    pub fn begin(self: &Arc<Self>) -> Option<Outstanding> {
+    /// Begins a call, unless the instance has as many as it may have, or they come too fast.
+    pub(super) fn begin(self: &Arc<Self>, now: Instant) -> Option<Outstanding> {
+        // Held until the call is counted, so that no token is taken for one that is not begun.
+        let mut bucket = self.rate.map(|_| self.bucket());
+        if let Some(bucket) = &mut bucket
+            && bucket.wait(self.rate, now.into_std()).is_some()
+        {
+            return None;
+        }
         let one_more = |now: u32| (now < self.outstanding_max).then_some(now + 1);
         let begun = self
             .outstanding
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
-        begun.is_ok().then(|| Outstanding(Arc::clone(self)))
+        begun.ok()?;
+        if let Some(bucket) = &mut bucket {
+            bucket.take(self.rate);
+        }
+        Some(Outstanding(Arc::clone(self)))
     }
 
     /// Calls that may be with the instance at once.
@@ -69,10 +103,26 @@ impl Load {
         self.outstanding_max
     }
 
-    /// Whether the instance has as many calls as it may have.
+    /// Calls a second that may come to the instance.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate
+    }
+
+    /// Whether one more call would be too many for the instance now.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.outstanding_max <= self.outstanding()
+        let has_many = self.outstanding_max <= self.outstanding();
+        has_many || self.rate.is_some() && self.is_too_fast()
+    }
+
+    fn is_too_fast(&self) -> bool {
+        let now = Instant::now().into_std();
+        self.bucket().wait(self.rate, now).is_some()
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The budget of retries of calls that failed here.

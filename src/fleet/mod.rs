@@ -160,6 +160,7 @@ impl Fleet {
                 spec.weight,
                 spec.calls_in_flight_max
                     .unwrap_or(self.registration.calls_in_flight_max),
+                self.registration.rate,
             )),
             health: Health::unknown(admin),
             spec,
@@ -220,14 +221,16 @@ impl Fleet {
             .map(|lease| lease.shown_end)
     }
 
-    /// Removes instances whose lease has ended, for as long as the fleet is there.
-    pub async fn expire_leases(fleet: Weak<Self>) {
-        // A lease may end this much late, never early.
+    /// Removes instances whose lease has ended, and shows whose ejection has, for as long as the fleet is there.
+    pub async fn keep_time(fleet: Weak<Self>) {
+        // Both may end this much late, never early.
         const RESOLUTION: Duration = Duration::from_millis(500);
         loop {
             tokio::time::sleep(RESOLUTION).await;
             let Some(fleet) = fleet.upgrade() else { return };
-            fleet.remove_expired(Instant::now());
+            let now = Instant::now();
+            fleet.remove_expired(now);
+            fleet.end_ejections(now);
         }
     }
 }

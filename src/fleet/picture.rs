@@ -73,6 +73,23 @@ impl Health {
         })
     }
 
+    /// After it has left the fleet, for whoever chose it before.
+    #[must_use]
+    pub(super) fn after_leaving(&self) -> Self {
+        self.after_probe(probed::State::Down, "has left the fleet")
+    }
+
+    /// Looked at again, for what changes with time alone.
+    #[must_use]
+    pub(super) fn after_time(&self) -> Self {
+        self.with(|_| {})
+    }
+
+    /// Whether its ejection is over, and it was not looked at since.
+    pub(super) fn is_outdated(&self, now: Instant) -> bool {
+        State::of(self.admin, self.probed, self.observed, now.into_std()) != self.state
+    }
+
     /// After its operator has changed something.
     #[must_use]
     pub(super) fn after_operator(&self, admin: Admin) -> Self {
@@ -87,8 +104,9 @@ impl Health {
     }
 
     fn settle(&mut self) {
-        let state = State::of(self.admin, self.probed, self.observed);
-        self.reason = self.why();
+        let now = Instant::now().into_std();
+        let state = State::of(self.admin, self.probed, self.observed, now);
+        self.reason = self.why(now);
         if state == self.state {
             return;
         }
@@ -100,10 +118,15 @@ impl Health {
         self.since = SystemTime::now();
     }
 
-    fn why(&self) -> Arc<str> {
+    fn why(&self, now: std::time::Instant) -> Arc<str> {
         match (self.admin, self.probed, self.observed) {
             (Admin::Disabled, _, _) => "disabled: it gets no work".into(),
             (Admin::Draining, _, _) => "draining: it gets nothing new".into(),
+            (Admin::Active, probed, Standing::Ejected { until, .. })
+                if probed != probed::State::Down && until <= now =>
+            {
+                "its ejection is over: the next call decides".into()
+            }
             (Admin::Active, probed, Standing::Ejected { cause, .. })
                 if probed != probed::State::Down =>
             {

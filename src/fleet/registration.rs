@@ -11,6 +11,7 @@ use tokio::time::{self, Instant};
 use super::network;
 use super::view::Origin;
 use super::{Entry, Fleet};
+use crate::domain::admission::Rate;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::CONNECT_TIMEOUT;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub ourselves: Vec<SocketAddr>,
     /// Calls that may be at once with an instance that has no limit of its own.
     pub calls_in_flight_max: u32,
+    /// How fast calls may come to one instance.
+    pub rate: Option<Rate>,
     /// Who may take over a name.
     pub take_over: TakeOver,
 }
@@ -334,6 +337,7 @@ mod tests {
             networks: network::loopback(),
             ourselves: vec!["0.0.0.0:7070".parse().unwrap()],
             calls_in_flight_max: 10,
+            rate: None,
             take_over: TakeOver::SameKey,
         };
         Fleet::new(

@@ -12,13 +12,13 @@ use crate::instance::scripted::{Probe, Scripted};
 use crate::instance::tls;
 
 /// A fleet of `count` instances w00, w01 and so on, whose probes do as the scripts say.
-struct Stage {
+pub(super) struct Stage {
     fleet: Arc<Fleet>,
-    instances: BTreeMap<String, Arc<Scripted>>,
+    pub(super) instances: BTreeMap<String, Arc<Scripted>>,
 }
 
 impl Stage {
-    async fn new(count: usize) -> Self {
+    pub(super) async fn new(count: usize) -> Self {
         let names: Vec<_> = (0..count).map(|at| format!("w{at:02}")).collect();
         let stage = Self::empty(&names);
         let specs = names.iter().map(|name| (spec(name), Origin::Config));
@@ -40,6 +40,7 @@ impl Stage {
             networks: network::loopback(),
             ourselves: Vec::new(),
             calls_in_flight_max: 1000,
+            rate: None,
             take_over: registration::TakeOver::AnyKey,
         };
         let fleet = Fleet::new(
@@ -53,7 +54,7 @@ impl Stage {
         Self { fleet, instances }
     }
 
-    fn member(&self, name: &str) -> Arc<Member> {
+    pub(super) fn member(&self, name: &str) -> Arc<Member> {
         let id = InstanceId::parse(name).unwrap();
         Arc::clone(self.fleet.view().find(&id).unwrap())
     }
@@ -163,6 +164,47 @@ async fn an_instance_that_fails_its_calls_is_ejected_and_one_call_brings_it_back
     assert_eq!(member.health.state, State::Healthy);
     assert!(member.compared(Instant::now()).warmth < 0.2, "slowly");
     assert!(member.load.admit(Panic::Off, Instant::now()).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_whose_ejection_is_over_is_shown_on_trial_also_when_nobody_calls() {
+    let stage = Stage::new(8).await;
+    let fleet = Arc::downgrade(&stage.fleet);
+    stage.fleet.tasks.spawn(Fleet::keep_time(fleet));
+    stage.fail("w03");
+    let mut changes = stage.fleet.changes();
+    let shown = |state| {
+        let member = stage.member("w03");
+        (member.health.state == state).then_some(member)
+    };
+    let ejected = shown(State::Down).expect("it is ejected");
+    let until = |standing| match standing {
+        Standing::Ejected { until, .. } => Instant::from_std(until),
+        Standing::Trusted => panic!("it is trusted"),
+    };
+    let until = until(ejected.health.observed);
+    let on_trial = async {
+        loop {
+            changes.changed().await.unwrap();
+            if let Some(member) = shown(State::Starting) {
+                break member;
+            }
+        }
+    };
+    let member = time::timeout(Duration::from_secs(600), on_trial).await;
+    let member = member.expect("its ejection is over, and nobody has called");
+    let late = Instant::now().saturating_duration_since(until);
+    assert!(until <= Instant::now() && late < Duration::from_secs(1));
+    assert_eq!(
+        &*member.health.reason,
+        "its ejection is over: the next call decides"
+    );
+    assert_eq!(stage.ejected(), 1, "it still counts as ejected");
+    stage.call("w03", Said::Failure);
+    assert!(shown(State::Down).is_some(), "for longer");
+    time::advance(Duration::from_secs(61)).await;
+    stage.call("w03", Said::Success);
+    assert!(shown(State::Healthy).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,10 +355,15 @@ async fn a_process_that_stalls_while_it_works_is_busy_and_then_down() {
     stage.instances["w00"].set_probe(Probe::Silent);
     let mut seen = Vec::new();
     let mut changes = stage.fleet.changes();
-    while seen.last() != Some(&State::Down) {
-        changes.changed().await.unwrap();
-        seen.push(stage.member("w00").health.state);
-    }
+    let watched = async {
+        while seen.last() != Some(&State::Down) {
+            changes.changed().await.unwrap();
+            seen.push(stage.member("w00").health.state);
+        }
+    };
+    // The clock is the test's own: this is an end, and no wait.
+    let ended = time::timeout(Duration::from_secs(600), watched).await;
+    assert!(ended.is_ok(), "it is busy for ever");
     assert_eq!(seen, [State::Busy, State::Down]);
     drop(working);
 }

@@ -157,6 +157,19 @@ impl View {
         self.members.get(at)
     }
 
+    /// These instances as they are in this view; who has left the fleet is down.
+    #[must_use]
+    pub fn refreshed(&self, members: &[Arc<Member>]) -> Members {
+        let refreshed = members.iter().map(|member| match self.find(member.id()) {
+            Some(current) => Arc::clone(current),
+            None => Arc::new(Member {
+                health: member.health.after_leaving(),
+                ..Member::clone(member)
+            }),
+        });
+        refreshed.collect()
+    }
+
     /// The instances after `id`, in order of id.
     #[must_use]
     pub fn after(&self, id: &str) -> &[Arc<Member>] {

@@ -35,6 +35,16 @@ pub struct Permit {
     caller: Arc<str>,
     legs: u32,
     since: Instant,
+    turn: Turn,
+}
+
+/// How a call came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// At once.
+    AtOnce,
+    /// After a wait: what it has seen of the fleet is as old as that.
+    AfterAWait,
 }
 
 impl Gate {
@@ -63,7 +73,7 @@ impl Gate {
     ) -> Result<Permit, Failure> {
         let legs = u32::try_from(legs).unwrap_or(u32::MAX);
         let (ticket, turn) = match self.ask(caller, legs, deadline) {
-            Asked::Run => return Ok(Permit::new(self, caller, legs)),
+            Asked::Run => return Ok(Permit::new(self, caller, legs, Turn::AtOnce)),
             Asked::Refuse(refusal) => return Err(refused(refusal, &self.chance)),
             Asked::Wait(ticket, turn) => (ticket, turn),
         };
@@ -149,7 +159,7 @@ struct Waiting {
 impl Waiting {
     fn over(mut self) -> Permit {
         self.is_over = true;
-        Permit::new(&self.gate, &self.caller, self.legs)
+        Permit::new(&self.gate, &self.caller, self.legs, Turn::AfterAWait)
     }
 }
 
@@ -161,17 +171,23 @@ impl Drop for Waiting {
         let mut state = self.gate.state();
         if state.waiting.remove(&self.ticket).is_some() {
             state.admission.leave(&self.caller, self.ticket);
-            state.let_in();
         } else {
-            drop(state);
-            drop(Permit::new(&self.gate, &self.caller, self.legs));
+            state.admission.give_back(&self.caller, self.legs);
         }
+        state.let_in();
     }
 }
 
 impl Permit {
-    fn new(gate: &Arc<Gate>, caller: &Arc<str>, legs: u32) -> Self {
+    /// How the call came in.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        self.turn
+    }
+
+    fn new(gate: &Arc<Gate>, caller: &Arc<str>, legs: u32, turn: Turn) -> Self {
         Self {
+            turn,
             gate: Arc::clone(gate),
             caller: Arc::clone(caller),
             legs,
@@ -276,6 +292,32 @@ mod tests {
         assert_eq!(gate.load(), (1, 0, 0));
         drop(waits);
         assert_eq!(gate.load(), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_let_in_and_had_gone_says_nothing_of_how_long_calls_take() {
+        let gate = gate(1, 100);
+        let (caller, deadline) = (caller(), within(600_000));
+        let running = gate.admit(&caller, 0, deadline).await.unwrap();
+        time::advance(ms(2000)).await;
+        drop(running);
+        for _ in 0..50 {
+            let running = gate.admit(&caller, 0, deadline).await.unwrap();
+            let mut waits = Box::pin(gate.admit(&caller, 0, deadline));
+            assert!((&mut waits).now_or_never().is_none());
+            time::advance(ms(2000)).await;
+            drop(running);
+            // It has its place and does not know it yet.
+            drop(waits);
+        }
+        assert_eq!(gate.load(), (0, 0, 0));
+        let _running = gate.admit(&caller, 0, deadline).await.unwrap();
+        let failure = gate.admit(&caller, 0, within(1000)).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::CallerLimit, "it would wait for 2 s");
+        let Some(Pushback::Wait(wait)) = failure.pushback else {
+            panic!("{failure:?}")
+        };
+        assert!(ms(2000) <= wait && wait <= ms(3000), "{wait:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use crate::domain::task::Task;
 use crate::fleet::Pass;
 use crate::fleet::view::Member;
 use crate::instance::{Call, Sent};
+use crate::orchestrate::excluded::at_limit;
 
 /// What holds for one try.
 pub struct Terms {
@@ -108,15 +109,9 @@ pub(super) fn no_time(member: &Member) -> Failure {
 }
 
 /// It was not even asked, so that nothing is logged for each of many calls.
-fn busy(member: &Member) -> Failure {
-    let max = member.load.outstanding_max();
-    let detail = format!("the instance has {max} calls, which is the most it may have");
-    Failure::at(
-        member.id(),
-        Reason::InstanceBusy,
-        Progress::NeverSent,
-        detail,
-    )
+pub(super) fn busy(member: &Member) -> Failure {
+    let (reason, progress) = (Reason::InstanceBusy, Progress::NeverSent);
+    Failure::at(member.id(), reason, progress, at_limit(member))
 }
 
 /// An instance that gives up at the deadline it was given may say so just before we do.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::domain::admission::Rate;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::health::{Exclusion, Panic};
 use crate::fleet::view::Member;
@@ -27,6 +28,20 @@ pub fn why(member: &Member, exclusion: Exclusion) -> String {
             format!("ejected for {left} more: {reason}")
         }
         Exclusion::OnTrial => "ejected, and another call tries it again now".to_owned(),
+    }
+}
+
+/// Why nothing is sent to an instance that has as many calls as it may have, in words.
+#[must_use]
+pub fn at_limit(member: &Member) -> String {
+    let (max, outstanding) = (member.load.outstanding_max(), member.load.outstanding());
+    match member.load.rate() {
+        Some(Rate { per_second, .. }) if outstanding < max => {
+            format!("at its limit: it may have {per_second} calls a second")
+        }
+        Some(_) | None => {
+            format!("at its limit: it has {max} calls, which is the most it may have")
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::excluded::why;
+use super::excluded::{at_limit, why};
 use super::fan_out::FanOut;
 use super::run_task::Route;
 use crate::domain::health::{Exclusion, Panic};
@@ -17,13 +17,22 @@ pub struct Explained {
     /// The instance.
     pub member: Arc<Member>,
     /// Why it would not be asked.
-    pub exclusion: Option<Exclusion>,
+    pub exclusion: Option<Excluded>,
     /// That in words, or why its state is what it is.
     pub reason: String,
     /// The share of its usual work that it gets.
     pub warmth: f64,
     /// Whether the request names it.
     pub place: Place,
+}
+
+/// Why an instance would not be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excluded {
+    /// For its health.
+    Unwell(Exclusion),
+    /// It has as many calls as it may have.
+    AtLimit,
 }
 
 /// Whether the request names an instance.
@@ -44,7 +53,7 @@ pub fn route(route: &Route) -> Vec<Explained> {
     let asked = order(
         route,
         listed,
-        |member| member.fitness(route.panic, now),
+        |member| unless_full(member, member.fitness(route.panic, now)),
         now,
     );
     let mut all: Vec<_> = asked.iter().map(|&at| explained(&listed[at])).collect();
@@ -52,7 +61,7 @@ pub fn route(route: &Route) -> Vec<Explained> {
         let fleet = (route.fleet_now)();
         let healthy = |member: &Member| {
             let is_listed = listed.iter().any(|listed| listed.id() == member.id());
-            match member.fitness(Panic::Off, now) {
+            match unless_full(member, member.fitness(Panic::Off, now)) {
                 Fitness::Fit if !is_listed => Fitness::Fit,
                 Fitness::Fit | Fitness::Unknown | Fitness::Unfit => Fitness::Unfit,
             }
@@ -77,6 +86,14 @@ pub fn fan_out(fan_out: &FanOut) -> Vec<Explained> {
         .collect()
 }
 
+fn unless_full(member: &Member, fitness: Fitness) -> Fitness {
+    if member.load.is_full() {
+        Fitness::Unfit
+    } else {
+        fitness
+    }
+}
+
 fn order(
     route: &Route,
     members: &[Arc<Member>],
@@ -93,13 +110,16 @@ fn order(
 }
 
 fn explained(member: &Arc<Member>, panic: Panic, place: Place, now: Instant) -> Explained {
-    let exclusion = member.exclusion(panic, now);
+    let unwell = member.exclusion(panic, now).map(Excluded::Unwell);
+    let exclusion = unwell.or_else(|| member.load.is_full().then_some(Excluded::AtLimit));
+    let reason = match exclusion {
+        None => member.health.reason.to_string(),
+        Some(Excluded::Unwell(exclusion)) => why(member, exclusion),
+        Some(Excluded::AtLimit) => at_limit(member),
+    };
     Explained {
         exclusion,
-        reason: exclusion.map_or_else(
-            || member.health.reason.to_string(),
-            |exclusion| why(member, exclusion),
-        ),
+        reason,
         warmth: member.compared(now).warmth,
         place,
         member: Arc::clone(member),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::fan_out::FanOut;
 use super::run_task::Route;
 use crate::chance::Chance;
+use crate::domain::admission::Rate;
 use crate::domain::deadline::{Deadline, Timeouts};
 use crate::domain::gather::Completion;
 use crate::domain::health::probed::State;
@@ -95,6 +96,19 @@ impl Stage {
                 let health = Health::probed(state, reason);
                 *member = Arc::new(Member {
                     health,
+                    ..Member::clone(member)
+                });
+            }
+        }
+    }
+
+    /// From now on calls may come to the instance only so fast.
+    pub(super) fn slow(&mut self, id: &str, rate: Rate) {
+        for member in &mut self.members {
+            if member.id().as_str() == id {
+                let load = Arc::new(Load::at_a_rate(rate));
+                *member = Arc::new(Member {
+                    load,
                     ..Member::clone(member)
                 });
             }

@@ -48,7 +48,17 @@ pub(crate) fn line(session: &str, event: &Event) -> Option<String> {
         } => Some(format!(
             "event {session} applied {mind} {epoch} {position} {text}"
         )),
-        _ => None,
+        Event::Ready(_)
+        | Event::Sent { .. }
+        | Event::Acked(_)
+        | Event::Received { .. }
+        | Event::Posting(_)
+        | Event::Posted { .. }
+        | Event::Moved { .. }
+        | Event::Lost { .. }
+        | Event::Closed(_)
+        | Event::Over(_)
+        | Event::Restarted => None,
     }
 }
 

@@ -123,25 +123,7 @@ async fn a_thousand_legs_of_every_kind_have_one_outcome_each() {
     }
     let app = start(config).await;
     dead.kill();
-    let request = FanoutRequest {
-        targets: vec!["w000-w999".into()],
-        payload: text("task"),
-        timeout: Some(prost_types::Duration {
-            seconds: 5,
-            nanos: 0,
-        }),
-        ..Default::default()
-    };
-    let read = read(
-        client(&app)
-            .await
-            .fanout(request)
-            .await
-            .unwrap()
-            .into_inner(),
-    )
-    .await;
-    let outcomes = check_outcomes(&read);
+    let mut client = client(&app).await;
     let expected = [
         Outcome::Answered,
         Outcome::Answered,
@@ -149,14 +131,37 @@ async fn a_thousand_legs_of_every_kind_have_one_outcome_each() {
         Outcome::TimedOut,
         Outcome::Failed,
     ];
-    for (at, outcome) in outcomes.values().enumerate() {
-        assert_eq!(*outcome, expected[at % 5], "w{at:03}");
+    // On a machine that is busy a thousand connections may take longer than the call has: then it gets more time.
+    // What every call promises is checked each time.
+    let mut calls = 0;
+    for seconds in [5, 20, 80] {
+        let request = FanoutRequest {
+            targets: vec!["w000-w999".into()],
+            payload: text("task"),
+            timeout: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        let read = read(client.fanout(request).await.unwrap().into_inner()).await;
+        calls += 1;
+        let outcomes = check_outcomes(&read);
+        assert_eq!(read.summary.stop_reason(), StopReason::Deadline);
+        assert!(read.status.is_none(), "ALL ends OK: {:?}", read.status);
+        let was_late = |(at, outcome): (usize, &Outcome)| {
+            let late = matches!(outcome, Outcome::TimedOut | Outcome::Skipped);
+            late && expected[at % 5] != Outcome::TimedOut
+        };
+        if seconds < 80 && outcomes.values().enumerate().any(was_late) {
+            continue;
+        }
+        for (at, outcome) in outcomes.values().enumerate() {
+            assert_eq!(*outcome, expected[at % 5], "w{at:03} within {seconds} s");
+        }
+        assert_eq!(read.summary.missing.len(), 600);
+        break;
     }
-    assert_eq!(read.summary.stop_reason(), StopReason::Deadline);
-    assert_eq!(read.summary.missing.len(), 600);
-    assert!(read.status.is_none(), "ALL ends OK: {:?}", read.status);
-    silent.until(|counts| counts.reset == 200).await;
-    assert_eq!(fast.counts.borrow().answered, 200);
+    silent.until(|counts| 200 <= counts.reset).await;
+    assert!(silent.counts.borrow().begun <= 200 * calls);
+    assert!(200 <= fast.counts.borrow().answered);
 }
 
 #[tokio::test]

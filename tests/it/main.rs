@@ -32,6 +32,7 @@ mod process;
 mod reflection;
 mod rest;
 mod retry;
+mod retry_wire;
 mod route;
 mod session;
 mod shutdown;

@@ -1,11 +1,18 @@
 //! What operators type: drain, undrain, --explain, and health at an interval.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{Server, json_of, orchestrator};
+use crate::process::{Server, json_of, orchestrator, signal_group};
+
+/// Longer than anything here may take, so that a hang is a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_drain_waits_until_nothing_is_left_and_is_undone() {
@@ -138,4 +145,57 @@ fn health_at_an_interval_prints_one_document_a_line_until_it_is_ended() {
         .output()
         .unwrap();
     assert_eq!(denied.status.code(), Some(3), "asking again is of no use");
+}
+
+/// The script and whatever it has started; they end with the test.
+struct Script(Child);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        signal_group(&self.0);
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_script_that_reroutes_says_who_should_have_the_work() {
+    let server = Server::start(&[]);
+    let programs = Path::new(env!("CARGO_BIN_EXE_orchestrator"))
+        .parent()
+        .unwrap();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::iter::once(programs.to_owned()).chain(std::env::split_paths(&path));
+    let mut script = Command::new("sh");
+    let key = orchestrator(&[]);
+    script
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/reroute.sh"))
+        .args(["A", "B", "C"])
+        .envs(
+            key.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", std::env::join_paths(path).unwrap())
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .env("INTERVAL", "0.05")
+        .stdout(Stdio::piped())
+        .process_group(0);
+    let mut script = Script(script.spawn().unwrap());
+    let lines = BufReader::new(script.0.stdout.take().unwrap()).lines();
+    let (tx, said) = mpsc::channel();
+    std::thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .try_for_each(|line| tx.send(line))
+    });
+    let said = || said.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(said(), "A");
+    server.run(&["drain", "A"]);
+    assert_eq!(said(), "B");
+    server.run(&["drain", "B", "C"]);
+    // Both at once, or one after the other.
+    assert!(["C", "none"].contains(&said().as_str()));
+    server.run(&["undrain", "A-C"]);
+    while said() != "A" {}
+    let answer = server.run(&["route", "--instances", "A"]);
+    assert_eq!(json_of(&answer)["instance"], "A");
 }

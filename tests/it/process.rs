@@ -77,6 +77,15 @@ pub(crate) fn orchestrator(arguments: &[&str]) -> Command {
     command
 }
 
+/// Ends a process and all that it has started, which are a group.
+pub(crate) fn signal_group(child: &Child) {
+    let sent = Command::new("kill")
+        .args(["-s", "KILL", "--", &format!("-{}", child.id())])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
 fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
         .args(["-s", name, &child.id().to_string()])

@@ -16,7 +16,7 @@ use crate::stage::instance::{Act, Instance};
 use crate::stage::{self, client, config, planned, reason, start};
 
 /// The detail of a failed call that tells every try.
-fn attempts_detail(status: &Status) -> Vec<u8> {
+pub(crate) fn attempts_detail(status: &Status) -> Vec<u8> {
     let details = tonic_types::pb::Status::decode(status.details())
         .unwrap()
         .details;

@@ -363,7 +363,9 @@ async fn a_drain_moves_sessions_that_may_move_and_waits_for_the_others() {
         match attached.next().await.unwrap() {
             In::Moved(moved) => break moved,
             In::Ack(_) => {}
-            other => panic!("{other:?}"),
+            other @ (In::Ready(_) | In::Data(_) | In::Lost(_) | In::GoAway(_) | In::Closed(_)) => {
+                panic!("{other:?}")
+            }
         }
     };
     assert_eq!(

@@ -28,6 +28,7 @@ pub(crate) fn route(
                 by: response.instance,
                 payload: text,
                 attempts: told(response.attempts, lie),
+                deduplicated: response.deduplicated && lie != Some(Lie::HidesEarlierCalls),
             }
         }
         Err(status) => match reason(&status) {
@@ -36,6 +37,7 @@ pub(crate) fn route(
                 code: code(&status),
                 reason,
                 attempts: told(failed_attempts(&status), lie),
+                pushback: pushback(&status, lie),
             },
         },
     }
@@ -50,13 +52,13 @@ pub(crate) async fn fan_out(
 ) -> Verdict {
     let mut events = match calling.await {
         Ok(response) => response.into_inner(),
-        Err(status) => return verdict(&status),
+        Err(status) => return verdict(&status, lie),
     };
     loop {
         match events.message().await {
             Ok(None) => return Verdict::Ok,
             Ok(Some(message)) => take(stream, message.event.expect("an event"), lie),
-            Err(status) => return verdict(&status),
+            Err(status) => return verdict(&status, lie),
         }
         if !reads_for.is_zero() {
             sleep(reads_for).await;
@@ -122,18 +124,32 @@ fn told(attempts: Vec<proto::Attempt>, lie: Option<Lie>) -> Vec<Tried> {
     let hidden = usize::from(lie == Some(Lie::HidesTries));
     let tried = |attempt: proto::Attempt| Tried {
         kind: attempt.kind().as_str_name().to_owned(),
+        offset: duration(attempt.offset),
+        elapsed: duration(attempt.elapsed),
         instance: attempt.instance,
         failure: attempt.failure.map(|failure| failure.reason),
     };
     attempts.into_iter().skip(hidden).map(tried).collect()
 }
 
-fn verdict(status: &Status) -> Verdict {
+fn duration(told: Option<prost_types::Duration>) -> Duration {
+    told.and_then(|told| told.try_into().ok())
+        .unwrap_or_default()
+}
+
+fn pushback(status: &Status, lie: Option<Lie>) -> Option<i64> {
+    let value = status.metadata().get("grpc-retry-pushback-ms")?;
+    let heard = lie != Some(Lie::HidesPushback);
+    value.to_str().ok()?.parse().ok().filter(|_| heard)
+}
+
+fn verdict(status: &Status, lie: Option<Lie>) -> Verdict {
     match reason(status) {
         None => Verdict::Broken,
         Some(reason) => Verdict::Failed {
             code: code(status),
             reason,
+            pushback: pushback(status, lie),
         },
     }
 }

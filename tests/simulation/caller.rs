@@ -13,14 +13,16 @@ use tonic::Request;
 use tonic::metadata::MetadataValue;
 
 use crate::answer;
+use crate::ask::{Ask, Hedge, Kind, Leaving, TimeoutIn};
 use crate::history::{End, History, Stream, Verdict, What};
 use crate::lie::Lie;
-use crate::plan::{Ask, Kind, Leaving, TimeoutIn};
 use crate::request;
 use crate::wire::Wire;
 
-/// The one key of the simulation.
-pub(crate) const KEY: &str = "simulation-key-51c0";
+/// The key of whoever runs the house: instances that register, and the operator.
+pub(crate) const HOUSE_KEY: &str = "simulation-key-51c0";
+/// The keys of the callers.
+pub(crate) const KEYS: [&str; 2] = ["simulation-key-a-77d2", "simulation-key-b-0e19"];
 /// Where the orchestrator listens.
 pub(crate) const PORT: u16 = 7070;
 /// How much longer than it asked for a caller waits.
@@ -79,6 +81,7 @@ impl Caller {
                 let call = ask.call + at as u32;
                 this.ask(Ask {
                     call,
+                    task: call,
                     ..ask.clone()
                 })
                 .await;
@@ -122,6 +125,16 @@ impl Caller {
         match self.lie {
             Some(Lie::AsksForMoreTime) => ask.timeout /= 4,
             Some(Lie::AsksForMoreTries) => ask.attempts_max = 1,
+            Some(Lie::HedgesEarly) => {
+                if let Hedge::After(delay) = &mut ask.hedge {
+                    *delay *= 10;
+                }
+            }
+            Some(Lie::HedgesOnTheSly) => ask.idempotent = false,
+            Some(Lie::SaysThatItWaits) => ask.waits_for_ready = !ask.is_fan_out(),
+            Some(Lie::ChangesItsWord) => {
+                ask.word = ask.word.map(|_| "the word of all".to_owned());
+            }
             _ => {}
         }
         ask
@@ -143,6 +156,11 @@ impl Caller {
     }
 
     async fn carry_out(&self, ask: &Ask, wire: Wire) -> End {
+        let mut ask = ask.clone();
+        if self.lie == Some(Lie::AsksAnew) {
+            ask.word = ask.word.map(|word| format!("{word}-{}", ask.call));
+        }
+        let ask = &ask;
         let mut client = Client::with_origin(wire, origin(self.orchestrator));
         let now = Instant::now();
         let leaves = ask.leaves.map(|(after, _)| now + after);
@@ -200,16 +218,16 @@ pub(crate) fn origin(orchestrator: IpAddr) -> Uri {
     format!("http://{orchestrator}:{PORT}").parse().unwrap()
 }
 
-/// A request with the key of the simulation.
-pub(crate) fn authorized<T>(message: T) -> Request<T> {
+/// A request with a key.
+pub(crate) fn authorized<T>(key: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    let key = MetadataValue::try_from(format!("Bearer {KEY}")).unwrap();
+    let key = MetadataValue::try_from(format!("Bearer {key}")).unwrap();
     request.metadata_mut().insert("authorization", key);
     request
 }
 
 fn headed<T>(ask: &Ask, message: T) -> Request<T> {
-    let mut request = authorized(message);
+    let mut request = authorized(KEYS[ask.caller], message);
     if ask.timeout_in == TimeoutIn::Header {
         let timeout = format!("{}u", ask.timeout.as_micros());
         let timeout = MetadataValue::try_from(timeout).unwrap();

@@ -5,12 +5,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use crate::coverage::Counts;
+
 /// Says which seed `one_seed` plays.
 pub(crate) const SEED: &str = "SIMULATION_SEED";
 /// Set for a process that was started here: it is brief, and it does not run for ever.
 pub(crate) const CHILD: &str = "SIMULATION_CHILD";
 /// Begins the line that tells the fingerprint of a history.
 pub(crate) const FINGERPRINT: &str = "history ";
+/// Begins the line that tells how often what was seen.
+pub(crate) const COUNTS: &str = "counts ";
 
 /// What is played: the test that plays one seed, and the variable that says which.
 pub(crate) struct Game {
@@ -34,35 +38,44 @@ pub(crate) fn play(game: &Game, seed: u64) -> Output {
         .unwrap()
 }
 
-/// Plays seeds, as many at once as there are cores; returns those that failed, with what they said.
-pub(crate) fn play_all(game: &Game, seeds: &[u64]) -> Vec<(u64, String)> {
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+/// Plays seeds, as many at once as there are cores.
+pub(crate) fn play_all(game: &Game, seeds: &[u64]) -> Vec<(u64, Output)> {
+    let (next, played) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let output = play(game, *seed);
-                    if !output.status.success() {
-                        failed.lock().unwrap().push((*seed, said(&output)));
-                    }
+                    played.lock().unwrap().push((*seed, output));
                 }
             });
         }
     });
-    failed.into_inner().unwrap()
+    played.into_inner().unwrap()
 }
 
 /// The fingerprint of the history that a process has played.
 pub(crate) fn fingerprint(output: &Output) -> Option<String> {
+    line(output, FINGERPRINT)
+}
+
+/// How often what was seen in it.
+pub(crate) fn counts(output: &Output) -> Counts {
+    Counts::read(&line(output, COUNTS).unwrap())
+}
+
+/// The rest of the line that begins like this.
+fn line(output: &Output, begins: &str) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout);
-    let at = text.find(FINGERPRINT)?;
+    let at = text.find(begins)? + begins.len();
     text[at..].lines().next().map(str::to_owned)
 }
 
-fn said(output: &Output) -> String {
+/// What a process said that has failed.
+pub(crate) fn failure(output: &Output) -> Option<String> {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&text).into_owned()
+    (!output.status.success()).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
 /// How to play a seed again, and see everything that happens.

@@ -1,68 +1,206 @@
-//! Everything that a run can show has to show in some run: a check of what never happens checks nothing.
+//! Everything that a run can show has to show often enough in the fixed seeds: a check of what never happens
+//! checks nothing.
 
-use crate::history::Record;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// Words of histories.
-const WORDS: [&str; 37] = [
+use crate::ask::Hedge;
+use crate::history::{End, Record, Tried, What};
+use crate::operator::Order;
+
+/// Words of histories, each with the number of records that must have it.
+const WORDS: [(&str, u64); 65] = [
     // What instances do.
-    "begun: No",
-    "how: Answered",
-    "how: Failed",
-    "how: Refused",
-    "how: Reset",
-    "how: Lost",
-    "said: Serving",
-    "said: NotServing",
-    "said: Nothing",
-    "HungUp(",
+    ("begun: No", 500),
+    ("how: Answered", 10_000),
+    ("how: Failed", 2000),
+    ("how: Refused", 500),
+    ("how: Reset", 1000),
+    ("how: Lost", 200),
+    ("said: Serving", 10_000),
+    ("said: NotServing", 1000),
+    ("said: Nothing", 200),
+    ("HungUp(", 500),
+    // How they tell of themselves.
+    ("watched: Follows", 500),
+    ("watched: Stalls", 50),
+    ("watched: Lies", 50),
+    ("watched: Breaks", 50),
+    ("watched: Garbles", 50),
+    ("WatchOver {", 500),
     // What the world does.
-    "Crashed(",
-    "Restarted(",
-    "Loses)",
-    "LosesOneWay)",
-    "Holds)",
-    "Mended(",
+    ("Crashed(", 100),
+    ("Restarted(", 100),
+    ("Loses)", 100),
+    ("LosesOneWay)", 50),
+    ("Holds)", 50),
+    ("Mended(", 200),
+    // How instances look from within.
+    ("looks: Looks { admin: Draining", 200),
+    ("looks: Looks { admin: Disabled", 50),
+    ("probed: Starting", 50),
+    ("probed: Busy", 50),
+    ("probed: Down", 500),
+    ("ejected: true", 100),
     // What callers get.
-    "end: Answered",
-    "end: Broken",
-    "end: LeftEarly",
-    "verdict: Ok",
-    "verdict: LeftEarly",
-    "OUTCOME_FAILED",
-    "OUTCOME_TIMED_OUT",
-    "OUTCOME_CANCELLED",
-    "ATTEMPT_KIND_TRANSPARENT_RETRY",
-    "ATTEMPT_KIND_RETRY",
-    "ATTEMPT_KIND_FALLBACK",
-    "STOP_REASON_ALL_TERMINAL",
-    "STOP_REASON_COMPLETION_MET",
-    "STOP_REASON_COMPLETION_IMPOSSIBLE",
-    "STOP_REASON_FAILURES_MAX",
-    "STOP_REASON_DEADLINE",
-    "reason: \"INSTANCE_LOST\"",
-    "reason: \"INSTANCE_FAILED\"",
-    "reason: \"DEADLINE_EXCEEDED\"",
-    "reason: \"ANSWER_MALFORMED\"",
-    "reason: \"COMPLETION_UNMET\"",
+    ("end: Answered", 5000),
+    ("end: Broken", 20),
+    ("end: LeftEarly", 500),
+    ("verdict: Ok", 2000),
+    ("verdict: LeftEarly", 200),
+    ("OUTCOME_FAILED", 500),
+    ("OUTCOME_TIMED_OUT", 200),
+    ("OUTCOME_CANCELLED", 200),
+    ("ATTEMPT_KIND_TRANSPARENT_RETRY", 500),
+    ("ATTEMPT_KIND_RETRY", 500),
+    ("ATTEMPT_KIND_FALLBACK", 50),
+    ("ATTEMPT_KIND_HEDGE", 500),
+    ("deduplicated: true", 500),
+    ("STOP_REASON_ALL_TERMINAL", 1000),
+    ("STOP_REASON_COMPLETION_MET", 500),
+    ("STOP_REASON_COMPLETION_IMPOSSIBLE", 50),
+    ("STOP_REASON_FAILURES_MAX", 50),
+    ("STOP_REASON_DEADLINE", 100),
+    ("reason: \"INSTANCE_LOST\"", 100),
+    ("reason: \"INSTANCE_FAILED\"", 500),
+    ("reason: \"INSTANCE_DRAINING\"", 20),
+    ("reason: \"DEADLINE_EXCEEDED\"", 500),
+    ("reason: \"ANSWER_MALFORMED\"", 20),
+    ("reason: \"COMPLETION_UNMET\"", 100),
+    ("reason: \"ARGUMENT_INVALID\"", 50),
+    ("reason: \"IDEMPOTENCY_CONFLICT\"", 100),
+    ("reason: \"OVERLOADED\"", 200),
+    ("reason: \"CALLER_LIMIT\"", 100),
+    ("failure: Some(\"INSTANCE_BUSY\")", 200),
+    ("failure: Some(\"NOT_NEEDED\")", 100),
+    ("pushback: Some(-1)", 500),
+    ("order: Reversed", 5000),
+    ("waits_for_ready: true", 1000),
+    ("ADMIN_STATE_DRAINING", 500),
+    ("ADMIN_STATE_DISABLED", 20),
+    ("ADMIN_STATE_ACTIVE", 300),
+    ("hedge: Usual", 200),
 ];
 
-/// The words that were not seen yet.
-pub(crate) struct Unseen(Vec<&'static str>);
+/// What takes more than a word to see.
+const SIGHTS: [(&str, u64); 9] = [
+    ("a drain that found calls running", 50),
+    ("a drain that waited until they were over", 20),
+    ("a hedge that brought the answer", 100),
+    ("a hedge after the usual time", 1),
+    ("a hedge that would contradict itself", 50),
+    ("a key that was joined while its call ran", 100),
+    ("a key whose answer was kept", 100),
+    ("a call that waited for an instance and got one", 20),
+    ("a call that waited for its turn and got it", 50),
+];
 
-impl Unseen {
-    pub(crate) fn all() -> Self {
-        Self(WORDS.to_vec())
+/// How often each was seen, words first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Counts(Vec<u64>);
+
+impl Counts {
+    pub(crate) fn none() -> Self {
+        Self(vec![0; WORDS.len() + SIGHTS.len()])
     }
 
-    pub(crate) fn see(&mut self, records: &[Record]) {
-        let text: String = records
-            .iter()
-            .map(|record| format!("{record:?}\n"))
-            .collect();
-        self.0.retain(|word| !text.contains(word));
+    /// Of one history, whose records are also given as text.
+    pub(crate) fn of(records: &[Record], lines: &[String]) -> Self {
+        let words = WORDS.iter().map(|(word, _)| {
+            let seen = lines.iter().filter(|line| line.contains(word));
+            seen.count() as u64
+        });
+        Self(words.chain(sights(records)).collect())
     }
 
-    pub(crate) fn words(&self) -> &[&'static str] {
-        &self.0
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (sum, count) in self.0.iter_mut().zip(&other.0) {
+            *sum += count;
+        }
     }
+
+    pub(crate) fn write(&self) -> String {
+        let counts: Vec<_> = self.0.iter().map(u64::to_string).collect();
+        counts.join(" ")
+    }
+
+    pub(crate) fn read(text: &str) -> Self {
+        let counts = text.split_whitespace().map(|count| count.parse().unwrap());
+        Self(counts.collect())
+    }
+
+    /// Each with what it counts and what it must be.
+    pub(crate) fn table(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        let rows = WORDS.iter().chain(&SIGHTS).zip(&self.0);
+        rows.map(|((what, least), count)| (*what, *count, *least))
+    }
+}
+
+fn sights(records: &[Record]) -> [u64; SIGHTS.len()] {
+    let mut seen = [0; SIGHTS.len()];
+    let [
+        found_work,
+        waited,
+        won,
+        usual,
+        refused,
+        joined,
+        kept,
+        ready,
+        turned,
+    ] = &mut seen;
+    let mut busy: BTreeMap<&str, bool> = BTreeMap::new();
+    let mut asks = BTreeMap::new();
+    // When a task was answered first.
+    let mut answered: BTreeMap<u32, Duration> = BTreeMap::new();
+    for Record { at, what } in records {
+        match what {
+            What::Asked(ask) => drop(asks.insert(ask.call, (*at, ask))),
+            What::Heard {
+                instance,
+                order: Order::Drain,
+                drained,
+                ..
+            } => {
+                let was_busy = busy.insert(instance, !drained);
+                *found_work += u64::from(!drained && was_busy.is_none());
+                *waited += u64::from(*drained && was_busy == Some(true));
+            }
+            What::Ended { call, end } => {
+                let Some((asked, ask)) = asks.get(call) else {
+                    continue;
+                };
+                let is_hedge = |tried: &&Tried| tried.kind == "ATTEMPT_KIND_HEDGE";
+                match end {
+                    End::Answered {
+                        attempts,
+                        deduplicated,
+                        ..
+                    } => {
+                        let mut hedges = attempts.iter().filter(is_hedge);
+                        *usual +=
+                            u64::from(ask.hedge == Hedge::Usual && 0 < hedges.clone().count());
+                        *won += u64::from(hedges.any(|hedge| hedge.failure.is_none()));
+                        let before = answered.get(&ask.task).is_some_and(|first| first < asked);
+                        *joined += u64::from(*deduplicated && !before);
+                        *kept += u64::from(*deduplicated && before);
+                        answered.entry(ask.task).or_insert(*at);
+                        let first = attempts
+                            .first()
+                            .map_or(Duration::ZERO, |first| first.offset);
+                        let is_own = !deduplicated;
+                        let waits = ask.waits_for_ready;
+                        *ready += u64::from(is_own && waits && Duration::from_millis(50) <= first);
+                        *turned += u64::from(is_own && !waits && !first.is_zero());
+                    }
+                    End::Failed { reason, .. } if reason == "ARGUMENT_INVALID" => {
+                        *refused += u64::from(ask.contradicts_itself());
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    seen
 }

@@ -3,7 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::plan::{Ask, Link};
+use orchestrator::domain::health::{Admin, probed};
+
+use crate::ask::Ask;
+use crate::operator::Order;
+use crate::plan::Link;
+use crate::watch::Watched;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +16,13 @@ pub(crate) struct Record {
     /// Simulated time since the start.
     pub(crate) at: Duration,
     pub(crate) what: What,
+}
+
+impl Record {
+    /// As it is shown, and compared.
+    pub(crate) fn line(&self) -> String {
+        format!("{:>10.6} {:?}", self.at.as_secs_f64(), self.what)
+    }
 }
 
 /// What can happen.
@@ -26,6 +38,33 @@ pub(crate) enum What {
     Left { execution: u32, how: Left },
     /// An instance has been asked how it is.
     Probed { instance: String, said: Said },
+    /// An instance begins to tell of itself; with a number that no execution has.
+    WatchBegan {
+        instance: String,
+        watch: u32,
+        watched: Watched,
+    },
+    /// It tells how it is.
+    Told {
+        instance: String,
+        watch: u32,
+        said: Said,
+    },
+    /// It has ended this, or nobody hears it any more.
+    WatchOver { instance: String, watch: u32 },
+    /// The operator begins to ask for something, again and again.
+    Ordered { instance: String, order: Order },
+    /// The operator is told how an instance is after that.
+    Heard {
+        instance: String,
+        order: Order,
+        /// What is wanted of it.
+        admin: String,
+        drained: bool,
+        outstanding: u32,
+    },
+    /// What the orchestrator's view of an instance is from now on.
+    Seen { instance: String, looks: Looks },
     /// A link loses or holds back what is sent over it.
     Disturbed(Link, Harm),
     /// It no longer does.
@@ -49,12 +88,22 @@ pub(crate) struct Arrival {
     pub(crate) execution: u32,
     pub(crate) instance: String,
     /// Read from the payload.
-    pub(crate) call: u32,
+    pub(crate) task: u32,
+    /// `idempotency-key`.
+    pub(crate) word: Option<String>,
     /// `x-orchestrator-attempt`.
     pub(crate) attempt: u32,
     /// `grpc-timeout`.
     pub(crate) budget: Option<Duration>,
     pub(crate) begun: Begun,
+}
+
+/// How an instance looks from within the orchestrator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Looks {
+    pub(crate) admin: Admin,
+    pub(crate) probed: probed::State,
+    pub(crate) ejected: bool,
 }
 
 /// Whether an instance has begun what it was asked.
@@ -107,12 +156,16 @@ pub(crate) enum End {
         by: String,
         payload: String,
         attempts: Vec<Tried>,
+        /// Whether an earlier call is said to have brought it.
+        deduplicated: bool,
     },
     /// A status of the orchestrator.
     Failed {
         code: String,
         reason: String,
         attempts: Vec<Tried>,
+        /// `grpc-retry-pushback-ms`.
+        pushback: Option<i64>,
     },
     /// What came of a fan-out, until its caller had enough or the stream was over.
     Streamed(Stream),
@@ -129,6 +182,9 @@ pub(crate) enum End {
 pub(crate) struct Tried {
     pub(crate) instance: String,
     pub(crate) kind: String,
+    /// When it began, counted from the arrival of the call.
+    pub(crate) offset: Duration,
+    pub(crate) elapsed: Duration,
     /// The reason of its failure.
     pub(crate) failure: Option<String>,
 }
@@ -152,6 +208,7 @@ pub(crate) enum Verdict {
     Failed {
         code: String,
         reason: String,
+        pushback: Option<i64>,
     },
     Broken,
     LeftEarly,
@@ -202,6 +259,7 @@ struct Written {
     /// Calls that have begun and not ended.
     open: usize,
     asked: usize,
+    has_stopped: bool,
 }
 
 impl History {
@@ -218,6 +276,7 @@ impl History {
                 written.asked += 1;
                 written.open += 1;
             }
+            What::Stopped(_) => written.has_stopped = true,
             What::Ended { .. } => written.open = written.open.saturating_sub(1),
             _ => {}
         }
@@ -242,9 +301,9 @@ impl History {
             .count()
     }
 
-    pub(crate) fn last(&self) -> Option<What> {
-        let written = self.0.lock().unwrap();
-        written.records.last().map(|record| record.what.clone())
+    /// Whether the orchestrator has stopped.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.0.lock().unwrap().has_stopped
     }
 
     pub(crate) fn records(&self) -> Vec<Record> {
@@ -253,17 +312,13 @@ impl History {
 }
 
 /// A number for the whole history: the same one when everything happened in the same way at the same time.
-pub(crate) fn fingerprint(records: &[Record]) -> u64 {
-    let told: Vec<_> = records.iter().map(|record| format!("{record:?}")).collect();
-    fingerprint_of(told.iter().map(String::as_str))
-}
-
-/// The same of a history in words.
-pub(crate) fn fingerprint_of<'a>(told: impl Iterator<Item = &'a str>) -> u64 {
+pub(crate) fn fingerprint(lines: &[String]) -> u64 {
     // FNV-1a: the hasher of the standard library is not promised to stay as it is.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in told.flat_map(str::bytes) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    for line in lines {
+        for byte in line.bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
     }
     hash
 }

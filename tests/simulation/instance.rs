@@ -27,6 +27,7 @@ use crate::lie::Lie;
 use crate::mood::{Act, Mood, Says};
 use crate::payload;
 use crate::plan;
+use crate::watch::{self, Watched};
 
 /// Where instances listen.
 pub(crate) const PORT: u16 = 9000;
@@ -37,8 +38,8 @@ pub(crate) struct Instance {
     history: History,
     lie: Option<Lie>,
     dice: RefCell<SmallRng>,
-    /// The next execution's number; unique over all instances and lives.
-    executions: Rc<Cell<u32>>,
+    /// The next number of an execution or a watch; unique over all instances and lives.
+    numbers: Rc<Cell<u32>>,
 }
 
 /// What concerns a whole connection.
@@ -52,7 +53,7 @@ impl Instance {
     pub(crate) fn new(
         plan: plan::Instance,
         seed: u64,
-        executions: Rc<Cell<u32>>,
+        numbers: Rc<Cell<u32>>,
         history: History,
         lie: Option<Lie>,
     ) -> Self {
@@ -61,8 +62,44 @@ impl Instance {
             history,
             lie,
             dice: RefCell::new(SmallRng::seed_from_u64(seed)),
-            executions,
+            numbers,
         }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.plan.id
+    }
+
+    pub(crate) fn watched(&self) -> Watched {
+        self.plan.watched
+    }
+
+    pub(crate) fn lies(&self, lie: Lie) -> bool {
+        self.lie == Some(lie)
+    }
+
+    pub(crate) fn note(&self, what: What) {
+        self.history.note(what);
+    }
+
+    pub(crate) fn next_number(&self) -> u32 {
+        self.numbers.replace(self.numbers.get() + 1)
+    }
+
+    pub(crate) fn flips_a_coin(&self) -> bool {
+        self.dice.borrow_mut().random()
+    }
+
+    /// What it says of itself now.
+    pub(crate) fn says(&self) -> Says {
+        self.mood().says
+    }
+
+    /// How long until it may feel otherwise.
+    pub(crate) fn next_change(&self, now: Duration) -> Duration {
+        let mut moods = self.plan.moods.iter();
+        let next = moods.find(|(from, _)| now < *from);
+        next.map_or(Duration::MAX, |(from, _)| *from - now)
     }
 
     /// Serves until it crashes.
@@ -108,6 +145,8 @@ impl Instance {
             let this = Rc::clone(&self);
             if request.uri().path() == "/grpc.health.v1.Health/Check" {
                 spawn_local(async move { this.check(respond).await });
+            } else if request.uri().path() == "/grpc.health.v1.Health/Watch" {
+                spawn_local(watch::serve(this, respond));
             } else if request.uri().path() == "/openclaw.instance.v1.InstanceService/Execute" {
                 let orders = orders.clone();
                 spawn_local(async move { this.execute(request, respond, orders).await });
@@ -121,11 +160,13 @@ impl Instance {
         let says = self.mood().says;
         let said = match says {
             Says::Serving => Said::Serving,
+            _ if self.plan.watched == Watched::HasNoHealth => Said::Serving,
             Says::NotServing => Said::NotServing,
             Says::Either if self.dice.borrow_mut().random() => Said::Serving,
             Says::Either => Said::NotServing,
             Says::Nothing => Said::Nothing,
         };
+        let has_health = self.plan.watched != Watched::HasNoHealth;
         let noted = if self.lie == Some(Lie::TakesWorkWhileOut) {
             Said::NotServing
         } else {
@@ -135,18 +176,11 @@ impl Instance {
             instance: self.plan.id.clone(),
             said: noted,
         });
-        let serving = match said {
-            Said::Serving => ServingStatus::Serving,
-            Said::NotServing => ServingStatus::NotServing,
-            Said::Nothing => {
-                reset(&mut respond).await;
-                return;
-            }
-        };
-        let message = HealthCheckResponse {
-            status: serving.into(),
-        };
-        answer(respond, &frame(&message.encode_to_vec()));
+        match said {
+            _ if !has_health => status(respond, 12, None),
+            Said::Nothing => drop(reset(&mut respond).await),
+            Said::Serving | Said::NotServing => answer(respond, &frame(&health_message(said))),
+        }
     }
 
     async fn execute(
@@ -164,14 +198,18 @@ impl Instance {
         }
         let message = message.freeze();
         let task = ExecuteRequest::decode(message.slice(5..)).expect("an ExecuteRequest");
-        let text = payload::read(task.payload.as_deref());
+        let task = payload::task(task.payload.as_deref());
         let act = self.mood().act(&mut self.dice.borrow_mut());
         let refuses = act == Act::Refuse && self.lie != Some(Lie::ExecutesWhatItRefuses);
-        let execution = self.executions.replace(self.executions.get() + 1);
+        let execution = self.next_number();
         self.history.note(What::Arrived(Arrival {
             execution,
             instance: self.plan.id.clone(),
-            call: payload::call(&text),
+            task,
+            word: head
+                .headers
+                .get("idempotency-key")
+                .and_then(|word| word.to_str().ok().map(str::to_owned)),
             attempt: number(&head.headers, "x-orchestrator-attempt"),
             budget: head
                 .headers
@@ -180,7 +218,11 @@ impl Instance {
             begun: if refuses { Begun::No } else { Begun::Yes },
         }));
         let answered = ExecuteResponse {
-            payload: Some(payload::write(&format!("{text}@{}", self.plan.id))),
+            payload: Some(payload::write(&payload::answered(
+                task,
+                &self.plan.id,
+                execution,
+            ))),
         };
         let how = self.play(act, &mut respond, &answered, orders).await;
         if self.lie != Some(Lie::HidesResets) || how != Left::Reset {
@@ -274,6 +316,18 @@ fn half(act: Act, respond: &mut SendResponse<Bytes>, whole: &Bytes) {
     }
 }
 
+/// The message that says so.
+pub(crate) fn health_message(said: Said) -> Vec<u8> {
+    let serving = match said {
+        Said::Serving => ServingStatus::Serving,
+        Said::NotServing | Said::Nothing => ServingStatus::NotServing,
+    };
+    let message = HealthCheckResponse {
+        status: serving.into(),
+    };
+    message.encode_to_vec()
+}
+
 fn answer(mut respond: SendResponse<Bytes>, whole: &Bytes) {
     answer_on(&mut respond, whole);
 }
@@ -292,7 +346,7 @@ fn answer_on(respond: &mut SendResponse<Bytes>, whole: &Bytes) -> Left {
     Left::Answered
 }
 
-fn status(mut respond: SendResponse<Bytes>, code: u16, pushback: Option<i64>) {
+pub(crate) fn status(mut respond: SendResponse<Bytes>, code: u16, pushback: Option<i64>) {
     status_on(&mut respond, code, pushback);
 }
 
@@ -311,19 +365,19 @@ fn status_on(respond: &mut SendResponse<Bytes>, code: u16, pushback: Option<i64>
     }
 }
 
-fn head() -> Response<()> {
+pub(crate) fn head() -> Response<()> {
     let head = Response::builder().header("content-type", "application/grpc");
     head.body(()).unwrap()
 }
 
-fn trailers(code: u16) -> HeaderMap {
+pub(crate) fn trailers(code: u16) -> HeaderMap {
     [("grpc-status", code)]
         .into_iter()
         .map(|(name, code)| (name.parse().unwrap(), HeaderValue::from(code)))
         .collect()
 }
 
-fn frame(message: &[u8]) -> Bytes {
+pub(crate) fn frame(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(5 + message.len());
     framed.put_u8(0);
     framed.put_u32(message.len() as u32);

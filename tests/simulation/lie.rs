@@ -27,11 +27,35 @@ pub(crate) enum Lie {
     LeaksACall,
     /// Two instances do not get well again.
     StaysIll,
+    /// The operator is told that an instance is draining which is not.
+    DrainsNobody,
+    /// The operator never hears that an instance is drained.
+    NeverSaysDrained,
+    /// The operator hears it at once.
+    SaysDrainedAtOnce,
+    /// An instance tells that it serves, and the history that it does not.
+    TellsOtherwise,
+    /// Callers want second instances asked much earlier than they say.
+    HedgesEarly,
+    /// Callers do not own up to their tasks being repeatable.
+    HedgesOnTheSly,
+    /// Callers repeat their requests with other keys than they say.
+    AsksAnew,
+    /// Callers say that all their keys are one.
+    ChangesItsWord,
+    /// Callers do not tell that an earlier call has brought their answer.
+    HidesEarlierCalls,
+    /// Callers want to wait for an instance, and do not say so to the orchestrator.
+    SaysThatItWaits,
+    /// Callers do not hear when to come again.
+    HidesPushback,
+    /// More is allowed than is said.
+    AllowsMore,
 }
 
 impl Lie {
     /// All, each with words of the complaint that it must raise.
-    pub(crate) const ALL: [(Self, &'static str); 12] = [
+    pub(crate) const ALL: [(Self, &'static str); 24] = [
         (Self::ExecutesWhatItRefuses, "executed"),
         (Self::HidesResets, "goes on at"),
         (Self::TakesWorkWhileOut, "is down"),
@@ -44,5 +68,17 @@ impl Lie {
         (Self::HidesTries, "was not reported"),
         (Self::LeaksACall, "left behind"),
         (Self::StaysIll, "not well again"),
+        (Self::DrainsNobody, "which is set aside"),
+        (Self::NeverSaysDrained, "is said to have work"),
+        (Self::SaysDrainedAtOnce, "is said to be drained"),
+        (Self::TellsOtherwise, "which is down"),
+        (Self::HedgesEarly, "hedged too early"),
+        (Self::HedgesOnTheSly, "contradicts itself"),
+        (Self::AsksAnew, "once more"),
+        (Self::ChangesItsWord, "two tasks"),
+        (Self::HidesEarlierCalls, "is said to be its own"),
+        (Self::SaysThatItWaits, "did not wait"),
+        (Self::HidesPushback, "without a word of when"),
+        (Self::AllowsMore, "at once"),
     ];
 }

@@ -6,17 +6,21 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
+use orchestrator::domain::health::Admin;
+
+use crate::allowance::{self, Allowance};
+use crate::ask::{self, Ask, Kind, Selection};
 use crate::history::Harm;
 use crate::mood::{self, Mood};
+use crate::operator::{self, Upkeep};
+use crate::watch::Watched;
 
-/// When callers begin: instances have been probed by then.
-const OPENING: Duration = Duration::from_millis(300);
 /// When every fault is over.
 pub(crate) const HEAL: Duration = Duration::from_millis(2200);
 /// Calls from here on are trials.
 const TRIALS_FROM: u32 = 10_000;
-/// How long callers go on with calls that may fail.
-const LAST_ASK: Duration = Duration::from_millis(2000);
+/// Between two of the last calls where little is allowed at once.
+const APART: Duration = Duration::from_millis(100);
 
 /// What will happen.
 #[derive(Debug, Clone)]
@@ -32,6 +36,10 @@ pub(crate) struct Plan {
     /// Then; counted from `Calm`. All must succeed.
     pub(crate) last_asks: Vec<Ask>,
     pub(crate) disturbances: Vec<Disturbance>,
+    /// How much work is taken at once.
+    pub(crate) allowance: Allowance,
+    /// What the operator does.
+    pub(crate) upkeep: Vec<Upkeep>,
 }
 
 /// An instance, and how it will feel.
@@ -39,6 +47,12 @@ pub(crate) struct Plan {
 pub(crate) struct Instance {
     pub(crate) id: String,
     pub(crate) origin: Origin,
+    /// What its operator wants of it at the start.
+    pub(crate) admin: Admin,
+    /// How it tells of itself without being asked.
+    pub(crate) watched: Watched,
+    /// Calls that it may have at once.
+    pub(crate) calls_max: Option<u32>,
     /// From when on, in order; the first begins at once, and the last is a good one.
     pub(crate) moods: Vec<(Duration, Mood)>,
 }
@@ -48,70 +62,6 @@ pub(crate) struct Instance {
 pub(crate) enum Origin {
     Config,
     Registered,
-}
-
-/// One call.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Ask {
-    pub(crate) call: u32,
-    pub(crate) caller: usize,
-    pub(crate) at: Duration,
-    pub(crate) kind: Kind,
-    /// The ids that are named.
-    pub(crate) targets: Vec<String>,
-    pub(crate) timeout: Duration,
-    /// Where the timeout is written.
-    pub(crate) timeout_in: TimeoutIn,
-    pub(crate) attempts_max: u32,
-    pub(crate) idempotent: bool,
-    pub(crate) per_try: Option<Duration>,
-    /// When its caller goes, counted from its beginning.
-    pub(crate) leaves: Option<(Duration, Leaving)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TimeoutIn {
-    Header,
-    Field,
-}
-
-/// How a caller goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leaving {
-    /// It resets the call.
-    Cancels,
-    /// It closes its connection.
-    Disconnects,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Kind {
-    Route {
-        selection: Selection,
-        anywhere: bool,
-    },
-    Fanout {
-        rule: Rule,
-        failures_max: Option<u32>,
-        aggregate: bool,
-        /// How long it takes over each message.
-        reads_for: Duration,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Selection {
-    Balanced,
-    Ordered,
-    Hash(String),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Rule {
-    All,
-    First(u32),
-    Quorum(u32),
-    Majority,
 }
 
 /// A way between two hosts; the orchestrator is always one of them.
@@ -137,7 +87,7 @@ pub(crate) enum Fault {
 
 /// How rough a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Climate {
+pub(crate) enum Climate {
     /// Instances misbehave now and then; the network does not.
     Mild,
     /// Everything.
@@ -146,7 +96,7 @@ enum Climate {
     Storm,
 }
 
-fn ms(range: std::ops::Range<u64>, dice: &mut SmallRng) -> Duration {
+pub(crate) fn ms(range: std::ops::Range<u64>, dice: &mut SmallRng) -> Duration {
     Duration::from_millis(dice.random_range(range))
 }
 
@@ -172,44 +122,65 @@ impl Plan {
             Climate::Mild | Climate::Rough => dice.random_range(30..70),
             Climate::Storm => dice.random_range(80..120),
         };
-        let asks: Vec<_> = (0..calls)
-            .map(|call| ask(call, callers, &ids, climate, dice))
+        let asks = ask::asks(calls, callers, &ids, climate, dice);
+        let allowance = allowance::draw(callers, dice);
+        let apart = allowance.is_tight().then_some(APART);
+        let last_asks = ask::last_asks(asks.len() as u32, callers, &ids, apart, dice);
+        let instances: Vec<_> = ids
+            .iter()
+            .map(|id| instance(id, climate, &allowance, dice))
             .collect();
-        let last_asks = (0..dice.random_range(6..12))
-            .map(|at| last_ask(calls + at, callers, &ids, dice))
-            .collect();
-        let trials = ids.iter().map(|id| Ask {
-            call: TRIALS_FROM,
-            caller: 0,
-            targets: vec![id.clone()],
-            timeout: Duration::from_millis(150),
-            kind: Kind::Route {
-                selection: Selection::Ordered,
-                anywhere: false,
-            },
-            ..last_ask(0, 1, &ids, dice)
-        });
+        let disturbances = disturbances(climate, callers, &ids, dice);
         Self {
-            trials: trials.collect(),
+            trials: ids.iter().map(|id| trial(id, dice)).collect(),
             seed,
             callers,
             latency_max,
             asks,
             last_asks,
-            instances: ids
-                .iter()
-                .map(|id| Instance {
-                    id: id.clone(),
-                    origin: if dice.random_bool(0.25) {
-                        Origin::Registered
-                    } else {
-                        Origin::Config
-                    },
-                    moods: moods(climate, dice),
-                })
-                .collect(),
-            disturbances: disturbances(climate, callers, &ids, dice),
+            upkeep: operator::draw(&instances, &disturbances, dice),
+            disturbances,
+            allowance,
+            instances,
         }
+    }
+}
+
+fn instance(id: &str, climate: Climate, allowance: &Allowance, dice: &mut SmallRng) -> Instance {
+    let origin = if dice.random_bool(0.25) {
+        Origin::Registered
+    } else {
+        Origin::Config
+    };
+    let is_configured = origin == Origin::Config;
+    let admins = [Admin::Draining, Admin::Disabled];
+    Instance {
+        id: id.to_owned(),
+        origin,
+        admin: if is_configured && dice.random_bool(0.06) {
+            *admins.choose(dice).unwrap()
+        } else {
+            Admin::Active
+        },
+        watched: Watched::draw(dice),
+        calls_max: (is_configured && allowance.is_tight() && dice.random_bool(0.2))
+            .then(|| dice.random_range(1..4)),
+        moods: moods(climate, dice),
+    }
+}
+
+/// A call that tries how one instance is.
+fn trial(id: &str, dice: &mut SmallRng) -> Ask {
+    let ids = [id.to_owned()];
+    Ask {
+        call: TRIALS_FROM,
+        timeout: Duration::from_millis(150),
+        waits_for_ready: false,
+        kind: Kind::Route {
+            selection: Selection::Ordered,
+            anywhere: false,
+        },
+        ..ask::last_ask(0, 1, &ids, dice)
     }
 }
 
@@ -232,102 +203,6 @@ fn moods(climate: Climate, dice: &mut SmallRng) -> Vec<(Duration, Mood)> {
     }
     moods.push((HEAL, mood::WELL));
     moods
-}
-
-fn some(ids: &[String], dice: &mut SmallRng) -> Vec<String> {
-    let count = dice.random_range(1..=ids.len());
-    ids.sample(dice, count).cloned().collect()
-}
-
-fn ask(call: u32, callers: usize, ids: &[String], climate: Climate, dice: &mut SmallRng) -> Ask {
-    let targets = some(ids, dice);
-    let kind = if dice.random_bool(0.7) {
-        Kind::Route {
-            selection: match dice.random_range(0..4) {
-                0 => Selection::Ordered,
-                1 => Selection::Hash(format!("key-{}", dice.random_range(0..9))),
-                _ => Selection::Balanced,
-            },
-            anywhere: dice.random_bool(0.3),
-        }
-    } else {
-        let count = targets.len() as u32;
-        Kind::Fanout {
-            rule: match dice.random_range(0..5) {
-                0 => Rule::First(dice.random_range(1..=count)),
-                1 => Rule::Quorum(dice.random_range(1..=count)),
-                2 => Rule::Majority,
-                _ => Rule::All,
-            },
-            failures_max: dice.random_bool(0.2).then(|| dice.random_range(0..=count)),
-            aggregate: dice.random_bool(0.2),
-            reads_for: if dice.random_bool(0.1) {
-                ms(1..60, dice)
-            } else {
-                Duration::ZERO
-            },
-        }
-    };
-    let leaves = dice.random_bool(0.12).then(|| {
-        let how = if dice.random_bool(0.7) {
-            Leaving::Cancels
-        } else {
-            Leaving::Disconnects
-        };
-        (ms(1..200, dice), how)
-    });
-    let timeout = if dice.random_bool(0.15) {
-        ms(8..60, dice)
-    } else {
-        ms(60..900, dice)
-    };
-    Ask {
-        call,
-        caller: dice.random_range(0..callers),
-        at: OPENING + ms(0..(LAST_ASK - OPENING).as_millis() as u64, dice),
-        kind,
-        targets,
-        timeout,
-        timeout_in: if dice.random() {
-            TimeoutIn::Header
-        } else {
-            TimeoutIn::Field
-        },
-        attempts_max: dice.random_range(0..=5),
-        idempotent: climate == Climate::Storm || dice.random_bool(0.5),
-        per_try: dice.random_bool(0.25).then(|| ms(10..200, dice)),
-        leaves,
-    }
-}
-
-/// A call that has every reason to succeed.
-fn last_ask(call: u32, callers: usize, ids: &[String], dice: &mut SmallRng) -> Ask {
-    let kind = if dice.random() {
-        Kind::Route {
-            selection: Selection::Balanced,
-            anywhere: false,
-        }
-    } else {
-        Kind::Fanout {
-            rule: Rule::All,
-            failures_max: None,
-            aggregate: dice.random(),
-            reads_for: Duration::ZERO,
-        }
-    };
-    Ask {
-        call,
-        caller: dice.random_range(0..callers),
-        at: ms(0..200, dice),
-        kind,
-        targets: some(ids, dice),
-        timeout: Duration::from_secs(1),
-        timeout_in: TimeoutIn::Field,
-        attempts_max: 0,
-        idempotent: false,
-        per_try: None,
-        leaves: None,
-    }
 }
 
 fn disturbances(

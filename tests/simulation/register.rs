@@ -8,7 +8,7 @@ use orchestrator::proto::orchestrator::cluster_service_client::ClusterServiceCli
 use orchestrator::proto::orchestrator::{Instance, RegisterRequest};
 use tokio::time::{sleep, timeout};
 
-use crate::caller::{self, authorized};
+use crate::caller::{self, HOUSE_KEY, authorized};
 use crate::wire::Wire;
 
 /// How long one try may take, and how long the pause after it is.
@@ -46,7 +46,7 @@ pub(crate) async fn stay_registered(
 async fn register(orchestrator: IpAddr, request: RegisterRequest) -> Option<()> {
     let (wire, driver) = Wire::open(orchestrator, caller::PORT).await.ok()?;
     let mut client = ClusterServiceClient::with_origin(wire, caller::origin(orchestrator));
-    let registered = client.register(authorized(request)).await;
+    let registered = client.register(authorized(HOUSE_KEY, request)).await;
     driver.abort();
     registered.ok().map(drop)
 }

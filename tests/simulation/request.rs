@@ -2,8 +2,8 @@
 
 use orchestrator::proto::orchestrator as proto;
 
+use crate::ask::{Ask, Hedge, Kind, Rule, Selection, TimeoutIn};
 use crate::payload;
-use crate::plan::{Ask, Kind, Rule, Selection, TimeoutIn};
 
 pub(crate) fn route(ask: &Ask) -> proto::RouteRequest {
     let mut policy = policy(ask);
@@ -22,12 +22,21 @@ pub(crate) fn route(ask: &Ask) -> proto::RouteRequest {
         if *anywhere {
             policy.set_fallback(proto::Fallback::AnyHealthy);
         }
+        policy.wait_for_ready = ask.waits_for_ready;
+        policy.hedge = match ask.hedge {
+            Hedge::Never => None,
+            Hedge::Usual => Some(proto::Hedge { delay: None }),
+            Hedge::After(delay) => Some(proto::Hedge {
+                delay: delay.try_into().ok(),
+            }),
+        };
     }
     proto::RouteRequest {
         instances: ask.targets.clone(),
-        payload: Some(payload::of(ask.call)),
+        payload: Some(payload::of(ask.task, ask.order)),
         timeout: timeout(ask),
         policy: Some(policy),
+        idempotency_key: ask.word.clone().unwrap_or_default(),
         ..Default::default()
     }
 }
@@ -55,7 +64,7 @@ pub(crate) fn fan_out(ask: &Ask) -> proto::FanoutRequest {
     }
     proto::FanoutRequest {
         targets: ask.targets.clone(),
-        payload: Some(payload::of(ask.call)),
+        payload: Some(payload::of(ask.task, ask.order)),
         aggregate: aggregates,
         timeout: timeout(ask),
         policy: Some(policy(ask)),

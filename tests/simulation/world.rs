@@ -1,39 +1,27 @@
 //! One run: the real orchestrator, its instances and its callers, on a network and under a clock of their own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use orchestrator::app::{App, Outside, Stopped};
-use orchestrator::chance::Chance;
-use orchestrator::config::{Config, Planned, Shutdown};
-use orchestrator::domain::health::observed::{self, Standing};
-use orchestrator::domain::health::{State, Thresholds};
-use orchestrator::domain::id::InstanceId;
+use orchestrator::domain::health::State;
 use orchestrator::domain::limit::CONNECT_TIMEOUT;
-use orchestrator::fleet::view::Member;
-use orchestrator::fleet::{Fleet, ProbeSettings};
-use orchestrator::ingress::caller::Key;
-use orchestrator::ingress::listener::Limits;
-use orchestrator::instance::endpoint::Endpoint;
-use orchestrator::instance::{Spec, tls};
-use orchestrator::memory::Memory;
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_local;
 use turmoil::Sim;
-use turmoil::net::TcpListener;
 
-use crate::caller::{self, Caller, KEY, Phase};
-use crate::history::{Harm, History, Record, Remains, What};
+use crate::caller::{Caller, Phase};
+use crate::history::{Harm, History, Record, What};
+use crate::house::{self, Slot};
+use crate::inside::Looked;
 use crate::instance::{self, Instance};
 use crate::lie::Lie;
 use crate::mood;
+use crate::operator;
 use crate::plan::{self, Fault, HEAL, Link, Plan};
 use crate::register;
-use crate::wire;
 
 /// How long after the faults their last call may end, and everybody be well again: a connection that was lost
 /// while it was being made is given up only then.
@@ -42,18 +30,6 @@ const CALLS_END: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_secs(1
 const CALM_ENDS: Duration = Duration::from_millis(1800);
 /// How long everything may take to stop.
 const STOP_ENDS: Duration = Duration::from_secs(4);
-/// How often an instance is probed, and how long that may take.
-pub(crate) const PROBE: ProbeSettings = ProbeSettings {
-    interval: Duration::from_millis(150),
-    timeout: Duration::from_millis(100),
-    thresholds: Thresholds {
-        failures_down: 3,
-        successes_up: 2,
-    },
-};
-
-/// How many of a hundred instances may be ejected; one always may.
-const EJECTED_PERCENT_MAX: usize = 30;
 
 /// What came of a run.
 pub(crate) struct Run {
@@ -62,20 +38,13 @@ pub(crate) struct Run {
     pub(crate) complaints: Vec<String>,
 }
 
-/// What can be seen of the orchestrator from outside the simulation.
-struct Inside {
-    fleet: Arc<Fleet>,
-    memory: Memory,
-}
-
-type Slot = Rc<RefCell<Option<Inside>>>;
-
 struct World<'a> {
     plan: &'a Plan,
     sim: Sim<'a>,
     history: History,
     inside: Slot,
     phase: watch::Sender<Phase>,
+    looked: Looked,
     complaints: Vec<String>,
 }
 
@@ -106,12 +75,12 @@ impl<'a> World<'a> {
             .build();
         let history = History::default();
         let (phase, _) = watch::channel(Phase::Faults);
-        let executions = Rc::new(Cell::new(0));
+        let numbers = Rc::new(Cell::new(0));
         let mut addresses = BTreeMap::new();
         let seed = plan.seed;
         let address = sim.lookup(ORCHESTRATOR);
         for (at, plan) in plan.instances.iter().enumerate() {
-            let (executions, history) = (Rc::clone(&executions), history.clone());
+            let (numbers, history) = (Rc::clone(&numbers), history.clone());
             let (instance, seed) = (plan.clone(), seed.wrapping_mul(1009) + 100 * at as u64);
             let lives = Cell::new(0);
             let own = sim.lookup(host(&plan.id));
@@ -131,7 +100,7 @@ impl<'a> World<'a> {
                 let serving = Rc::new(Instance::new(
                     instance.clone(),
                     seed + lives.get(),
-                    Rc::clone(&executions),
+                    Rc::clone(&numbers),
                     history.clone(),
                     lie,
                 ))
@@ -145,16 +114,22 @@ impl<'a> World<'a> {
             });
         }
         let inside = Slot::default();
-        let config = move || config(&addresses);
+        let planned = plan.clone();
+        let config = move || house::config(&planned, &addresses, lie);
         let (slot, told) = (Rc::clone(&inside), history.clone());
         let phases = phase.subscribe();
         sim.host(ORCHESTRATOR, move || {
             let (slot, told) = (Rc::clone(&slot), told.clone());
-            orchestrate(config(), address, seed, slot, told, phases.clone(), lie)
+            house::orchestrate(config(), address, seed, slot, told, phases.clone(), lie)
         });
         add_callers(&mut sim, plan, address, &phase, &history, lie);
+        if !plan.upkeep.is_empty() {
+            let operator = operator::work(address, plan.upkeep.clone(), history.clone(), lie);
+            sim.client("operator", operator);
+        }
         Self {
             plan,
+            looked: Looked::default(),
             sim,
             history,
             inside,
@@ -187,10 +162,7 @@ impl<'a> World<'a> {
         });
         self.phase.send_replace(Phase::Over);
         let stopped = self.sim.elapsed() + STOP_ENDS;
-        let is_over = |world: &Self| {
-            let last = world.history.last();
-            matches!(last, Some(What::Stopped(_)))
-        };
+        let is_over = |world: &Self| world.history.has_stopped();
         self.until(stopped, |world| is_over(world));
         if !is_over(self) {
             self.complaints
@@ -206,7 +178,12 @@ impl<'a> World<'a> {
                 self.complaints.push(format!("a host has ended: {error}"));
                 return;
             }
-            self.look_inside();
+            let inside = self.inside.borrow();
+            if let Some(inside) = inside.as_ref() {
+                let now = self.sim.elapsed();
+                let found = self.looked.look(inside, self.plan, now, &self.history);
+                self.complaints.extend(found);
+            }
         }
     }
 
@@ -224,29 +201,6 @@ impl<'a> World<'a> {
             members.len() == self.plan.instances.len()
                 && members.all(|member| member.health.state == State::Healthy)
         })
-    }
-
-    /// 15 and 20: looks after every step at what cannot be told from outside.
-    fn look_inside(&mut self) {
-        let inside = self.inside.borrow();
-        let Some(inside) = inside.as_ref() else {
-            return;
-        };
-        let (held, limit) = (inside.memory.held(), inside.memory.limit());
-        if limit < held {
-            let at = self.sim.elapsed();
-            self.complaints
-                .push(format!("{held} bytes are held at {at:?}, {limit} may be"));
-        }
-        let view = inside.fleet.view();
-        let is_ejected = |member: &&Arc<Member>| member.health.observed != Standing::Trusted;
-        let ejected = view.members().iter().filter(is_ejected).count();
-        let max = (view.members().len() * EJECTED_PERCENT_MAX / 100).max(1);
-        if max < ejected {
-            let at = self.sim.elapsed();
-            self.complaints
-                .push(format!("{ejected} are ejected at {at:?}, {max} may be"));
-        }
     }
 
     /// Does to the network and the instances what is due now.
@@ -323,7 +277,7 @@ fn add_callers(
             lie,
             shared: Mutex::default(),
         };
-        let own = |asks: &[crate::plan::Ask]| {
+        let own = |asks: &[crate::ask::Ask]| {
             let own = asks.iter().filter(|ask| ask.caller == index);
             own.cloned().collect()
         };
@@ -335,83 +289,4 @@ fn add_callers(
         );
         sim.client(caller_host(index), running);
     }
-}
-
-/// The orchestrator, from its start to its stop.
-async fn orchestrate(
-    config: Config,
-    address: IpAddr,
-    seed: u64,
-    slot: Slot,
-    history: History,
-    mut phase: watch::Receiver<Phase>,
-    lie: Option<Lie>,
-) -> turmoil::Result {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, caller::PORT)).await?;
-    let outside = Outside {
-        listener: wire::Door(listener),
-        address: SocketAddr::new(address, caller::PORT),
-        dial: wire::dial(),
-        chance: Chance::seeded(seed),
-    };
-    let app = App::start_in(outside, config).await?;
-    let (fleet, tasks_left) = (Arc::clone(app.fleet()), app.tasks_left());
-    let (memory, gate) = (app.memory().clone(), Arc::clone(app.gate()));
-    if lie == Some(Lie::LeaksACall) {
-        std::mem::forget(fleet.view().members()[0].load.begin());
-    }
-    slot.replace(Some(Inside {
-        fleet: Arc::clone(&fleet),
-        memory: memory.clone(),
-    }));
-    phase.wait_for(|phase| Phase::Over <= *phase).await?;
-    let stopped = app.stop().await;
-    let view = fleet.view();
-    let outstanding = view.members().iter();
-    history.note(What::Stopped(Remains {
-        clean: stopped == Stopped::Clean,
-        tasks: tasks_left(),
-        bytes_held: memory.held(),
-        admitted: gate.load() != (0, 0, 0),
-        outstanding: outstanding.map(|member| member.load.outstanding()).sum(),
-    }));
-    std::future::pending().await
-}
-
-pub(crate) fn config(addresses: &BTreeMap<String, IpAddr>) -> Config {
-    let mut config = Config::empty();
-    config.keys.keys = vec![Key::with_all_rights("simulation", KEY)];
-    config.probe = PROBE;
-    config.health.ejected_percent_max = EJECTED_PERCENT_MAX as u32;
-    config.health.ejection = observed::Settings {
-        window: Duration::from_secs(1),
-        calls_min: 10,
-        time: Duration::from_millis(200),
-        time_max: Duration::from_millis(800),
-        ..observed::Settings::default()
-    };
-    config.networks = vec!["192.168.0.0/16".parse().unwrap()];
-    config.limits = Limits {
-        keepalive_interval: Duration::from_millis(150),
-        keepalive_timeout: Duration::from_millis(150),
-        ..Limits::default()
-    };
-    config.shutdown = Shutdown {
-        not_ready_for: Duration::ZERO,
-        grace: Duration::from_secs(2),
-    };
-    let planned = |(id, ip): (&String, &IpAddr)| {
-        let address = SocketAddr::new(*ip, instance::PORT).to_string();
-        Planned::Remote(Spec {
-            id: InstanceId::parse(id).unwrap(),
-            endpoint: Endpoint::parse(&address).unwrap(),
-            labels: BTreeMap::new(),
-            weight: 1,
-            credential: None,
-            calls_in_flight_max: None,
-            tls: tls::Settings::default(),
-        })
-    };
-    config.instances = addresses.iter().map(planned).collect();
-    config
 }

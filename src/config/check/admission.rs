@@ -14,6 +14,8 @@ pub(super) fn admission(place: &Place<'_>) -> Option<Admission> {
         "legs_in_flight_max",
         "each_key",
         "instance_calls_in_flight_max",
+        "instance_calls_per_second",
+        "instance_calls_burst",
         "buffered_bytes",
     ])?;
     let mut admission = Admission::default();
@@ -33,6 +35,8 @@ pub(super) fn admission(place: &Place<'_>) -> Option<Admission> {
     fields.set("legs_in_flight_max", &mut calls.legs_max, count);
     let instance_calls_max = &mut admission.instance_calls_max;
     fields.set("instance_calls_in_flight_max", instance_calls_max, count);
+    let names = ["instance_calls_per_second", "instance_calls_burst"];
+    admission.instance_rate = rate(&fields, names, None);
     fields.set("buffered_bytes", &mut admission.buffered_bytes, |place| {
         place.count(BUFFERED_BYTES_MIN..=u64::MAX / 2).map(Some)
     });
@@ -48,12 +52,18 @@ pub(super) fn quota(fields: &Fields<'_>, default: Quota) -> Option<Quota> {
     let mut quota = default;
     let count = |place: &Place<'_>| place.clone().open().count(1..=CALLS_ASKED_MAX);
     fields.set("calls_in_flight_max", &mut quota.in_flight_max, count);
+    quota.rate = rate(fields, ["calls_per_second", "calls_burst"], default.rate);
+    Some(quota)
+}
+
+/// The rate that stands under two names, and for the rest the default.
+fn rate(fields: &Fields<'_>, names: [&str; 2], default: Option<Rate>) -> Option<Rate> {
+    let [per_second_name, burst_name] = names;
+    let count = |place: &Place<'_>| place.clone().open().count(1..=CALLS_ASKED_MAX).map(Some);
     let (mut per_second, mut burst) = (None, None);
-    fields.set("calls_per_second", &mut per_second, |place| {
-        count(place).map(Some)
-    });
-    fields.set("calls_burst", &mut burst, |place| count(place).map(Some));
-    quota.rate = match (per_second, burst, default.rate) {
+    fields.set(per_second_name, &mut per_second, count);
+    fields.set(burst_name, &mut burst, count);
+    match (per_second, burst, default) {
         // A second's worth at once, unless something else is said.
         (Some(per_second), burst, _) => Some(Rate {
             per_second,
@@ -61,14 +71,12 @@ pub(super) fn quota(fields: &Fields<'_>, default: Quota) -> Option<Quota> {
         }),
         (None, Some(burst), Some(rate)) => Some(Rate { burst, ..rate }),
         (None, Some(_), None) => {
-            if fields.get("calls_per_second").is_none() {
-                fields
-                    .get_or_self("calls_burst")
-                    .note("limits nothing without calls_per_second: add it");
+            if fields.get(per_second_name).is_none() {
+                let what = format!("limits nothing without {per_second_name}: add it");
+                fields.get_or_self(burst_name).note(what);
             }
             None
         }
         (None, None, rate) => rate,
-    };
-    Some(quota)
+    }
 }

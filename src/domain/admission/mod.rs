@@ -244,12 +244,19 @@ impl Admission {
     /// A call that ran is over; it ran for so long.
     pub fn done(&mut self, name: &Arc<str>, legs: u32, ran: Duration) {
         if let Some(caller) = self.callers.get_mut(name) {
-            caller.running = caller.running.saturating_sub(1);
             caller.durations.observe(ran);
+        }
+        self.durations.observe(ran);
+        self.give_back(name, legs);
+    }
+
+    /// A call that was let in had left already: it says nothing of how long calls take.
+    pub fn give_back(&mut self, name: &Arc<str>, legs: u32) {
+        if let Some(caller) = self.callers.get_mut(name) {
+            caller.running = caller.running.saturating_sub(1);
         }
         self.running = self.running.saturating_sub(1);
         self.legs = self.legs.saturating_sub(legs);
-        self.durations.observe(ran);
         self.give_turn(name);
     }
 
@@ -302,7 +309,7 @@ impl Admission {
 
 /// Tokens for calls: full at first, refilled with time.
 #[derive(Debug, Default)]
-struct Bucket {
+pub struct Bucket {
     /// Tokens that are gone.
     gone: f64,
     at: Option<Instant>,
@@ -310,7 +317,7 @@ struct Bucket {
 
 impl Bucket {
     /// How long until there is a token; `None` when there is one.
-    fn wait(&mut self, rate: Option<Rate>, now: Instant) -> Option<Duration> {
+    pub fn wait(&mut self, rate: Option<Rate>, now: Instant) -> Option<Duration> {
         let rate = rate?;
         let per_second = f64::from(rate.per_second.max(1));
         let passed = self
@@ -324,7 +331,8 @@ impl Bucket {
             .then(|| Duration::from_secs_f64(missing / per_second) + Duration::from_nanos(1))
     }
 
-    fn take(&mut self, rate: Option<Rate>) {
+    /// Takes a token that there is.
+    pub fn take(&mut self, rate: Option<Rate>) {
         if rate.is_some() {
             self.gone += 1.0;
         }

@@ -44,7 +44,7 @@ pub enum State {
     /// Not probed yet.
     #[default]
     Unknown,
-    /// Was probed, has never answered, and is not given up yet.
+    /// Was probed, has never answered, and is not given up yet; or its ejection is over, and the next call decides.
     Starting,
     /// Answers its probes.
     Healthy,
@@ -59,11 +59,12 @@ pub enum State {
 impl State {
     /// The word of three axes. What the operator wants goes first: it holds however the instance is.
     #[must_use]
-    pub fn of(admin: Admin, probed: probed::State, observed: Standing) -> Self {
+    pub fn of(admin: Admin, probed: probed::State, observed: Standing, now: Instant) -> Self {
         match (admin, probed, observed) {
             (Admin::Disabled, _, _) => Self::Down,
             (Admin::Draining, _, _) => Self::Draining,
             (Admin::Active, probed::State::Down, _) => Self::Down,
+            (Admin::Active, _, Standing::Ejected { until, .. }) if until <= now => Self::Starting,
             (Admin::Active, _, Standing::Ejected { .. }) => Self::Down,
             (Admin::Active, probed::State::Unknown, Standing::Trusted) => Self::Unknown,
             (Admin::Active, probed::State::Starting, Standing::Trusted) => Self::Starting,
@@ -254,14 +255,19 @@ mod tests {
     #[test]
     fn whoever_is_shown_as_healthy_gets_work_and_whoever_is_shown_as_down_does_not() {
         let now = Instant::now();
-        let ejected = Standing::Ejected {
-            until: now + Duration::from_secs(1),
+        let ejected = |until| Standing::Ejected {
+            until,
             cause: Cause::OnTrial,
         };
+        let standings = [
+            Standing::Trusted,
+            ejected(now + Duration::from_secs(1)),
+            ejected(now),
+        ];
         for (admin, probed) in ADMINS.iter().flat_map(|a| PROBED.map(|p| (*a, p))) {
-            for observed in [Standing::Trusted, ejected] {
+            for observed in standings {
                 let excluded = exclusion(admin, probed, observed, Panic::Off, now).is_some();
-                let shown = State::of(admin, probed, observed);
+                let shown = State::of(admin, probed, observed, now);
                 assert_eq!(
                     excluded,
                     matches!(shown, State::Down | State::Draining),

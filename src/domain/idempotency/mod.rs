@@ -5,6 +5,9 @@
 //!             └─────▶ forgotten (any other outcome, or nobody waits any more)
 //! ```
 //!
+//! All callers share it. Room is made by whoever holds most, so that nobody loses an outcome to a caller who holds
+//! more.
+//!
 //! It holds no lock and reads no clock. What a running call and an outcome are, it does not know.
 
 use std::collections::{BTreeMap, HashMap};
@@ -80,7 +83,7 @@ pub enum Found<'a, R, O> {
     Conflict,
 }
 
-/// As many calls are running as may be remembered.
+/// There is no room: the calls that are remembered run, or are those of callers who hold less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
@@ -89,13 +92,26 @@ pub struct Full;
 pub struct Memory<R, O> {
     bounds: Bounds,
     entries: HashMap<Arc<Key>, Entry<R, O>>,
-    /// Outcomes by their last use.
-    used: BTreeMap<u64, Arc<Key>>,
+    /// Who holds how much; only those who hold something.
+    callers: BTreeMap<Caller, Held>,
     uses: u64,
     /// Outcomes by their number, which is by their age: all are kept for the same time.
     ages: BTreeMap<u64, (Instant, Arc<Key>)>,
     numbers: u64,
     bytes: usize,
+}
+
+type Caller = Option<Arc<str>>;
+
+/// What one caller holds.
+#[derive(Debug, Default)]
+struct Held {
+    /// Calls, running ones and outcomes together.
+    entries: usize,
+    /// Bytes of all outcomes.
+    bytes: usize,
+    /// Outcomes by their last use.
+    used: BTreeMap<u64, Arc<Key>>,
 }
 
 #[derive(Debug)]
@@ -122,7 +138,7 @@ impl<R, O> Memory<R, O> {
         Self {
             bounds,
             entries: HashMap::new(),
-            used: BTreeMap::new(),
+            callers: BTreeMap::new(),
             uses: 0,
             ages: BTreeMap::new(),
             numbers: 0,
@@ -142,10 +158,12 @@ impl<R, O> Memory<R, O> {
         match &mut entry.state {
             State::Running(running) => Found::Running(running),
             State::Kept { outcome, used, .. } => {
-                if let Some(shared) = self.used.remove(used) {
+                if let Some(held) = self.callers.get_mut(&key.caller)
+                    && let Some(shared) = held.used.remove(used)
+                {
                     self.uses += 1;
                     *used = self.uses;
-                    self.used.insert(self.uses, shared);
+                    held.used.insert(self.uses, shared);
                 }
                 Found::Kept(outcome)
             }
@@ -161,11 +179,13 @@ impl<R, O> Memory<R, O> {
     ) -> Result<(), Full> {
         self.forget(&Arc::clone(&key));
         while self.bounds.entries_max <= self.entries.len() {
-            if !self.forget_least_used() {
+            if !self.make_room(&key.caller, |held| held.entries) {
                 return Err(Full);
             }
         }
         let state = State::Running(running);
+        let held = self.callers.entry(key.caller.clone()).or_default();
+        held.entries += 1;
         self.entries.insert(key, Entry { fingerprint, state });
         Ok(())
     }
@@ -173,7 +193,7 @@ impl<R, O> Memory<R, O> {
     /// A running call has ended: keeps its outcome, with the bytes that it weighs, or forgets the call.
     pub fn end(&mut self, key: &Arc<Key>, outcome: Option<(O, usize)>, now: Instant) {
         self.forget_old(now);
-        let Some(Entry { fingerprint, .. }) = self.entries.remove(key) else {
+        let Some(fingerprint) = self.forget(key) else {
             return;
         };
         let Some((outcome, bytes)) = outcome.filter(|(_, bytes)| *bytes <= self.bounds.bytes_max)
@@ -181,14 +201,16 @@ impl<R, O> Memory<R, O> {
             return;
         };
         while self.bounds.bytes_max < self.bytes + bytes {
-            if !self.forget_least_used() {
+            if !self.make_room(&key.caller, |held| held.bytes) {
                 return;
             }
         }
         (self.uses, self.numbers) = (self.uses + 1, self.numbers + 1);
         let ends = now + self.bounds.kept_for;
         self.bytes += bytes;
-        self.used.insert(self.uses, Arc::clone(key));
+        let held = self.callers.entry(key.caller.clone()).or_default();
+        (held.entries, held.bytes) = (held.entries + 1, held.bytes + bytes);
+        held.used.insert(self.uses, Arc::clone(key));
         self.ages.insert(self.numbers, (ends, Arc::clone(key)));
         let state = State::Kept {
             outcome,
@@ -200,15 +222,6 @@ impl<R, O> Memory<R, O> {
             .insert(Arc::clone(key), Entry { fingerprint, state });
     }
 
-    /// The call as it runs, when it does.
-    #[must_use]
-    pub fn running(&self, key: &Key) -> Option<&R> {
-        match &self.entries.get(key)?.state {
-            State::Running(running) => Some(running),
-            State::Kept { .. } => None,
-        }
-    }
-
     fn forget_old(&mut self, now: Instant) {
         while let Some((_, (ends, key))) = self.ages.first_key_value()
             && *ends <= now
@@ -218,28 +231,47 @@ impl<R, O> Memory<R, O> {
         }
     }
 
-    fn forget_least_used(&mut self) -> bool {
-        let Some((_, key)) = self.used.first_key_value() else {
+    /// Forgets the least recently used outcome of whoever holds most; false when the caller who needs the room
+    /// holds more itself. Callers are few: there are no more of them than API keys.
+    fn make_room(&mut self, caller: &Caller, weight: impl Fn(&Held) -> usize) -> bool {
+        let own = self.callers.get(caller).map_or(0, &weight);
+        let has_kept = self
+            .callers
+            .iter()
+            .filter(|(_, held)| !held.used.is_empty());
+        let heaviest = has_kept
+            .map(|(name, held)| (weight(held), name == caller, held))
+            .max_by_key(|(weight, is_own, _)| (*weight, *is_own));
+        let Some((weight, is_own, held)) = heaviest else {
             return false;
         };
-        let key = Arc::clone(key);
-        self.forget(&key);
-        true
+        if weight < own && !is_own {
+            return false;
+        }
+        let least_used = held.used.first_key_value().map(|(_, key)| Arc::clone(key));
+        least_used.is_some_and(|key| self.forget(&key).is_some())
     }
 
-    fn forget(&mut self, key: &Key) {
-        if let Some(entry) = self.entries.remove(key)
-            && let State::Kept {
-                bytes,
-                used,
-                number,
-                ..
-            } = entry.state
+    fn forget(&mut self, key: &Key) -> Option<Fingerprint> {
+        let Entry { fingerprint, state } = self.entries.remove(key)?;
+        let held = self.callers.get_mut(&key.caller)?;
+        held.entries -= 1;
+        if let State::Kept {
+            bytes,
+            used,
+            number,
+            ..
+        } = state
         {
+            held.bytes -= bytes;
+            held.used.remove(&used);
             self.bytes -= bytes;
-            self.used.remove(&used);
             self.ages.remove(&number);
         }
+        if held.entries == 0 {
+            self.callers.remove(&key.caller);
+        }
+        Some(fingerprint)
     }
 }
 

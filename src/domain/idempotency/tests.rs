@@ -8,8 +8,12 @@ use super::*;
 use crate::domain::payload::Payload;
 
 fn key(word: &str) -> Arc<Key> {
+    key_of("caller", word)
+}
+
+fn key_of(caller: &str, word: &str) -> Arc<Key> {
     Arc::new(Key {
-        caller: Some("caller".into()),
+        caller: Some(caller.into()),
         method: "Route",
         word: Word::check(word).unwrap(),
     })
@@ -102,6 +106,50 @@ fn the_least_recently_used_outcome_makes_room_and_a_running_call_never_does() {
 }
 
 #[test]
+fn nobody_is_pushed_out_by_a_caller_who_holds_more() {
+    let (now, a) = (start(), request("A"));
+    let mut memory = memory(8, 100);
+    let keep = |memory: &mut Memory<u32, u32>, caller: &str, word: &str, bytes| {
+        let key = key_of(caller, word);
+        memory.begin(Arc::clone(&key), a, 0)?;
+        memory.end(&key, Some((0, bytes)), now);
+        Ok::<_, Full>(())
+    };
+    let held = |memory: &mut Memory<u32, u32>, caller: &str, words: &str| {
+        let words = words.chars().filter(|word| {
+            let found = memory.find(&key_of(caller, &word.to_string()), a, now);
+            found == Found::Kept(&0)
+        });
+        words.collect::<String>()
+    };
+    // By entries: the greedy one gets what is free, and then has to forget its own.
+    for word in "ab".chars() {
+        keep(&mut memory, "modest", &word.to_string(), 1).unwrap();
+    }
+    for word in "abcdefghi".chars() {
+        keep(&mut memory, "greedy", &word.to_string(), 1).unwrap();
+    }
+    assert_eq!(held(&mut memory, "modest", "ab"), "ab");
+    assert_eq!(held(&mut memory, "greedy", "abcdefghi"), "defghi");
+    // Room for the modest one is made by who holds most.
+    keep(&mut memory, "modest", "c", 1).unwrap();
+    assert_eq!(held(&mut memory, "modest", "abc"), "abc");
+    assert_eq!(held(&mut memory, "greedy", "abcdefghi"), "efghi");
+    // By bytes.
+    keep(&mut memory, "greedy", "x", 60).unwrap();
+    keep(&mut memory, "greedy", "y", 60).unwrap();
+    assert_eq!(held(&mut memory, "modest", "abc"), "abc");
+    assert_eq!(held(&mut memory, "greedy", "efghixy"), "y");
+    // Calls that run are forgotten for nobody; whoever has most of them gets no more.
+    for word in "12345".chars() {
+        let key = key_of("greedy", &word.to_string());
+        memory.begin(key, a, 0).unwrap();
+    }
+    assert_eq!(memory.begin(key_of("greedy", "6"), a, 0), Err(Full));
+    assert_eq!(held(&mut memory, "modest", "abc"), "abc");
+}
+
+#[test]
 fn what_may_pass_is_not_definitive() {
     let failed = |status| Failure::new(Reason::InstanceFailed(status), "");
     assert!(is_definitive(&failed(Status::NotFound)));
@@ -137,6 +185,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..120)
 }
 
+/// Even words are one caller's, odd ones another's.
+fn key_in_history(word: u8) -> Arc<Key> {
+    key_of(["even", "odd"][usize::from(word % 2)], &word.to_string())
+}
+
+/// Entries, bytes and outcomes that a caller holds.
+fn held(memory: &Memory<u32, u32>, key: &Key) -> (usize, usize, usize) {
+    let held = memory.callers.get(&key.caller);
+    held.map_or((0, 0, 0), |held| {
+        (held.entries, held.bytes, held.used.len())
+    })
+}
+
 proptest! {
     /// Against a plain model that only knows which request runs and what was kept when.
     #[test]
@@ -151,7 +212,7 @@ proptest! {
             match step {
                 Step::Wait(seconds) => passed += Duration::from_secs(seconds),
                 Step::Ask(word, asked) => {
-                    let name = key(&word.to_string());
+                    let (name, other) = (key_in_history(word), key_in_history(word + 1));
                     let asked_for = request(&asked.to_string());
                     kept.retain(|_, (.., at)| passed < *at + Duration::from_secs(600));
                     match memory.find(&name, asked_for, now) {
@@ -165,27 +226,40 @@ proptest! {
                         }
                         Found::Nothing => {
                             prop_assert_eq!(running.get(&word), None, "a running call is never forgotten");
-                            if memory.begin(name, asked_for, u32::from(asked)).is_ok() {
+                            let ((own, ..), (others, _, kept_by_other)) = (held(&memory, &name), held(&memory, &other));
+                            if memory.begin(Arc::clone(&name), asked_for, u32::from(asked)).is_ok() {
                                 running.insert(word, asked);
                                 kept.remove(&word);
+                                prop_assert!(own <= others || held(&memory, &other).0 == others, "pushed out by who holds more");
                             } else {
-                                prop_assert_eq!(running.len(), 5);
+                                prop_assert_eq!(own + others, 5);
+                                prop_assert_eq!(held(&memory, &name).2, 0, "its own would have made room");
+                                prop_assert!(kept_by_other == 0 || others < own);
                             }
                         }
                     }
                 }
                 Step::Keep(word, bytes) => if let Some(asked) = running.remove(&word) {
                     outcomes += 1;
-                    memory.end(&key(&word.to_string()), Some((outcomes, bytes)), now);
+                    let (name, other) = (key_in_history(word), key_in_history(word + 1));
+                    // Whoever is too old goes anyway.
+                    memory.find(&name, request(&asked.to_string()), now);
+                    let others = held(&memory, &other).1;
+                    memory.end(&name, Some((outcomes, bytes)), now);
+                    // Beside the new outcome: one after the other makes room, and always who holds most.
+                    let own = held(&memory, &name).1.saturating_sub(bytes);
+                    prop_assert!(own <= others || held(&memory, &other).1 == others, "pushed out by who holds more");
                     kept.insert(word, (asked, outcomes, passed));
                 },
                 Step::Drop(word) => if running.remove(&word).is_some() {
-                    memory.end(&key(&word.to_string()), None, now);
+                    memory.end(&key_in_history(word), None, now);
                 },
             }
             prop_assert!(memory.entries.len() <= 5 && memory.bytes <= 100);
-            prop_assert_eq!(memory.used.len(), memory.ages.len());
-            prop_assert_eq!(memory.used.len() + running.len(), memory.entries.len());
+            let (even, odd) = (held(&memory, &key_in_history(0)), held(&memory, &key_in_history(1)));
+            prop_assert_eq!(even.2 + odd.2, memory.ages.len());
+            prop_assert_eq!(memory.ages.len() + running.len(), memory.entries.len());
+            prop_assert_eq!((even.0 + odd.0, even.1 + odd.1), (memory.entries.len(), memory.bytes));
         }
     }
 }

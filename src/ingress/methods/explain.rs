@@ -13,7 +13,7 @@ use crate::domain::selection::Policy;
 use crate::domain::target::BadTarget;
 use crate::fleet::view::{Members, View};
 use crate::ingress::arrival::Arrival;
-use crate::orchestrate::explain::{self, Explained, Place};
+use crate::orchestrate::explain::{self, Excluded, Explained, Place};
 use crate::orchestrate::hold_session::Sessions;
 use crate::proto::orchestrator as proto;
 use crate::proto::orchestrator::explain_request::Call;
@@ -98,11 +98,12 @@ impl Orchestrator {
 fn instance(explained: Explained, sessions: &Sessions) -> proto::ExplainedInstance {
     let exclusion = match explained.exclusion {
         None => proto::Exclusion::None,
-        Some(Exclusion::Draining) => proto::Exclusion::Draining,
-        Some(Exclusion::Disabled) => proto::Exclusion::Disabled,
-        Some(Exclusion::Down) => proto::Exclusion::Down,
-        Some(Exclusion::Ejected { .. }) => proto::Exclusion::Ejected,
-        Some(Exclusion::OnTrial) => proto::Exclusion::OnTrial,
+        Some(Excluded::Unwell(Exclusion::Draining)) => proto::Exclusion::Draining,
+        Some(Excluded::Unwell(Exclusion::Disabled)) => proto::Exclusion::Disabled,
+        Some(Excluded::Unwell(Exclusion::Down)) => proto::Exclusion::Down,
+        Some(Excluded::Unwell(Exclusion::Ejected { .. })) => proto::Exclusion::Ejected,
+        Some(Excluded::Unwell(Exclusion::OnTrial)) => proto::Exclusion::OnTrial,
+        Some(Excluded::AtLimit) => proto::Exclusion::AtLimit,
     };
     let member = explained.member;
     let latency = member.load.compared().latency_ns;

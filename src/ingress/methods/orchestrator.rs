@@ -14,6 +14,7 @@ use crate::domain::target::BadTarget;
 use crate::domain::task::Task;
 use crate::fleet::view::{FleetNow, Members, View};
 use crate::ingress::arrival::Arrival;
+use crate::orchestrate::admit::Turn;
 use crate::orchestrate::deduplicate::{Identity, Origin};
 use crate::orchestrate::fan_out::{FanOut, fan_out};
 use crate::orchestrate::run_task::{Route, Tries, Unanswered, run_task};
@@ -57,12 +58,18 @@ impl Orchestrator {
         let caller = arrival.caller.counted();
         let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FLEET_MAX);
         let read = self.read_route(arrival, request, resolve);
-        let (route, identity) = read.map_err(NotRouted::Refused)?;
+        let (mut route, identity) = read.map_err(NotRouted::Refused)?;
         let admitted = self.house.gate.admit(&caller, 0, route.deadline).await;
-        let _place = admitted.map_err(NotRouted::Refused)?;
+        let place = admitted.map_err(NotRouted::Refused)?;
+        if place.turn() == Turn::AfterAWait {
+            route.look_again();
+        }
         let (outcome, origin) = match identity {
             None => (run_task(route, &Tries::default()).await, Origin::Own),
-            Some(identity) => self.house.deduplicate.run_task(identity, route).await,
+            Some(identity) => {
+                let deduplicate = &self.house.deduplicate;
+                deduplicate.run_task(identity, route, place).await
+            }
         };
         let answered = outcome.map_err(NotRouted::Unanswered)?;
         Ok(to_proto::route(answered, origin))
@@ -76,9 +83,12 @@ impl Orchestrator {
     ) -> Result<impl Stream<Item = Result<FanoutResponse, Failure>> + Send + use<>, Failure> {
         let caller = arrival.caller.counted();
         let resolve = |fleet: &View, named: &[String]| fleet.resolve(named, FANOUT_TARGETS_MAX);
-        let call = self.read_fan_out(arrival, request, resolve)?;
+        let mut call = self.read_fan_out(arrival, request, resolve)?;
         let legs = call.roster.len();
         let place = self.house.gate.admit(&caller, legs, call.deadline).await?;
+        if place.turn() == Turn::AfterAWait {
+            call.look_again();
+        }
         let events = fan_out(call, &self.house.tasks)
             .map_err(|bad| from_proto::invalid("completion", bad))?;
         Ok(events.map(move |event| {

@@ -34,6 +34,8 @@ pub(crate) enum Act {
     FailAfter(Duration, Status),
     /// Answers that it may be asked again after a while.
     PushBack(Duration),
+    /// Answers UNAVAILABLE after a while, and says when it may be asked again.
+    PushBackAfter(Duration, Pushback),
     /// Breaks the connection after the task was sent.
     Break,
     /// Never answers.
@@ -149,6 +151,13 @@ impl InstanceClient for Scripted {
                     pushback: Some(Pushback::Wait(wait)),
                     ..failed(&id, Status::Unavailable)
                 }),
+                Act::PushBackAfter(delay, pushback) => {
+                    sleep(delay).await;
+                    Err(Failure {
+                        pushback: Some(pushback),
+                        ..failed(&id, Status::Unavailable)
+                    })
+                }
                 Act::FailAfter(delay, status) => {
                     sleep(delay).await;
                     Err(failed(&id, status))

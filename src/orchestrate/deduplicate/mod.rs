@@ -1,7 +1,7 @@
 //! Calls that bear the same idempotency key: one of them runs, the others join it or get its outcome.
 //!
-//! The call that runs is a task of its own, so that it outlives the caller who began it; it ends with its
-//! outcome, or once nobody waits for it any more. It runs under the deadline and the policy of the caller who
+//! The call that runs is a task of its own, so that it outlives the caller who began it, and keeps that caller's place
+//! among the calls that were let in; it ends with its outcome, or once nobody waits for it any more. It runs under the deadline and the policy of the caller who
 //! began it, and everybody waits no longer than their own. Where it runs out of time before somebody who has
 //! more, that one begins it anew, as it would have had it come a moment later: only where nothing had begun, or
 //! its caller says that the task is idempotent. So no call is begun more often than it was asked for.
@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
+use super::admit::Permit;
 use super::run_task::{Answered, Route, Tries, Unanswered, run_task};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::idempotency::{Bounds, Fingerprint, Found, Key, Memory, Word, is_definitive};
@@ -106,9 +107,17 @@ impl Deduplicate {
     }
 
     /// Runs the task, or waits for the one that runs already, or gives back what came of it.
-    pub async fn run_task(&self, identity: Identity, route: Route) -> (Outcome, Origin) {
+    /// The `place` of the caller is kept until the caller has its outcome, or the call that it began is over.
+    pub async fn run_task(
+        &self,
+        identity: Identity,
+        mut route: Route,
+        place: Permit,
+    ) -> (Outcome, Origin) {
+        let mut place = Some(place);
         loop {
-            let (mut outcome, tries, origin) = match self.find_or_begin(&identity, &route) {
+            let begun = self.find_or_begin(&identity, &route, &mut place);
+            let (mut outcome, tries, origin) = match begun {
                 Err(failure) => return (refused(failure), Origin::Own),
                 Ok(Source::Kept(outcome)) => return (Outcome::clone(&outcome), Origin::Earlier),
                 Ok(Source::Running {
@@ -137,13 +146,19 @@ impl Deduplicate {
                 return (refused(failure), origin);
             };
             if origin == Origin::Earlier && may_begin_anew(&ended, &route) {
+                route.look_again();
                 continue;
             }
             return (Outcome::clone(&ended), origin);
         }
     }
 
-    fn find_or_begin(&self, identity: &Identity, route: &Route) -> Result<Source, Failure> {
+    fn find_or_begin(
+        &self,
+        identity: &Identity,
+        route: &Route,
+        place: &mut Option<Permit>,
+    ) -> Result<Source, Failure> {
         let Identity { key, fingerprint } = identity;
         let now = Instant::now().into_std();
         let mut calls = lock(&self.calls);
@@ -166,8 +181,10 @@ impl Deduplicate {
         calls
             .begin(Arc::clone(key), *fingerprint, joinable.clone())
             .map_err(|_full| {
-                let detail =
-                    format!("{IDEMPOTENCY_ENTRIES_MAX} calls with an idempotency key run already");
+                let detail = format!(
+                    "of the {IDEMPOTENCY_ENTRIES_MAX} calls with an idempotency key that are \
+                     remembered, too many run already, or are those of the same caller"
+                );
                 Failure {
                     pushback: Some(Pushback::Wait(COME_AGAIN)),
                     ..Failure::new(Reason::TooMany, detail)
@@ -177,6 +194,7 @@ impl Deduplicate {
             calls: Arc::clone(&self.calls),
             key: Some(Arc::clone(key)),
             joinable,
+            place: place.take(),
         };
         self.tasks.spawn(running.until_over(route.clone()));
         Ok(source)
@@ -198,6 +216,8 @@ struct Running {
     calls: Calls,
     key: Option<Arc<Key>>,
     joinable: Joinable,
+    /// The place of the caller who began it: that one may leave before it is over.
+    place: Option<Permit>,
 }
 
 impl Running {
@@ -230,6 +250,7 @@ impl Running {
         if let Some(key) = self.key.take() {
             lock(&self.calls).end(&key, kept, Instant::now().into_std());
         }
+        self.place = None;
         // After it is remembered, so that whoever comes now finds the one or the other.
         self.joinable.outcome.send_replace(Some(Arc::new(outcome)));
     }

@@ -67,6 +67,15 @@ pub struct FanOut {
     pub deadline: Deadline,
 }
 
+impl FanOut {
+    /// Looks at its targets again: time has passed since they were chosen. They stay the same ones.
+    pub fn look_again(&mut self) {
+        let fleet = (self.fleet_now)();
+        self.roster = fleet.refreshed(&self.roster);
+        self.panic = fleet.panic_among(&self.roster);
+    }
+}
+
 /// What the caller is told, in this order: once, once for each target, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

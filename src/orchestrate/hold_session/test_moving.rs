@@ -49,7 +49,10 @@ async fn sessions_stay_at_a_drained_instance_until_they_are_moved_and_nothing_is
             } => moved = Some((previous.to_string(), instance.to_string(), epoch.number())),
             ServerFrame::Data { seq, payload, .. } => break (seq, text(&payload)),
             ServerFrame::Ack { .. } => {}
-            other => panic!("{other:?}"),
+            other @ (ServerFrame::Ready(_)
+            | ServerFrame::Lost { .. }
+            | ServerFrame::GoAway { .. }
+            | ServerFrame::Closed { .. }) => panic!("{other:?}"),
         }
     };
     settle().await;
@@ -167,7 +170,10 @@ async fn what_can_not_be_replayed_any_more_is_told_as_lost() {
                 last,
             } => break (direction, first, last),
             ServerFrame::Ack { .. } | ServerFrame::Moved { .. } => {}
-            other => panic!("{other:?}"),
+            other @ (ServerFrame::Ready(_)
+            | ServerFrame::Data { .. }
+            | ServerFrame::GoAway { .. }
+            | ServerFrame::Closed { .. }) => panic!("{other:?}"),
         }
     };
     settle().await;

@@ -54,7 +54,11 @@ async fn keeps_to_its_bound(house: House) {
             match client.next().await {
                 ServerFrame::Ack { seq } => acked = seq,
                 ServerFrame::Data { seq, .. } => received = seq,
-                other => panic!("{other:?}"),
+                other @ (ServerFrame::Ready(_)
+                | ServerFrame::Moved { .. }
+                | ServerFrame::Lost { .. }
+                | ServerFrame::GoAway { .. }
+                | ServerFrame::Closed { .. }) => panic!("{other:?}"),
             }
         }
     }

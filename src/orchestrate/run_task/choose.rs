@@ -9,19 +9,49 @@ use crate::domain::failure::Failure;
 use crate::domain::health::Panic;
 use crate::domain::retry::Fallback;
 use crate::domain::selection::{self, Fitness};
-use crate::domain::task::{Attempt, AttemptKind};
+use crate::domain::task::Attempt;
 use crate::fleet::Pass;
 use crate::fleet::view::{Member, Members};
 use crate::orchestrate::excluded::{excluded, nobody};
 
-/// The next instance, and whether it was named. None is tried twice while another that may be used is not.
-pub(super) fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>, bool)> {
+/// An instance that may have the task.
+#[derive(Clone)]
+pub(super) struct Choice {
+    pub(super) member: Arc<Member>,
+    /// Whether the request names it.
+    pub(super) is_listed: bool,
+}
+
+impl Choice {
+    fn listed(member: Arc<Member>) -> Self {
+        let is_listed = true;
+        Self { member, is_listed }
+    }
+
+    fn fallback(member: Arc<Member>) -> Self {
+        let is_listed = false;
+        Self { member, is_listed }
+    }
+
+    /// Whether what its calls said is ignored. Panic is about those that were named: nobody else is asked whom
+    /// his calls speak against.
+    pub(super) fn panic(&self, route: &Route) -> Panic {
+        if self.is_listed {
+            route.panic
+        } else {
+            Panic::Off
+        }
+    }
+}
+
+/// The next instance. None is tried twice while another that may be used is not.
+pub(super) fn choose(route: &Route, attempts: &[Attempt]) -> Option<Choice> {
     let now = Instant::now();
     let fit = |member: &Member| member.fitness(route.panic, now);
     if attempts.is_empty()
-        && let Some(member) = pick(route, &route.candidates, fit, now)
+        && let Some(member) = pick(route, &route.candidates, unless_full(fit), now)
     {
-        return Some((member, true));
+        return Some(Choice::listed(member));
     }
     // Time has passed: whoever has left or gone down since gets nothing more.
     let fleet = (route.fleet_now)();
@@ -40,30 +70,30 @@ pub(super) fn choose(route: &Route, attempts: &[Attempt]) -> Option<(Arc<Member>
             .count()
     };
     let usable = |member: &&Arc<Member>| fit(member) != Fitness::Unfit;
-    let fewest = candidates
-        .iter()
-        .filter(usable)
-        .map(|member| tries(member))
-        .min();
-    if fewest != Some(0) && route.retry.fallback == Fallback::AnyHealthy {
-        // Panic is about those that were named: nobody else is asked whom his calls speak against.
-        let untried = |member: &Member| match (member.fitness(Panic::Off, now), tries(member)) {
-            (Fitness::Fit, 0) => Fitness::Fit,
-            (Fitness::Fit | Fitness::Unknown | Fitness::Unfit, _) => Fitness::Unfit,
-        };
-        if let Some(member) = pick(route, fleet.members(), untried, now) {
-            return Some((member, false));
-        }
-    }
-    let fewest = fewest?;
-    let least_tried = |member: &Member| {
-        if tries(member) == fewest {
-            fit(member)
-        } else {
-            Fitness::Unfit
-        }
+    let usable = || candidates.iter().filter(usable);
+    let fewest = usable().map(|member| tries(member)).min();
+    let is_free = |member: &Arc<Member>| tries(member) == 0 && !member.load.is_full();
+    let elsewhere = (route.retry.fallback == Fallback::AnyHealthy && !usable().any(is_free))
+        .then(|| fleet.members());
+    // Nobody is asked, beyond those that were named, whom his calls speak against.
+    let untried = |member: &Member| match (member.fitness(Panic::Off, now), tries(member)) {
+        (Fitness::Fit, 0) => Fitness::Fit,
+        (Fitness::Fit | Fitness::Unknown | Fitness::Unfit, _) => Fitness::Unfit,
     };
-    pick(route, &candidates, least_tried, now).map(|member| (member, true))
+    if let Some(others) = elsewhere
+        && let Some(member) = pick(route, others, unless_full(untried), now)
+    {
+        return Some(Choice::fallback(member));
+    }
+    let least_tried = |member: &Member| match fewest {
+        Some(fewest) if tries(member) == fewest => fit(member),
+        Some(_) | None => Fitness::Unfit,
+    };
+    // Whoever is left and full is asked all the same: he may be free by then, or it is told what he lacks.
+    pick(route, &candidates, unless_full(least_tried), now)
+        .or_else(|| pick(route, &candidates, least_tried, now))
+        .map(Choice::listed)
+        .or_else(|| pick(route, elsewhere?, untried, now).map(Choice::fallback))
 }
 
 /// Times that a choice may turn out to be outdated before the call is given up: each is a race of moments.
@@ -72,24 +102,32 @@ const OUTDATED_MAX: usize = 16;
 /// Leave to send to the instance that was chosen, or to another one when it was drained or ejected since.
 pub(super) fn enter(
     route: &Route,
-    mut member: Arc<Member>,
+    mut choice: Choice,
     attempts: &[Attempt],
-) -> Result<(Arc<Member>, Option<AttemptKind>, Pass), Failure> {
-    let mut kind = None;
+) -> Result<(Choice, Pass), Failure> {
     for _ in 0..OUTDATED_MAX {
-        let exclusion = match member.load.admit(route.panic, Instant::now()) {
-            Ok(pass) => return Ok((member, kind, pass)),
+        let member = &choice.member;
+        let exclusion = match member.load.admit(choice.panic(route), Instant::now()) {
+            Ok(pass) => return Ok((choice, pass)),
             Err(exclusion) => exclusion,
         };
-        let Some((next, listed)) = choose(route, attempts) else {
-            return Err(excluded(&member, exclusion));
+        let Some(next) = choose(route, attempts) else {
+            return Err(excluded(member, exclusion));
         };
-        if !listed {
-            kind = Some(AttemptKind::Fallback);
-        }
-        member = next;
+        choice = next;
     }
     Err(nobody(&route.candidates, route.panic))
+}
+
+/// An instance that is full is passed over while another one is free.
+fn unless_full(fitness: impl Fn(&Member) -> Fitness) -> impl Fn(&Member) -> Fitness {
+    move |member| {
+        if member.load.is_full() {
+            Fitness::Unfit
+        } else {
+            fitness(member)
+        }
+    }
 }
 
 fn pick(
@@ -98,24 +136,13 @@ fn pick(
     fitness: impl Fn(&Member) -> Fitness,
     now: Instant,
 ) -> Option<Arc<Member>> {
-    let choose = |fitness: &dyn Fn(usize) -> Fitness| {
-        selection::choose(
-            &route.selection,
-            members.len(),
-            |at| members[at].id().as_str(),
-            fitness,
-            |at| members[at].compared(now),
-            || route.chance.draw(),
-        )
-    };
-    // An instance that is full is passed over while another one is free.
-    let free = |at: usize| {
-        if members[at].load.is_full() {
-            Fitness::Unfit
-        } else {
-            fitness(&members[at])
-        }
-    };
-    let chosen = choose(&free).or_else(|| choose(&|at| fitness(&members[at])))?;
+    let chosen = selection::choose(
+        &route.selection,
+        members.len(),
+        |at| members[at].id().as_str(),
+        |at| fitness(&members[at]),
+        |at| members[at].compared(now),
+        || route.chance.draw(),
+    )?;
     Some(Arc::clone(&members[chosen]))
 }

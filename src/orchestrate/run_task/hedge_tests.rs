@@ -136,6 +136,71 @@ async fn a_task_is_not_sent_again_to_one_of_two_while_the_other_works_on_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hedge_never_goes_to_a_full_instance_and_costs_nothing_then() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(70))), ("B", Act::Echo(ms(1)))]);
+    stage.limit("B", 0);
+    let route = hedged(&stage, AFTER);
+    let (retries, hedges) = (Arc::clone(&route.retries), route.hedges.clone().unwrap());
+    check(route.clone(), "A at 70: A first ok").await;
+    let now = Instant::now().into_std();
+    let left = |take: &mut dyn FnMut() -> bool| (0..20).filter(|_| take()).count();
+    assert_eq!(left(&mut || lock(&retries).take(now)), 10);
+    assert_eq!(left(&mut || lock(&hedges).take(now)), 5);
+    // Nor when it was filled since it was chosen.
+    let choice = choose::Choice {
+        member: Arc::clone(&route.candidates[1]),
+        is_listed: true,
+    };
+    let hedge = Next::now(choice, AttemptKind::Hedge, Instant::now());
+    let refused = route.enter(hedge, &Tries::default(), false).err().unwrap();
+    assert_eq!(refused.reason, Reason::InstanceBusy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_any_of_several_tries_asks_for_is_obeyed() {
+    use retry::Pushback::{Stop, Wait};
+    let stage = |of_a: retry::Pushback, of_b: retry::Pushback| {
+        Stage::new([
+            ("A", Act::PushBackAfter(ms(60), of_a)),
+            ("B", Act::PushBackAfter(ms(30), of_b)),
+            ("C", Act::Echo(ms(1))),
+        ])
+    };
+    let tries = "A first instance_failed, B hedge instance_failed";
+    // B fails at 80, while the next try is planned for 160.
+    check(
+        hedged(&stage(Wait(ms(100)), Wait(ms(200))), AFTER),
+        &format!("C at 281: {tries}, C retry ok"),
+    )
+    .await;
+    check(
+        hedged(&stage(Wait(ms(100)), Wait(ms(20))), AFTER),
+        &format!("C at 161: {tries}, C retry ok"),
+    )
+    .await;
+    for of_b in [Stop, Wait(ms(900))] {
+        check(
+            hedged(&stage(Wait(ms(100)), of_b), AFTER),
+            &format!("instance_failed at 80: {tries}"),
+        )
+        .await;
+    }
+    // Also where there was nowhere to go while the other one ran.
+    let stage = Stage::with_scripts([
+        (
+            "A",
+            vec![Act::PushBackAfter(ms(60), Wait(ms(500))), Act::Echo(ms(1))],
+        ),
+        ("B", vec![Act::FailAfter(ms(100), Status::Unavailable)]),
+    ]);
+    check(
+        hedged(&stage, AFTER),
+        &format!("A at 561: {tries}, A retry ok"),
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn hedges_over_all_callers_are_a_twentieth_of_the_calls() {
     let stage = Stage::new([("A", Act::Echo(ms(100))), ("B", Act::Echo(ms(100)))]);
     let template = hedged(&stage, AFTER);

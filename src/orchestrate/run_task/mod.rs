@@ -135,21 +135,31 @@ pub async fn run_task(mut route: Route, tries: &Tries) -> Result<Answered, Unans
     }
 }
 
+impl Route {
+    /// Looks at its candidates again: time has passed since they were chosen.
+    pub fn look_again(&mut self) {
+        let fleet = (self.fleet_now)();
+        self.candidates = fleet.refreshed(&self.candidates);
+        self.panic = fleet.panic_among(&self.candidates);
+    }
+}
+
 type Ended = Result<(InstanceId, Payload), (Failure, Option<Stop>)>;
 
 async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
-    first.member.load.retries().call();
+    first.member().load.retries().call();
     let mut place = pin!(None);
     let mut flying = Flying::new(place.as_mut());
     let mut hedge_at = None;
     let mut planned = Some(first);
     // Once an instance has asked not to be tried again there is nothing but to wait for what runs.
     let mut closed = None;
+    let mut asked = retry::Asked::default();
     loop {
         if let Some(next) = planned.take_if(|next| next.at <= Instant::now()) {
             let left = route.deadline.budget(Instant::now().into_std());
             if left.is_none() && flying.is_empty() {
-                return Err((no_time(&next.member), Some(Stop::NoTime)));
+                return Err((no_time(next.member()), Some(Stop::NoTime)));
             }
             match route.enter(next, tries, flying.is_empty()) {
                 Ok(entered) => {
@@ -174,7 +184,7 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
             // Time for what is planned, which is sent above, or else for a hedge.
             if planned.is_none() {
                 hedge_at = None;
-                planned = route.hedge(tries);
+                planned = route.hedge(tries, &asked);
             }
             continue;
         };
@@ -189,23 +199,23 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
             _ if was_too_late(&failure) => Stop::NoTime,
             _ if !retry::may_be_repeated(&route.retry, &failure) => Stop::NotRepeatable,
             Some(stop) => stop,
-            // One more is on its way already.
-            None if planned.is_some() => continue,
-            None => match route
-                .follow_up(&landed.member, &failure, tries, flying.is_empty())
-                .await
-            {
-                Ok(next) => {
-                    planned = next;
-                    continue;
+            None => {
+                let failed = (&*landed.member, &failure);
+                let (planned_before, is_alone) = (planned.take(), flying.is_empty());
+                let next = route.go_on(failed, planned_before, &mut asked, tries, is_alone);
+                match next.await {
+                    Ok(next) => {
+                        planned = next;
+                        continue;
+                    }
+                    Err(stop) => stop,
                 }
-                Err(stop) => stop,
-            },
+            }
         };
-        if stop == Stop::NotRepeatable || flying.is_empty() && planned.is_none() {
+        if stop == Stop::NotRepeatable || flying.is_empty() {
             return Err((failure, Some(stop)));
         }
-        (hedge_at, closed) = (None, Some(stop));
+        (planned, hedge_at, closed) = (None, None, Some(stop));
     }
 }
 

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::choose::{self, choose};
+use super::choose::{self, Choice, choose};
 use super::ready::{NotReady, has_usable};
 use super::{Route, Tries, lock};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::hedge;
 use crate::domain::limit::{ATTEMPTS_MAX, READY_WAITING_MAX};
-use crate::domain::retry::{Facts, Means, Place, Pushback, Stop, Verdict, decide};
+use crate::domain::retry::{Asked, Facts, Means, Place, Pushback, Stop, Verdict, decide, is_free};
 use crate::domain::task::AttemptKind;
 use crate::fleet::Pass;
 use crate::fleet::view::Member;
+use crate::orchestrate::attempt::busy;
 use crate::orchestrate::excluded::{excluded, nobody};
 
 /// When to come again while all places for waiting are taken.
@@ -22,12 +23,28 @@ const COME_AGAIN: Duration = Duration::from_secs(1);
 
 /// The next try.
 pub(super) struct Next {
-    pub(super) member: Arc<Member>,
-    pub(super) kind: AttemptKind,
+    pub(super) choice: Choice,
+    /// What it is called when it goes to an instance that the request names.
+    kind: AttemptKind,
     /// Not before.
     pub(super) at: Instant,
     /// Whether the choice is as old as a wait: the instance may have gone down since.
-    pub(super) is_old: bool,
+    is_old: bool,
+}
+
+impl Next {
+    pub(super) fn now(choice: Choice, kind: AttemptKind, now: Instant) -> Self {
+        Self {
+            choice,
+            kind,
+            at: now,
+            is_old: false,
+        }
+    }
+
+    pub(super) fn member(&self) -> &Member {
+        &self.choice.member
+    }
 }
 
 /// A try that its instance has given leave to.
@@ -71,20 +88,8 @@ impl Route {
                 waited
             }
         };
-        let (member, listed) = chosen.map_err(|why| self.not_ready(why))?;
-        let kind = if listed {
-            AttemptKind::First
-        } else {
-            AttemptKind::Fallback
-        };
-        let at = Instant::now();
-        let is_old = false;
-        Ok(Next {
-            member,
-            kind,
-            at,
-            is_old,
-        })
+        let choice = chosen.map_err(|why| self.not_ready(why))?;
+        Ok(Next::now(choice, AttemptKind::First, Instant::now()))
     }
 
     fn not_ready(&self, why: Option<NotReady>) -> Failure {
@@ -106,9 +111,38 @@ impl Route {
         }
     }
 
-    /// What comes after a failed try; `None` when it is to wait for what runs. Waits for an instance, or goes
-    /// back to one, only where nothing else runs.
-    pub(super) async fn follow_up(
+    /// What comes after a failed try, with what is `planned` already; `None` when it is to wait for what runs.
+    pub(super) async fn go_on(
+        &self,
+        (failed, failure): (&Member, &Failure),
+        planned: Option<Next>,
+        asked: &mut Asked,
+        tries: &Tries,
+        is_alone: bool,
+    ) -> Result<Option<Next>, Stop> {
+        asked.note(failure.pushback, Instant::now().into_std())?;
+        let next = match planned {
+            Some(planned) => Some(planned),
+            None => self.follow_up(failed, failure, tries, is_alone).await?,
+        };
+        next.map(|next| self.held_back(next, asked)).transpose()
+    }
+
+    /// Not before what any instance has asked for.
+    fn held_back(&self, next: Next, asked: &Asked) -> Result<Next, Stop> {
+        let at = Instant::from_std(asked.not_before(next.at.into_std()));
+        if at == next.at {
+            return Ok(next);
+        }
+        if self.deadline.work_ends() <= at.into_std() {
+            return Err(Stop::NoTime);
+        }
+        let is_old = true;
+        Ok(Next { at, is_old, ..next })
+    }
+
+    /// Another try. Waits for an instance, or goes back to one, only where nothing else runs.
+    async fn follow_up(
         &self,
         failed: &Member,
         failure: &Failure,
@@ -156,7 +190,7 @@ impl Route {
                 tried.any(|instance| instance == member.id())
             };
             let place = match &chosen {
-                Some((member, _)) if tried(member) => Place::Again,
+                Some(choice) if tried(&choice.member) => Place::Again,
                 Some(_) | None => Place::Elsewhere,
             };
             (chosen, place, attempts.len() as u32)
@@ -183,18 +217,15 @@ impl Route {
             (Verdict::Again(..), Some(_)) if place == Place::Again && !is_alone => {
                 Err(Halt::Nobody)
             }
-            (Verdict::Again(kind, wait), Some((member, listed))) => {
-                if costs(failure) {
+            (Verdict::Again(kind, wait), Some(choice)) => {
+                if !is_free(failure) {
                     let _ = (all.take(std_now), own.take(std_now));
                 }
-                let kind = if listed { kind } else { AttemptKind::Fallback };
-                let at = now + wait;
-                let is_old = !wait.is_zero();
                 Ok(Next {
-                    member,
+                    choice,
                     kind,
-                    at,
-                    is_old,
+                    at: now + wait,
+                    is_old: !wait.is_zero(),
                 })
             }
         }
@@ -209,41 +240,47 @@ impl Route {
         is_alone: bool,
     ) -> Result<Entered, Failure> {
         let Next {
-            member,
+            choice,
             kind,
             is_old,
             ..
         } = next;
         if kind == AttemptKind::Hedge {
-            let admitted = member.load.admit(self.panic, Instant::now());
-            return match admitted {
+            let panic = choice.panic(self);
+            let member = choice.member;
+            return match member.load.admit(panic, Instant::now()) {
+                Ok(pass) if pass.finds_it_full() => Err(busy(&member)),
                 Ok(pass) => Ok(Entered { member, kind, pass }),
                 Err(exclusion) => Err(excluded(&member, exclusion)),
             };
         }
         tries.with(|attempts| {
-            let (member, kind) = if is_old && !self.is_still_fit(&member) {
-                let chosen = choose(self, attempts);
-                let (other, listed) = chosen.ok_or_else(|| nobody(&self.candidates, self.panic))?;
-                (other, if listed { kind } else { AttemptKind::Fallback })
+            let choice = if is_old && !self.is_still_fit(&choice) {
+                choose(self, attempts).ok_or_else(|| nobody(&self.candidates, self.panic))?
             } else {
-                (member, kind)
+                choice
             };
-            let (member, other, pass) = choose::enter(self, member, attempts)?;
+            let (Choice { member, is_listed }, pass) = choose::enter(self, choice, attempts)?;
             let mut tried = attempts.iter().map(|attempt| &attempt.instance);
             if !is_alone && tried.any(|instance| instance == member.id()) {
                 return Err(nobody(&self.candidates, self.panic));
             }
-            let kind = other.unwrap_or(kind);
+            let kind = if is_listed {
+                kind
+            } else {
+                AttemptKind::Fallback
+            };
             Ok(Entered { member, kind, pass })
         })
     }
 
     /// Whether it may have the task as the fleet is now.
-    fn is_still_fit(&self, member: &Member) -> bool {
+    fn is_still_fit(&self, choice: &Choice) -> bool {
         let fleet = (self.fleet_now)();
-        let current = fleet.find(member.id());
-        current.is_some_and(|current| current.exclusion(self.panic, Instant::now()).is_none())
+        let current = fleet.find(choice.member.id());
+        let exclusion =
+            |current: &Arc<Member>| current.exclusion(choice.panic(self), Instant::now());
+        current.is_some_and(|current| exclusion(current).is_none())
     }
 
     /// How long a try may take before a hedge is sent beside it; `None` when none would be.
@@ -262,26 +299,26 @@ impl Route {
     }
 
     /// A hedge: at an instance that has not been tried, within the budgets of hedges and of retries.
-    pub(super) fn hedge(&self, tries: &Tries) -> Option<Next> {
+    pub(super) fn hedge(&self, tries: &Tries, asked: &Asked) -> Option<Next> {
         let at = Instant::now();
-        let member = tries.with(|attempts| {
+        if at.into_std() < asked.not_before(at.into_std()) {
+            return None;
+        }
+        let choice = tries.with(|attempts| {
             let attempts_max = self.retry.attempts_max.min(ATTEMPTS_MAX);
             if attempts_max as usize <= attempts.len() {
                 return None;
             }
-            let (member, _) = choose(self, attempts)?;
+            let choice = choose(self, attempts)?;
             let mut tried = attempts.iter().map(|attempt| &attempt.instance);
-            (!tried.any(|instance| instance == member.id())).then_some(member)
+            let is_untried = !tried.any(|instance| instance == choice.member.id());
+            // To be refused it need not be sent: it would cost a try and the budgets.
+            (is_untried && !choice.member.load.is_full()).then_some(choice)
         })?;
         let now = at.into_std();
         let (mut hedges, mut all) = (lock(self.hedges.as_ref()?), lock(&self.retries));
         let may = hedges.has(now) && all.has(now) && hedges.take(now) && all.take(now);
-        may.then_some(Next {
-            member,
-            kind: AttemptKind::Hedge,
-            at,
-            is_old: false,
-        })
+        may.then(|| Next::now(choice, AttemptKind::Hedge, at))
     }
 
     /// Takes an answer into account.
@@ -290,10 +327,4 @@ impl Route {
             lock(hedges).answered(latency);
         }
     }
-}
-
-/// Whether a try after this failure counts against the budgets: a refusal inside this process has cost no
-/// instance anything.
-fn costs(failure: &Failure) -> bool {
-    failure.progress != crate::domain::failure::Progress::NeverSent
 }

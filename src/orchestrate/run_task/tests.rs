@@ -212,6 +212,24 @@ async fn retries_over_all_callers_are_a_fifth_of_the_calls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_bad_instance_cannot_spend_what_all_have() {
+    let stage = Stage::new([("A", Act::Break), ("B", Act::Echo(ms(0)))]);
+    let template = idempotent(&stage, 2);
+    for _ in 0..1000 {
+        lock(&template.retries).call();
+    }
+    let mut repeated = 0;
+    for _ in 0..100 {
+        repeated += usize::from(run_once(template.clone()).await.is_ok());
+    }
+    // Ten at once, and a fifth of the calls that went to it first.
+    assert!((29..=31).contains(&repeated), "{repeated}");
+    let now = Instant::now().into_std();
+    let left = (0..200).filter(|_| lock(&template.retries).take(now));
+    assert!(70 <= left.count(), "the others have theirs");
+}
+
+#[tokio::test(start_paused = true)]
 async fn time_that_runs_out_is_a_deadline_and_the_instance_is_told() {
     let stage = Stage::new([("A", Act::Silent), ("B", Act::Echo(ms(1)))]);
     let started = Instant::now();
@@ -322,4 +340,76 @@ async fn a_full_instance_is_passed_over_and_asking_it_costs_no_budget() {
         .filter(|_| retries.lock().unwrap().take(now))
         .count();
     assert_eq!(left, 10, "nothing was taken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_about_those_who_are_named_lifts_no_ejection_of_anybody_else() {
+    let stage = Stage::new([("A", Act::Echo(ms(1))), ("B", Act::Echo(ms(1)))]);
+    let mut route = stage.route(Policy::Ordered, ms(1000));
+    let (a, b) = (
+        Arc::clone(&route.candidates[0]),
+        Arc::clone(&route.candidates[1]),
+    );
+    route.candidates = route.candidates[..1].into();
+    route.panic = Panic::On;
+    route.retry.fallback = Fallback::AnyHealthy;
+    // Both are ejected after they were chosen.
+    a.load.eject(Instant::now());
+    b.load.eject(Instant::now());
+    let enter = |member: &Arc<Member>, is_listed| {
+        let member = Arc::clone(member);
+        let choice = choose::Choice { member, is_listed };
+        let (entered, _pass) = choose::enter(&route, choice, &[]).unwrap();
+        entered.member.id().to_string()
+    };
+    assert_eq!(enter(&b, false), "A");
+    assert_eq!(enter(&a, true), "A", "panic is about A");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_instance_that_is_named_costs_no_try_while_a_fallback_is_free() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(1))), ("B", Act::Echo(ms(1)))]);
+    stage.limit("A", 0);
+    let mut route = stage.route(Policy::Ordered, ms(1000));
+    route.candidates = route.candidates[..1].into();
+    check_route(
+        route.clone(),
+        "instance_busy: A instance_busy, A instance_busy, A instance_busy, A instance_busy",
+    )
+    .await;
+    route.retry.fallback = Fallback::AnyHealthy;
+    let answered = run_once(route).await.unwrap();
+    assert_eq!(answered.instance.as_str(), "B");
+    assert_eq!(answered.attempts.len(), 1);
+    assert_eq!(answered.attempts[0].kind, AttemptKind::Fallback);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_gets_no_more_calls_a_second_than_it_may() {
+    let mut stage = Stage::new([("A", Act::Echo(ms(0))), ("B", Act::Echo(ms(0)))]);
+    let rate = crate::domain::admission::Rate {
+        per_second: 10,
+        burst: 2,
+    };
+    stage.slow("A", rate);
+    let both = stage.route(Policy::Ordered, ms(100_000));
+    let mut alone = both.clone();
+    alone.candidates = alone.candidates[..1].into();
+    alone.retry.attempts_max = 1;
+    let asked = |id: &str| stage.instance(id).calls.lock().unwrap().len();
+    for _ in 0..10 {
+        run_once(both.clone()).await.unwrap();
+    }
+    assert_eq!((asked("A"), asked("B")), (2, 8), "the others go elsewhere");
+    let unanswered = run_once(alone.clone()).await.unwrap_err();
+    assert_eq!(unanswered.failure.reason, Reason::InstanceBusy);
+    assert_eq!(
+        unanswered.failure.detail,
+        "at its limit: it may have 10 calls a second"
+    );
+    for _ in 0..1000 {
+        time::advance(ms(10)).await;
+        let _ = run_once(alone.clone()).await;
+    }
+    assert!((101..=103).contains(&asked("A")), "{}", asked("A"));
 }

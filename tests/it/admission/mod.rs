@@ -7,10 +7,12 @@ use orchestrator::domain::admission::Quota;
 use orchestrator::ingress::caller::Key;
 use orchestrator::proto::health::HealthCheckRequest;
 use orchestrator::proto::health::health_client::HealthClient;
+use orchestrator::proto::orchestrator::explain_request::Call;
 use orchestrator::proto::orchestrator::fanout_response::Event;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 use orchestrator::proto::orchestrator::{
-    FanoutRequest, HealthRequest, HealthWatchRequest, Outcome, RouteRequest, RouteResponse,
+    Exclusion, ExplainRequest, FanoutRequest, HealthRequest, HealthWatchRequest, Outcome,
+    RouteRequest, RouteResponse,
 };
 use tokio::sync::watch;
 use tonic::{Code, Response, Status};
@@ -24,6 +26,7 @@ use crate::stage::{
 
 mod ends;
 mod memory;
+mod waited;
 
 const ROUTE: &str = "/openclaw.orchestrator.v1.OrchestratorService/Route";
 const FANOUT: &str = "/openclaw.orchestrator.v1.OrchestratorService/Fanout";
@@ -331,6 +334,34 @@ async fn an_instance_that_is_full_is_passed_over_and_named_when_there_is_no_othe
     ];
     assert_eq!(outcomes, expected);
     assert_eq!(house.held[0].counts.borrow().begun, 2);
+    for (call, expected) in [
+        // Nobody is sent to it: it comes last.
+        (
+            Call::Route(route(&["held1", "echo"])),
+            [("echo", Exclusion::None), ("held1", Exclusion::AtLimit)],
+        ),
+        (
+            Call::Fanout(FanoutRequest {
+                targets: vec!["held1".into(), "echo".into()],
+                ..Default::default()
+            }),
+            [("held1", Exclusion::AtLimit), ("echo", Exclusion::None)],
+        ),
+    ] {
+        let request = ExplainRequest { call: Some(call) };
+        let explained = other.explain(request).await.unwrap().into_inner();
+        let told: Vec<_> = explained.instances.iter().collect();
+        let order: Vec<_> = told
+            .iter()
+            .map(|told| (told.instance.as_str(), told.exclusion()))
+            .collect();
+        assert_eq!(order, expected);
+        let full = told.iter().find(|told| told.instance == "held1").unwrap();
+        assert_eq!(
+            full.reason,
+            "at its limit: it has 2 calls, which is the most it may have"
+        );
+    }
     house.let_go.send_replace(true);
     for sent in sent {
         sent.await.unwrap().unwrap();

@@ -1,8 +1,8 @@
 //! How many tries there are in all.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use super::Facts;
+use super::{Call, Facts};
 use crate::history::What;
 
 /// Tries beyond the first that a quiet server has at once.
@@ -15,27 +15,29 @@ const PER_SECOND: f64 = 1.0;
 /// 12: at every instant, tries beyond the first that have reached an instance stay within their share of what
 /// was asked so far.
 pub(super) fn retries_stay_within_their_share(facts: &Facts<'_>) -> Vec<String> {
-    let (mut asked, mut tries) = (0_usize, 0_usize);
-    let mut tried = BTreeSet::new();
+    let (mut asked, mut again) = (0_usize, 0_usize);
+    // What has been asked of each task, and what has come of it.
+    let (mut firsts, mut tries) = (BTreeMap::<_, usize>::new(), BTreeMap::<_, usize>::new());
     for record in facts.records {
         match &record.what {
             What::Asked(ask) => {
-                let is_fan_out = facts.calls[&ask.call].is_fan_out();
+                let is_fan_out = ask.is_fan_out();
                 asked += if is_fan_out { ask.targets.len() } else { 1 };
+                *firsts.entry(ask.task).or_default() += 1;
             }
             What::Arrived(arrival) => {
-                let Some(call) = facts.calls.get(&arrival.call) else {
-                    // A call that nobody owns up to has asked for nothing.
-                    tries += 1;
-                    continue;
-                };
-                let leg = call.is_fan_out().then_some(arrival.instance.as_str());
-                tries += 1;
-                tried.insert((arrival.call, leg));
+                let call = facts.calls.get(&arrival.task);
+                let is_fan_out = call.is_some_and(Call::is_fan_out);
+                let leg = is_fan_out.then_some(arrival.instance.as_str());
+                let tries = tries.entry((arrival.task, leg)).or_default();
+                *tries += 1;
+                // A task with a key may be begun by each call that asks for it; one that nobody owns up to, by none.
+                let firsts = firsts.get(&arrival.task).copied().unwrap_or_default();
+                again += usize::from(firsts < *tries);
             }
             _ => continue,
         }
-        let again = (tries - tried.len()) as f64;
+        let again = again as f64;
         let allowed = FLOOR + asked as f64 * PER_CALL + record.at.as_secs_f64() * PER_SECOND;
         if allowed < again {
             let at = record.at;

@@ -1,6 +1,6 @@
 //! When tasks are sent, and with how much time.
 
-use super::Facts;
+use super::{Call, Facts};
 use crate::plan::Link;
 
 /// 8: an instance has no more time than its caller gives, and none is asked when the time is over.
@@ -10,8 +10,11 @@ pub(super) fn nothing_is_sent_late_or_with_more_time_than_is_left(
     let mut found = Vec::new();
     for execution in facts.executions.values() {
         let arrival = execution.arrival;
-        let number = arrival.call;
-        let Some(call) = facts.calls.get(&number) else {
+        let number = arrival.task;
+        // Whoever has joined since gives it no more time.
+        let asked = |call: &&Call<'_>| call.asked <= execution.at;
+        let before = facts.who_ask(number).filter(asked);
+        let Some(call) = before.max_by_key(|call| call.deadline()) else {
             continue;
         };
         let Some(budget) = arrival.budget else {

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::Facts;
-use crate::history::{Begun, End, Remains, Stream, Verdict};
-
-/// How long a reset may take within the orchestrator.
-const RESET: Duration = Duration::from_millis(100);
+use crate::history::{Begun, End, Remains, Stream, Tried, Verdict};
 
 /// 9 and 14: every call ends, in time, by a name that fits.
 pub(super) fn every_call_ends_in_time_and_by_its_name(facts: &Facts<'_>) -> Vec<String> {
@@ -25,7 +22,7 @@ pub(super) fn every_call_ends_in_time_and_by_its_name(facts: &Facts<'_>) -> Vec<
         let (code, reason) = match end {
             End::Failed { code, reason, .. } => (code, reason),
             End::Streamed(Stream {
-                verdict: Verdict::Failed { code, reason },
+                verdict: Verdict::Failed { code, reason, .. },
                 ..
             }) => (code, reason),
             End::Broken
@@ -49,36 +46,12 @@ pub(super) fn every_call_ends_in_time_and_by_its_name(facts: &Facts<'_>) -> Vec<
         // What is kept back for the way of the answer.
         let reserve =
             (call.ask.timeout / 20).clamp(Duration::from_millis(5), Duration::from_millis(250));
-        let is_its_own = call.ask.per_try.is_none();
+        let is_alone = facts.who_ask(call.ask.task).count() == 1;
+        let is_its_own = call.ask.per_try.is_none() && is_alone;
         if reason == "DEADLINE_EXCEEDED" && is_its_own && at + reserve < call.deadline() {
             let early = call.deadline() - at;
             found.push(format!(
                 "call {number} was late {early:?} before its deadline"
-            ));
-        }
-    }
-    found
-}
-
-/// 13: once a call is over, whoever still works on it is told so.
-pub(super) fn nothing_goes_on_that_nobody_waits_for(facts: &Facts<'_>) -> Vec<String> {
-    let mut found = Vec::new();
-    for execution in facts.executions.values() {
-        let arrival = execution.arrival;
-        let Some(call) = facts.calls.get(&arrival.call) else {
-            continue;
-        };
-        let Some((ended, _)) = call.ended else {
-            continue;
-        };
-        let due = ended.max(execution.at) + RESET + facts.latency * 2;
-        let is_clear = facts.caller_is_clear(call, due)
-            && facts.instance_is_clear(&arrival.instance, execution.at, due);
-        if is_clear && execution.over.is_none_or(|over| due < over) {
-            let number = arrival.call;
-            found.push(format!(
-                "call {number} goes on at {} though it has ended",
-                arrival.instance
             ));
         }
     }
@@ -94,16 +67,21 @@ pub(super) fn when_all_is_well_all_calls_succeed(facts: &Facts<'_>) -> Vec<Strin
     let (mut seen, mut reported) = (0, 0);
     for (number, call) in facts.calls.iter().filter(|(_, call)| calm <= call.asked) {
         let is_good = match call.ended {
-            Some((_, End::Answered { attempts, .. })) => {
-                reported += attempts.len();
+            Some((
+                _,
+                End::Answered {
+                    attempts,
+                    deduplicated,
+                    ..
+                },
+            )) => {
+                // Those of an earlier call are told once more.
+                reported += if *deduplicated { 0 } else { sent(attempts) };
                 true
             }
             Some((_, End::Streamed(stream))) => {
-                reported += stream
-                    .partials
-                    .iter()
-                    .map(|part| part.attempts.len())
-                    .sum::<usize>();
+                let parts = stream.partials.iter();
+                reported += parts.map(|part| sent(&part.attempts)).sum::<usize>();
                 stream.verdict == Verdict::Ok
                     && stream
                         .partials
@@ -113,7 +91,7 @@ pub(super) fn when_all_is_well_all_calls_succeed(facts: &Facts<'_>) -> Vec<Strin
             _ => false,
         };
         seen += facts
-            .of_call(*number)
+            .of_task(*number)
             .filter(|execution| execution.arrival.begun == Begun::Yes)
             .count();
         if !is_good {
@@ -127,6 +105,12 @@ pub(super) fn when_all_is_well_all_calls_succeed(facts: &Facts<'_>) -> Vec<Strin
         ));
     }
     found
+}
+
+/// How many of these have left for an instance: one that is full was not sent anything.
+fn sent(attempts: &[Tried]) -> usize {
+    let is_sent = |tried: &&Tried| tried.failure.as_deref() != Some("INSTANCE_BUSY");
+    attempts.iter().filter(is_sent).count()
 }
 
 const NOTHING: Remains = Remains {

@@ -12,9 +12,13 @@ const TRIES_MAX: u32 = 5;
 /// said that this does no harm. In a fan-out each target has a task of its own.
 pub(super) fn no_task_is_executed_twice_unless_it_may_be(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
-    for (number, call) in &facts.calls {
+    for (number, call) in facts
+        .calls
+        .iter()
+        .filter(|(_, call)| call.ask.word.is_none())
+    {
         let mut begun: BTreeMap<&str, u32> = BTreeMap::new();
-        for execution in facts.of_call(*number) {
+        for execution in facts.of_task(*number) {
             if execution.arrival.begun == Begun::Yes {
                 let leg = if call.is_fan_out() {
                     execution.arrival.instance.as_str()
@@ -37,8 +41,10 @@ pub(super) fn tries_are_bounded(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for (number, call) in &facts.calls {
         let most = call.attempts_max().min(TRIES_MAX);
+        // A task with a key may be begun anew, from its first try on.
+        let is_alone = facts.who_ask(*number).count() == 1;
         let mut seen = BTreeSet::new();
-        for execution in facts.of_call(*number) {
+        for execution in facts.of_task(*number) {
             let arrival = execution.arrival;
             let leg = call.is_fan_out().then_some(&arrival.instance);
             if arrival.attempt == 0 || most < arrival.attempt {
@@ -47,7 +53,7 @@ pub(super) fn tries_are_bounded(facts: &Facts<'_>) -> Vec<String> {
                     "call {number}: try {attempt}, {most} tries are allowed"
                 ));
             }
-            if !seen.insert((leg, arrival.attempt)) {
+            if !seen.insert((leg, arrival.attempt)) && is_alone {
                 let attempt = arrival.attempt;
                 found.push(format!("call {number}: try {attempt} was made twice"));
             }

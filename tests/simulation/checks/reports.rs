@@ -8,8 +8,14 @@ use crate::payload;
 pub(super) fn what_is_reported_is_what_instances_saw(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for (number, call) in &facts.calls {
-        let seen: Vec<_> = facts.of_call(*number).collect();
+        let task = call.ask.task;
+        let seen: Vec<_> = facts.of_task(task).collect();
+        // Which of several calls with a key has made a try cannot be told: see `keys`.
+        let is_alone = facts.who_ask(task).count() == 1;
         let mut judge = |tried: &[Tried], seen: &[&Execution<'_>]| {
+            if !is_alone {
+                return;
+            }
             let complaints = leg(facts, call, tried, seen);
             found.extend(complaints.map(|what| format!("call {number}: {what}")));
         };
@@ -20,14 +26,18 @@ pub(super) fn what_is_reported_is_what_instances_saw(facts: &Facts<'_>) -> Vec<S
                     by,
                     payload,
                     attempts,
+                    ..
                 },
             )) => {
                 judge(attempts, &seen);
-                let last = attempts.last();
-                if last.is_none_or(|last| last.instance != *by || last.failure.is_some()) {
-                    found.push(format!("call {number}: the last try is not the answer"));
+                let good = attempts.iter().filter(|tried| tried.failure.is_none());
+                let good: Vec<_> = good.map(|tried| &tried.instance).collect();
+                if good != [by] {
+                    found.push(format!(
+                        "call {number}: {by} has answered, and the tries say {good:?}"
+                    ));
                 }
-                if *payload != payload::answered(*number, by) {
+                if !payload::is_answer(payload, task, by) {
                     found.push(format!(
                         "call {number} has the answer of another: {payload}"
                     ));
@@ -70,10 +80,7 @@ fn leg(
                 "try {} at {} was not reported",
                 arrival.attempt, arrival.instance
             )),
-            Some(tried)
-                if tried.failure.as_deref() == Some("INSTANCE_DOWN")
-                    && arrival.begun == Begun::Yes =>
-            {
+            Some(tried) if never_began(tried) && arrival.begun == Begun::Yes => {
                 found.push(format!(
                     "try {} at {} is said never to have begun, and was executed",
                     arrival.attempt, arrival.instance
@@ -86,12 +93,11 @@ fn leg(
         let own = seen
             .iter()
             .find(|execution| execution.arrival.attempt as usize == at + 1);
-        let never_began = tried.failure.as_deref() == Some("INSTANCE_DOWN");
         match (&tried.failure, own) {
             (None, Some(execution))
                 if execution.left.is_some_and(|(_, how)| how == Left::Answered) => {}
             (None, _) => found.push(format!("{} has not answered, as is said", tried.instance)),
-            (Some(_), None) if !never_began => {
+            (Some(_), None) if !never_began(tried) => {
                 // What was sent may have been lost, or be on its way still.
                 let until = call.ended.map_or(call.asked, |(at, _)| at);
                 let is_clear = facts.instance_is_clear(&tried.instance, call.asked, until);
@@ -109,6 +115,14 @@ fn leg(
         }
     }
     found.into_iter()
+}
+
+/// A try of which is said that its instance has not begun it.
+fn never_began(tried: &Tried) -> bool {
+    matches!(
+        tried.failure.as_deref(),
+        Some("INSTANCE_DOWN" | "INSTANCE_BUSY" | "INSTANCE_DRAINING")
+    )
 }
 
 /// A try that was cut may have been reset before the instance had it.

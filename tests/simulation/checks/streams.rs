@@ -41,8 +41,8 @@ fn judge(call: u32, stream: &Stream) -> impl Iterator<Item = String> {
         if !roster.contains(&part.instance) {
             found.push(format!("{} was not asked", part.instance));
         }
-        let own = payload::answered(call, &part.instance);
-        if part.payload.as_ref().is_some_and(|payload| *payload != own) {
+        let is_own = |payload: &String| payload::is_answer(payload, call, &part.instance);
+        if !part.payload.iter().all(is_own) {
             found.push(format!("{} has the answer of another", part.instance));
         }
     }
@@ -85,10 +85,10 @@ fn judge(call: u32, stream: &Stream) -> impl Iterator<Item = String> {
         ));
     }
     for part in &summary.aggregate {
-        let own = payload::answered(call, &part.instance);
+        let is_own = |payload: &String| payload::is_answer(payload, call, &part.instance);
         let is_answered = part.outcome == OUTCOMES[0];
         if outcomes.get(part.instance.as_str()) != Some(&part.outcome.as_str())
-            || is_answered != (part.payload.as_ref() == Some(&own))
+            || is_answered != part.payload.as_ref().is_some_and(is_own)
         {
             found.push(format!("{} is collected wrongly", part.instance));
         }

@@ -2,28 +2,39 @@
 
 use std::time::Duration;
 
+use orchestrator::domain::health::Admin;
+
 use super::complaints;
+use crate::allowance;
+use crate::ask::{Ask, Hedge, Kind, Order, Rule, Selection, TimeoutIn};
 use crate::history::{
     Arrival, Begun, End, Left, Part, Record, Remains, Said, Stream, Sum, Tried, Verdict, What,
 };
 use crate::payload;
-use crate::plan::{Ask, Kind, Plan, Rule, Selection, TimeoutIn};
+use crate::plan::Plan;
 
-fn ms(count: u64) -> Duration {
+pub(super) fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
 /// Links of at most 2 ms, and nothing else that a check asks of a plan.
-fn plan() -> Plan {
-    Plan {
+pub(super) fn plan() -> Plan {
+    let mut plan = Plan {
         latency_max: ms(2),
+        callers: 2,
+        allowance: allowance::ample(2),
         ..Plan::of(0)
+    };
+    for instance in &mut plan.instances {
+        (instance.admin, instance.calls_max) = (Admin::Active, None);
     }
+    plan
 }
 
-fn ask(call: u32, targets: &[&str], kind: Kind) -> Ask {
+pub(super) fn ask(call: u32, targets: &[&str], kind: Kind) -> Ask {
     Ask {
         call,
+        task: call,
         caller: 0,
         at: ms(0),
         kind,
@@ -33,11 +44,15 @@ fn ask(call: u32, targets: &[&str], kind: Kind) -> Ask {
         attempts_max: 0,
         idempotent: false,
         per_try: None,
+        hedge: Hedge::Never,
+        waits_for_ready: false,
+        word: None,
+        order: Order::Straight,
         leaves: None,
     }
 }
 
-fn route(call: u32) -> Ask {
+pub(super) fn route(call: u32) -> Ask {
     let kind = Kind::Route {
         selection: Selection::Ordered,
         anywhere: false,
@@ -45,7 +60,7 @@ fn route(call: u32) -> Ask {
     ask(call, &["A", "B"], kind)
 }
 
-fn fan_out(call: u32) -> Ask {
+pub(super) fn fan_out(call: u32) -> Ask {
     let kind = Kind::Fanout {
         rule: Rule::All,
         failures_max: None,
@@ -55,58 +70,63 @@ fn fan_out(call: u32) -> Ask {
     ask(call, &["A", "B"], kind)
 }
 
-fn arrived(execution: u32, call: u32, instance: &str, attempt: u32) -> Arrival {
+pub(super) fn arrived(execution: u32, call: u32, instance: &str, attempt: u32) -> Arrival {
     Arrival {
         execution,
         instance: instance.to_owned(),
-        call,
+        task: call,
+        word: None,
         attempt,
         budget: Some(ms(50)),
         begun: Begun::Yes,
     }
 }
 
-fn left(execution: u32, how: Left) -> What {
+pub(super) fn left(execution: u32, how: Left) -> What {
     What::Left { execution, how }
 }
 
-fn tried(instance: &str, failure: Option<&str>) -> Tried {
+pub(super) fn tried(instance: &str, failure: Option<&str>) -> Tried {
     Tried {
         instance: instance.to_owned(),
         kind: "ATTEMPT_KIND_FIRST".to_owned(),
+        offset: Duration::ZERO,
+        elapsed: Duration::ZERO,
         failure: failure.map(str::to_owned),
     }
 }
 
-fn answered(call: u32, by: &str, attempts: Vec<Tried>) -> What {
+pub(super) fn answered(call: u32, by: &str, attempts: Vec<Tried>) -> What {
     let end = End::Answered {
         by: by.to_owned(),
-        payload: payload::answered(call, by),
+        payload: payload::answered(call, by, 1),
         attempts,
+        deduplicated: false,
     };
     What::Ended { call, end }
 }
 
-fn failed(call: u32, code: &str, reason: &str, attempts: Vec<Tried>) -> What {
+pub(super) fn failed(call: u32, code: &str, reason: &str, attempts: Vec<Tried>) -> What {
     let end = End::Failed {
         code: code.to_owned(),
         reason: reason.to_owned(),
         attempts,
+        pushback: None,
     };
     What::Ended { call, end }
 }
 
-fn part(call: u32, instance: &str) -> Part {
+pub(super) fn part(call: u32, instance: &str) -> Part {
     Part {
         instance: instance.to_owned(),
         outcome: "OUTCOME_ANSWERED".to_owned(),
-        payload: Some(payload::answered(call, instance)),
+        payload: Some(payload::answered(call, instance, 1)),
         failure: None,
         attempts: vec![tried(instance, None)],
     }
 }
 
-fn streamed(call: u32) -> Stream {
+pub(super) fn streamed(call: u32) -> Stream {
     Stream {
         roster: Some(vec!["A".to_owned(), "B".to_owned()]),
         partials: vec![part(call, "A"), part(call, "B")],
@@ -121,7 +141,7 @@ fn streamed(call: u32) -> Stream {
     }
 }
 
-const REMAINS: Remains = Remains {
+pub(super) const REMAINS: Remains = Remains {
     clean: true,
     tasks: 0,
     bytes_held: 0,
@@ -131,13 +151,18 @@ const REMAINS: Remains = Remains {
 
 /// The events, in milliseconds, then the end of the run; what is said of it must contain `expected`, or be nothing.
 fn check_all(events: Vec<(u64, What)>, remains: Remains, expected: &str) {
+    check_in(&plan(), events, remains, expected);
+}
+
+/// The same under a plan of its own.
+pub(super) fn check_in(plan: &Plan, events: Vec<(u64, What)>, remains: Remains, expected: &str) {
     let after = [(9000, What::Calm), (9999, What::Stopped(remains))];
     let records: Vec<_> = events
         .into_iter()
         .chain(after)
         .map(|(at, what)| Record { at: ms(at), what })
         .collect();
-    let found = complaints(&records, &plan());
+    let found = complaints(&records, plan);
     if expected.is_empty() {
         assert!(found.is_empty(), "{found:?}");
     } else {
@@ -146,7 +171,7 @@ fn check_all(events: Vec<(u64, What)>, remains: Remains, expected: &str) {
     }
 }
 
-fn check(events: Vec<(u64, What)>, expected: &str) {
+pub(super) fn check(events: Vec<(u64, What)>, expected: &str) {
     check_all(events, REMAINS, expected);
 }
 
@@ -340,7 +365,7 @@ fn work_for_an_instance_that_is_down_is_seen() {
     check(history([no, Said::Serving, no], 30), "");
 }
 
-fn told(change: impl Fn(&mut Stream)) -> Vec<(u64, What)> {
+pub(super) fn told(change: impl Fn(&mut Stream)) -> Vec<(u64, What)> {
     let mut stream = streamed(1);
     change(&mut stream);
     vec![

@@ -9,9 +9,8 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use super::client::{Client, On, PATIENCE, PAUSE};
+use super::client::{Client, On, PATIENCE, PAUSE, authorized};
 use super::plan::End;
-use crate::caller::authorized;
 use crate::sessions::history::Event;
 
 impl Client {

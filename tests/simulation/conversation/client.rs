@@ -17,13 +17,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Request, Streaming};
 use turmoil::net::TcpStream;
 
 use super::line::{Line, Shears};
 use super::plan::{Attachment, Cut, End, Session};
 use super::told::{Promise, Told};
-use crate::caller::{self, Client as Stub, authorized};
+use crate::caller::{self, Client as Stub};
 use crate::sessions::history::{Answers, Event, Ready, seq_of, streamed};
 use crate::sessions::instance::{payload, words};
 use crate::wire::Wire;
@@ -456,6 +456,11 @@ impl Client {
         let seq = data.seq;
         self.tell(Event::Received { seq, reply, text });
     }
+}
+
+/// A request with the key of the simulation.
+pub(super) fn authorized<T>(message: T) -> Request<T> {
+    caller::authorized(caller::KEYS[0], message)
 }
 
 fn far() -> Instant {

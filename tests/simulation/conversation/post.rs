@@ -5,9 +5,8 @@ use std::time::Duration;
 use orchestrator::proto::orchestrator::SessionPostRequest;
 use tokio::time::{sleep, timeout};
 
-use super::client::{Client, Phase};
+use super::client::{Client, Phase, authorized};
 use super::plan::Post;
-use crate::caller::authorized;
 use crate::sessions::history::Event;
 use crate::sessions::instance::{payload, words};
 

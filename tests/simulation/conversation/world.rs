@@ -12,8 +12,13 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use orchestrator::app::{App, Outside, Stopped};
 use orchestrator::chance::Chance;
-use orchestrator::config::Config;
+use orchestrator::config::{Config, Planned, Shutdown};
+use orchestrator::domain::health::Thresholds;
+use orchestrator::domain::id::InstanceId;
 use orchestrator::fleet::ProbeSettings;
+use orchestrator::ingress::caller::Key;
+use orchestrator::instance::endpoint::Endpoint;
+use orchestrator::instance::{Spec, tls};
 use orchestrator::proto::health::health_server::HealthServer;
 use orchestrator::proto::instance::instance_service_server::InstanceServiceServer;
 use orchestrator::proto::orchestrator::Durability;
@@ -33,7 +38,7 @@ use crate::sessions::history::Event;
 use crate::sessions::instance::{Instance, Manner, Mind, Tell};
 use crate::sessions::judge::{Answering, judge};
 use crate::wire::{self, Local};
-use crate::{caller, instance, world};
+use crate::{caller, instance};
 
 /// How long one step is. Everything that is planned happens at a multiple of it.
 const TICK: Duration = Duration::from_millis(4);
@@ -43,6 +48,15 @@ const CALM_ENDS: Duration = Duration::from_secs(45);
 /// How long everything may take to stop.
 const STOP_ENDS: Duration = Duration::from_secs(9);
 const ORCHESTRATOR: &str = "orchestrator";
+/// How often an instance is probed, and how long that may take.
+const PROBE: ProbeSettings = ProbeSettings {
+    interval: Duration::from_millis(400),
+    timeout: Duration::from_millis(300),
+    thresholds: Thresholds {
+        failures_down: 3,
+        successes_up: 2,
+    },
+};
 
 /// What came of a run.
 pub(super) struct Run {
@@ -54,7 +68,7 @@ pub(super) struct Run {
 impl Run {
     /// A number for the whole history.
     pub(super) fn fingerprint(&self) -> u64 {
-        crate::history::fingerprint_of(self.told.iter().map(String::as_str))
+        crate::history::fingerprint(&self.told)
     }
 }
 
@@ -411,14 +425,29 @@ impl Orchestrator {
     }
 
     fn config(&self) -> Config {
-        let mut config = world::config(&self.addresses);
-        config.probe = ProbeSettings {
-            interval: Duration::from_millis(400),
-            timeout: Duration::from_millis(300),
-            ..world::PROBE
-        };
+        let mut config = Config::empty();
+        config.keys.keys = vec![Key::with_all_rights("simulation", caller::KEYS[0])];
+        config.probe = PROBE;
         config.limits.keepalive_interval = Duration::from_millis(400);
         config.limits.keepalive_timeout = Duration::from_millis(400);
+        config.shutdown = Shutdown {
+            not_ready_for: Duration::ZERO,
+            grace: Duration::from_secs(2),
+        };
+        config.instances = self.addresses.iter().map(planned).collect();
         config
     }
+}
+
+fn planned((id, ip): (&String, &IpAddr)) -> Planned {
+    let address = SocketAddr::new(*ip, instance::PORT).to_string();
+    Planned::Remote(Spec {
+        id: InstanceId::parse(id).unwrap(),
+        endpoint: Endpoint::parse(&address).unwrap(),
+        labels: BTreeMap::new(),
+        weight: 1,
+        credential: None,
+        calls_in_flight_max: None,
+        tls: tls::Settings::default(),
+    })
 }
