@@ -21,8 +21,9 @@ use crate::fleet::{Connect, Fleet, ProbeSettings, registration};
 use crate::ingress::caller::{FindToken, Keys};
 use crate::ingress::listener::{self, Listen};
 use crate::ingress::{BadContract, front_door, methods};
-use crate::instance::endpoint::{Dial, Endpoint, Transport, dial_tcp};
+use crate::instance::endpoint::{Dial, Endpoint, Protocol, Transport, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
+use crate::instance::http::HttpInstance;
 use crate::instance::{InstanceClient, Spec, builtin, tls};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
@@ -391,13 +392,19 @@ async fn gather(
 fn connect(dial: Dial, tasks: &Tasks, memory: &Memory) -> Connect {
     let (tasks, memory) = (tasks.clone(), memory.clone());
     Arc::new(move |spec: &Spec| {
-        let made = GrpcInstance::new(spec, &dial, &tasks, &memory);
-        made.map(|instance| Arc::new(instance) as Arc<dyn InstanceClient>)
-            .map_err(|bad| Failure {
-                instance: Some(spec.id.clone()),
-                ..Failure::new(Reason::ArgumentInvalid, bad.to_string())
-            })
+        let made: Result<Arc<dyn InstanceClient>, _> = match spec.endpoint.protocol {
+            Protocol::Grpc => GrpcInstance::new(spec, &dial, &tasks, &memory).map(as_client),
+            Protocol::Http { .. } => HttpInstance::new(spec, &dial, &tasks, &memory).map(as_client),
+        };
+        made.map_err(|bad| Failure {
+            instance: Some(spec.id.clone()),
+            ..Failure::new(Reason::ArgumentInvalid, bad.to_string())
+        })
     })
+}
+
+fn as_client(instance: impl InstanceClient + 'static) -> Arc<dyn InstanceClient> {
+    Arc::new(instance)
 }
 
 async fn specs(planned: Vec<Planned>, tasks: &Tasks) -> Result<Vec<(Spec, Origin)>, StartError> {
@@ -434,6 +441,7 @@ fn builtin_spec(
         host: address.ip().to_string(),
         port: address.port(),
         transport: Transport::Plain,
+        protocol: Protocol::Grpc,
         pinned: vec![address],
     };
     Spec {

@@ -73,8 +73,9 @@ struct Counts {
     skipped: u32,
 }
 
+/// `{"instance", "kind", "failure", "offset", "elapsed"}`.
 #[derive(Serialize)]
-struct Attempt<'a> {
+pub(super) struct Attempt<'a> {
     instance: &'a str,
     kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -382,7 +383,7 @@ fn payload(encoded: &[u8]) -> Payload<'_> {
     }
 }
 
-fn attempt(attempt: &proto::Attempt) -> Attempt<'_> {
+pub(super) fn attempt(attempt: &proto::Attempt) -> Attempt<'_> {
     Attempt {
         instance: &attempt.instance,
         kind: attempt_kind(attempt),

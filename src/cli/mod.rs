@@ -10,6 +10,7 @@ mod descriptors;
 mod drain;
 mod exit;
 mod explain;
+mod failed_json;
 mod failure_text;
 mod fanout;
 mod health;
@@ -47,6 +48,20 @@ use self::exit::{EXIT_CODES_HELP, Error, Exit};
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
+}
+
+/// The command line of the program `openclaw`.
+#[derive(Debug, Parser)]
+#[command(name = "openclaw", version)]
+struct OpenclawCommandLine {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Hands work to named instances and brings back exactly one honest outcome for each.
+    Orchestrator(CommandLine),
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,7 +102,19 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
-    match CommandLine::try_parse() {
+    run_typed(CommandLine::try_parse())
+}
+
+/// The same for the program `openclaw`: `openclaw orchestrator route …`.
+pub fn run_openclaw() -> ExitCode {
+    let typed = OpenclawCommandLine::try_parse();
+    run_typed(typed.map(|typed| match typed.part {
+        Part::Orchestrator(typed) => typed,
+    }))
+}
+
+fn run_typed(typed: Result<CommandLine, clap::Error>) -> ExitCode {
+    match typed {
         Ok(CommandLine { command }) => dispatch(command)
             .unwrap_or_else(|error| report(&error))
             .into(),
@@ -138,6 +165,7 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         CommandLine::command().debug_assert();
+        OpenclawCommandLine::command().debug_assert();
     }
 
     #[test]
@@ -163,5 +191,10 @@ mod tests {
         assert!(check("orchestrator"));
         assert!(check("orchestrator rout --instances A"));
         assert!(check("orchestrator route --instances A --api-key x"));
+        let check = |words: &str| OpenclawCommandLine::try_parse_from(words.split(' ')).is_err();
+        assert!(!check("openclaw orchestrator route --instances A"));
+        assert!(check("openclaw"));
+        assert!(check("openclaw route --instances A"));
+        assert!(check("openclaw orchestrator rout --instances A"));
     }
 }

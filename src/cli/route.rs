@@ -11,7 +11,7 @@ use super::exit::{Error, Exit};
 use super::json_output::{self, NULL};
 use super::output::{Look, Output};
 use super::request_defaults::{self, RequestDefaults};
-use super::{explain, table, task_request};
+use super::{explain, failed_json, table, task_request};
 use crate::domain::idempotency::{BadWord, Word};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
@@ -28,6 +28,7 @@ Examples:
   orchestrator route --instances A-H --idempotency-key order-17 --payload @task.json
   orchestrator route --config config.json
 
+As json, a task that failed gives {\"error\": {\"code\", \"message\", \"instance\", \"retryable\", \"attempts\"}}.
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
 /// `route`, as typed.
@@ -96,14 +97,38 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     if arguments.task.explain {
         return explain::run(Call::Route(request), &arguments.server);
     }
-    let response = block_on(async {
+    let answered = block_on(async {
         let connection = Connection::open(&arguments.server.server, timeout).await?;
         let mut client = connection.orchestrator();
         let request = connection.request(request, timeout);
         let call = async { Ok(client.route(request).await?.into_inner()) };
         guard(timeout, call).await
-    })?;
-    show(&response, arguments.server.format())
+    });
+    let format = arguments.server.format();
+    match answered {
+        Ok(response) => show(&response, format),
+        Err(error) => {
+            show_failure(&error, format)?;
+            Err(error)
+        }
+    }
+}
+
+/// Whoever reads JSON gets the failure as such too, with every try; what is for people comes after it, on standard
+/// error.
+fn show_failure(error: &Error, format: Format) -> Result<(), Error> {
+    let Error::Call(status) = error else {
+        return Ok(());
+    };
+    let Some(failed) = failed_json::Told::of(status) else {
+        return Ok(());
+    };
+    let mut output = Output::stdout();
+    match format {
+        Format::Table => Ok(()),
+        Format::Json => output.json(&failed.json()),
+        Format::Jsonl => output.jsonl(&failed.json()),
+    }
 }
 
 fn request(

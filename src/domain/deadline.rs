@@ -109,6 +109,12 @@ pub fn to_grpc_timeout(budget: Duration) -> String {
     format!("{count}{unit}")
 }
 
+/// Writes `Request-Timeout`: seconds with three decimals, rounded down.
+#[must_use]
+pub fn to_request_timeout(budget: Duration) -> String {
+    format!("{}.{:03}", budget.as_secs(), budget.subsec_millis())
+}
+
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "any instant will do")]
 mod tests {
@@ -196,6 +202,9 @@ mod tests {
             let budget = Duration::from_nanos(nanos);
             let read = from_grpc_timeout(to_grpc_timeout(budget).as_bytes());
             prop_assert!(read.is_some_and(|read| read <= budget));
+            let seconds: f64 = to_request_timeout(budget).parse().unwrap();
+            let lost = budget.as_secs_f64() - seconds;
+            prop_assert!((-1e-6..0.001_001).contains(&lost), "{budget:?} {seconds}");
         }
 
         #[test]

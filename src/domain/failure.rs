@@ -151,6 +151,8 @@ pub enum Reason {
     SessionStale,
     /// A bound of the session's log is reached.
     SessionFull,
+    /// An instance that is reached in a way that has no sessions.
+    SessionUnsupported,
     /// The token of a session, shown for something else than its session's own calls.
     SessionTokenForeign,
     /// The disk has no room for what sessions must keep.
@@ -163,7 +165,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every kind, for tables; an instance's status stands there with one for all.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::ScopeMissing,
@@ -211,6 +213,7 @@ impl Reason {
         Self::SessionTruncated,
         Self::SessionStale,
         Self::SessionFull,
+        Self::SessionUnsupported,
         Self::SessionTokenForeign,
         Self::JournalFull,
         Self::JournalFailed,
@@ -267,6 +270,7 @@ impl Reason {
             Self::SessionTruncated => "SESSION_TRUNCATED",
             Self::SessionStale => "SESSION_STALE",
             Self::SessionFull => "SESSION_FULL",
+            Self::SessionUnsupported => "SESSION_UNSUPPORTED",
             Self::SessionTokenForeign => "SESSION_TOKEN_FOREIGN",
             Self::JournalFull => "JOURNAL_FULL",
             Self::JournalFailed => "JOURNAL_FAILED",
@@ -415,6 +419,7 @@ impl Failure {
                 | Reason::SessionClosed
                 | Reason::SessionSuperseded
                 | Reason::SessionTruncated
+                | Reason::SessionUnsupported
                 | Reason::SessionTokenForeign
         );
         let began = matches!(self.progress, Progress::MayHaveBegun | Progress::Answered);

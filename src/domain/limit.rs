@@ -160,6 +160,18 @@ pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 pub const LINK_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(300);
 /// How long an instance may take to answer that test.
 pub const LINK_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connections to one instance over HTTP/1.1, each of which holds one call; further calls wait. A probe has its own.
+pub const HTTP_CONNECTIONS_PER_INSTANCE_MAX: usize = 256;
+/// Connections to one instance over HTTP/1.1 that are kept while they have nothing to do.
+pub const HTTP_IDLE_PER_INSTANCE_MAX: usize = 32;
+/// How long one is kept. Common servers close theirs after 5 s, and a task that crosses with that may have begun.
+pub const HTTP_IDLE_FOR_MAX: Duration = Duration::from_secs(4);
+/// Bytes of the path to which an instance takes its tasks over HTTP.
+pub const HTTP_PATH_BYTES_MAX: usize = 1024;
+/// What is read of a failure's own words, and of the answer to a probe, over HTTP.
+pub const HTTP_WORDS_BYTES_MAX: usize = 16 * 1024;
+/// How long the words of a failure are waited for once its status has come.
+pub const HTTP_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses that one host name may resolve to.
 pub const ADDRESSES_PER_NAME_MAX: usize = 16;
 
@@ -222,6 +234,8 @@ pub const SESSION_MOVE_WAIT: Duration = Duration::from_secs(10);
 pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 /// Sessions that are read at once when the orchestrator starts.
 pub const SESSION_PAGE_READ: usize = 1000;
+/// Silence on a stream of events after which a comment is sent: proxies cut streams on which nothing moves.
+pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Idle TTL of a session that names none.
 pub const SESSION_IDLE_TTL_DEFAULT: Duration = Duration::from_secs(300);
 /// The buffers, one for each direction, of a session's stream between two messages.

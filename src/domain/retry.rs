@@ -88,8 +88,8 @@ impl Pushback {
         }
     }
 
-    /// Reads `Retry-After` (RFC 9110, 10.2.3) as a number of seconds. A date asks for nothing here: the clocks
-    /// of two machines differ by more than most waits.
+    /// Reads `Retry-After` (RFC 9110, 10.2.3) as a number of seconds. A date asks for nothing here: it needs the
+    /// clock of whoever wrote it.
     #[must_use]
     pub fn from_retry_after(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?.trim();

@@ -1,5 +1,6 @@
 //! One unit of work, as it is handed to instances.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,23 @@ pub struct Task {
     pub metadata: Metadata,
     /// Names that only serve to find the call again in logs and traces.
     pub names: Names,
+    /// The payload as it is told to instances that do not take it as it is.
+    pub form: Form,
+}
+
+/// The payload in another form: made when the first instance needs it, shared by all tries and legs.
+#[derive(Debug, Clone, Default)]
+pub struct Form(OnceLock<Bytes>);
+
+impl Form {
+    /// The form, which `make` makes when it is not there. Two that come at once may both make it.
+    pub fn get_or_make<E>(&self, make: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+        if let Some(made) = self.0.get() {
+            return Ok(made.clone());
+        }
+        let made = make()?;
+        Ok(self.0.get_or_init(|| made).clone())
+    }
 }
 
 /// What a call is called in logs and traces.
@@ -60,18 +78,23 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Names that mean something to the protocol, to proxies, or to the orchestrator. Names that begin with
 /// `grpc-`, `x-orchestrator-` or `:` are reserved too, and binary names (`-bin`) have no text value.
-const RESERVED: [&str; 19] = [
+const RESERVED: [&str; 24] = [
+    "accept",
+    "accept-encoding",
     "authorization",
     "connection",
+    "content-encoding",
     "content-length",
     "content-type",
     "cookie",
+    "expect",
     "host",
     IDEMPOTENCY_KEY,
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
+    "request-timeout",
     "te",
     "trailer",
     "transfer-encoding",
@@ -195,6 +218,8 @@ mod tests {
             "grpc-timeout",
             "te",
             "connection",
+            "expect",
+            "request-timeout",
             "x-orchestrator-attempt",
             "idempotency-key",
             "k-bin",

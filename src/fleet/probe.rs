@@ -138,7 +138,7 @@ fn judge(said: Result<Serving, Failure>, timeout: Duration, work: Work) -> (Answ
         Ok(Serving::Yes) => (Answer::Serving, "answers its probes".to_owned()),
         Ok(Serving::NotSaid) => (
             Answer::Serving,
-            "answers, but has no grpc.health.v1 service".to_owned(),
+            "answers, but has no health check".to_owned(),
         ),
         Ok(Serving::No) => (Answer::NotServing, "says that it does not serve".to_owned()),
         Err(failure) if failure.reason == Reason::DeadlineExceeded => late(timeout, work),

@@ -125,12 +125,13 @@ pub const METHODS: [(&str, Scope); 16] = [
 ];
 
 /// The paths of the REST door and what each needs; the first that fits counts. They are served with `/api` in
-/// front, too. `{id}` at the end stands for the name of a session.
-pub const PATHS: [(&str, Access); 15] = [
+/// front, too. `{id}` stands for the name of a session.
+pub const PATHS: [(&str, Access); 17] = [
     ("/orchestrator/route", Access::Scope(Scope::Route)),
     ("/orchestrator/fanout", Access::Scope(Scope::Fanout)),
     ("/orchestrator/explain", Access::Scope(Scope::Health)),
     ("/orchestrator/health", Access::Scope(Scope::Health)),
+    ("/orchestrator/health/events", Access::Scope(Scope::Health)),
     (
         "/orchestrator/sessions/spawn",
         Access::Scope(Scope::Session),
@@ -138,6 +139,7 @@ pub const PATHS: [(&str, Access); 15] = [
     (SEND_PATH, Access::Scope(Scope::Session)),
     ("/orchestrator/sessions", Access::Scope(Scope::Session)),
     (ONE_PATH, Access::Scope(Scope::Session)),
+    (EVENTS_PATH, Access::Scope(Scope::Session)),
     ("/cluster/register", Access::Scope(Scope::Register)),
     ("/cluster/deregister", Access::Scope(Scope::Register)),
     ("/cluster/instances", Access::Scope(Scope::Health)),
@@ -148,13 +150,18 @@ pub const PATHS: [(&str, Access); 15] = [
     ("/openapi.json", Access::Public),
 ];
 
-/// What stands at the end of a path for the name of a session.
+/// What stands in a path for the name of a session.
 const ID: &str = "{id}";
 
 /// The path by which a session is told something.
 const SEND_PATH: &str = "/orchestrator/sessions/send";
 /// The path of one session.
 const ONE_PATH: &str = "/orchestrator/sessions/{id}";
+/// The path by which a session is listened to.
+const EVENTS_PATH: &str = "/orchestrator/sessions/{id}/events";
+
+/// Names that no session may have: where the name of a session stands in a path, these are words of their own.
+pub const SESSION_NAMES_TAKEN: [&str; 2] = ["spawn", "send"];
 
 /// A path of the REST door that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,10 +189,10 @@ pub fn known(path: &str) -> Option<Known<'_>> {
 
 /// What stands for `{id}` in a path of this form.
 fn fit<'p>(form: &str, path: &'p str) -> Option<&'p str> {
-    let Some(start) = form.strip_suffix(ID) else {
+    let Some((start, end)) = form.split_once(ID) else {
         return (form == path).then_some("");
     };
-    let id = path.strip_prefix(start)?;
+    let id = path.strip_prefix(start)?.strip_suffix(end)?;
     (!id.is_empty() && !id.contains('/')).then_some(id)
 }
 
@@ -208,7 +215,7 @@ pub const TOKEN_METHODS: [&str; 4] = [
 ];
 
 /// The paths of the REST door for which it is, too.
-pub const TOKEN_PATHS: [&str; 2] = [SEND_PATH, ONE_PATH];
+pub const TOKEN_PATHS: [&str; 3] = [SEND_PATH, ONE_PATH, EVENTS_PATH];
 
 /// Whether the token of a session is as good as a key for a path, for its own session.
 #[must_use]
@@ -239,9 +246,24 @@ mod tests {
         check("/orchestrator/sessions/sender", Some((ONE_PATH, "sender")));
         check("/orchestrator/sessions/", None);
         check("/orchestrator/sessions/s/", None);
-        check("/orchestrator/sessions/s/events", None);
+        let events = "/orchestrator/sessions/s.1/events";
+        check(events, Some((EVENTS_PATH, "s.1")));
+        check("/orchestrator/sessions/events", Some((ONE_PATH, "events")));
+        check("/orchestrator/sessions//events", None);
+        check("/orchestrator/sessions/s/t/events", None);
+        check("/orchestrator/sessions/s/events/", None);
         check("/orchestrator/sessions//s", None);
         check("/api/orchestrator/sessions/s", None);
         check("/orchestrator/session", None);
+    }
+
+    #[test]
+    fn a_word_that_hides_the_path_of_a_session_is_no_name_of_one() {
+        let start = ONE_PATH.strip_suffix(ID).unwrap();
+        let words = PATHS
+            .iter()
+            .filter_map(|(form, _)| form.strip_prefix(start));
+        let words: Vec<_> = words.filter(|word| !word.starts_with(ID)).collect();
+        assert_eq!(words, SESSION_NAMES_TAKEN);
     }
 }

@@ -252,7 +252,7 @@ fn session_of(shown: &[u8], sessions: &FindToken) -> Option<TokenHolder> {
 fn let_session_pass<B>(request: &mut Request<B>, holder: TokenHolder) -> Result<(), Failure> {
     if !takes_token(request.uri().path()) {
         let detail = "the token of a session is good for SessionSend, SessionPost, SessionGet and SessionClose, and \
-                      over REST for sessions/send and for the path of its session";
+                      over REST for sessions/send and for the paths of its session";
         return Err(Failure::new(Reason::SessionTokenForeign, detail));
     }
     if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
@@ -341,6 +341,8 @@ mod tests {
             "/orchestrator/sessions/send",
             "/orchestrator/sessions/{id}",
             "/orchestrator/sessions/other",
+            "/orchestrator/sessions/{id}/events",
+            "/orchestrator/sessions/other/events",
         ];
         for (path, access) in PATHS {
             let is_good = good.contains(&path) || access == Access::Public;
@@ -357,7 +359,7 @@ mod tests {
             check(path, &["Bearer ost_good"], Ok(()));
             check(path, &["Bearer ost_wrong"], Err(Reason::KeyInvalid));
         }
-        let later = "/orchestrator/sessions/s1/events";
+        let later = "/orchestrator/sessions/s1/later";
         for path in [
             later,
             "/openclaw.later.v1.S/M",

@@ -65,7 +65,7 @@ pub fn codes(reason: Reason) -> (Code, StatusCode) {
         Reason::InstanceConfigured => (Code::AlreadyExists, StatusCode::CONFLICT),
         Reason::IncarnationStale => (Code::FailedPrecondition, StatusCode::CONFLICT),
         Reason::SessionExists => (Code::AlreadyExists, StatusCode::CONFLICT),
-        Reason::SessionClosed | Reason::SessionStale => {
+        Reason::SessionClosed | Reason::SessionStale | Reason::SessionUnsupported => {
             (Code::FailedPrecondition, StatusCode::CONFLICT)
         }
         Reason::SessionSuperseded => (Code::Aborted, StatusCode::CONFLICT),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time;
 
 use super::Pending;
-use crate::domain::limit::{ADDRESSES_PER_NAME_MAX, CONNECT_NEXT_AFTER};
+use crate::domain::limit::{ADDRESSES_PER_NAME_MAX, CONNECT_NEXT_AFTER, HTTP_PATH_BYTES_MAX};
 
 /// Opens a connection to an address.
 pub type Dial = Arc<dyn Fn(SocketAddr) -> Pending<io::Result<Box<dyn Connected>>> + Send + Sync>;
@@ -43,59 +43,89 @@ pub struct Endpoint {
     pub port: u16,
     /// Plain text or TLS.
     pub transport: Transport,
+    /// What is spoken over it.
+    pub protocol: Protocol,
     /// Where it may be found, when that was checked at registration; resolved anew for each connection when empty.
     pub pinned: Vec<SocketAddr>,
 }
 
-/// What is spoken below gRPC.
+/// What is spoken below the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// HTTP/2 with prior knowledge.
+    /// Plain text. gRPC: HTTP/2 with prior knowledge.
     Plain,
-    /// HTTP/2 over TLS, by ALPN.
+    /// TLS, where ALPN tells which HTTP is spoken.
     Tls,
+}
+
+/// What is spoken with an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Protocol {
+    /// openclaw.instance.v1.
+    Grpc,
+    /// A task is a POST of its payload as JSON.
+    Http {
+        /// To where; begins with a slash.
+        path: String,
+    },
 }
 
 /// Why a text is not an address of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an instance address: write host:port, grpc://host:port or grpcs://host:port")]
-pub struct BadEndpoint(String);
+pub enum BadEndpoint {
+    /// Not of any form; begins with what was written.
+    #[error(
+        "`{0}` is not an instance address: write host:port, grpc://host:port or grpcs://host:port for gRPC, http://host:port/path or https://host:port/path for JSON over HTTP"
+    )]
+    Form(String),
+    /// A user, and most likely a password, which must not be repeated.
+    #[error("an address holds no user and no password: use credential for a token")]
+    User,
+    /// A query, which often holds a secret, or a fragment.
+    #[error("the path of an address holds no query and no fragment")]
+    Query,
+    /// What no request line can hold.
+    #[error(
+        "the path of an address has at most {HTTP_PATH_BYTES_MAX} bytes, and what is not printable ASCII stands there percent-encoded"
+    )]
+    Path,
+}
 
 impl Endpoint {
-    /// Reads `host:port`, `grpc://host:port` or `grpcs://host:port`. IPv6 addresses stand in brackets.
+    /// Reads `host:port`, `grpc://host:port`, `grpcs://host:port`, `http://host:port/path` or
+    /// `https://host:port/path`. IPv6 addresses stand in brackets. Without a port HTTP means 80, and 443 over TLS.
     pub fn parse(text: &str) -> Result<Self, BadEndpoint> {
-        let bad = || BadEndpoint(text.chars().take(120).collect());
-        let (transport, rest) = match text.split_once("://") {
-            Some(("grpc", rest)) => (Transport::Plain, rest),
-            Some(("grpcs", rest)) => (Transport::Tls, rest),
-            Some(_) => return Err(bad()),
-            None => (Transport::Plain, text),
-        };
-        let (host, port) = rest.rsplit_once(':').ok_or_else(bad)?;
-        let port: u16 = port
-            .parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or_else(bad)?;
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        let host = match bracketed {
-            Some(address) => address
-                .parse::<std::net::Ipv6Addr>()
-                .map_err(|_| bad())?
-                .to_string(),
-            None => host.to_owned(),
-        };
-        let named = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
-        let is_name = !host.is_empty() && host.len() <= 253 && host.bytes().all(named);
-        if bracketed.is_none() && !is_name {
-            return Err(bad());
+        if text.contains('@') {
+            return Err(BadEndpoint::User);
         }
+        let bad = || BadEndpoint::Form(text.chars().take(120).collect());
+        let (scheme, rest) = text.split_once("://").unwrap_or(("grpc", text));
+        let (transport, port_default) = match scheme {
+            "grpc" => (Transport::Plain, None),
+            "grpcs" => (Transport::Tls, None),
+            "http" => (Transport::Plain, Some(80)),
+            "https" => (Transport::Tls, Some(443)),
+            _ => return Err(bad()),
+        };
+        let (authority, protocol) = match port_default {
+            None => (rest, Protocol::Grpc),
+            Some(_) => {
+                let (authority, path) =
+                    rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+                (
+                    authority,
+                    Protocol::Http {
+                        path: read_path(path)?,
+                    },
+                )
+            }
+        };
+        let (host, port) = read_authority(authority, port_default).ok_or_else(bad)?;
         Ok(Self {
             host,
             port,
             transport,
+            protocol,
             pinned: Vec::new(),
         })
     }
@@ -172,13 +202,48 @@ where
     }
 }
 
+fn read_path(path: &str) -> Result<String, BadEndpoint> {
+    if path.contains(['?', '#']) {
+        return Err(BadEndpoint::Query);
+    }
+    let path = if path.is_empty() { "/" } else { path };
+    let travels = path.bytes().all(|c| c.is_ascii_graphic()) && path.len() <= HTTP_PATH_BYTES_MAX;
+    if !travels || ::http::uri::PathAndQuery::try_from(path).is_err() {
+        return Err(BadEndpoint::Path);
+    }
+    Ok(path.to_owned())
+}
+
+fn read_authority(authority: &str, port_default: Option<u16>) -> Option<(String, u16)> {
+    let has_port = !authority.ends_with(']') && authority.contains(':');
+    let (host, port) = match port_default {
+        Some(port) if !has_port => (authority, port),
+        Some(_) | None => {
+            let (host, port) = authority.rsplit_once(':')?;
+            (host, port.parse().ok().filter(|port| *port != 0)?)
+        }
+    };
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    if let Some(address) = bracketed {
+        return Some((address.parse::<Ipv6Addr>().ok()?.to_string(), port));
+    }
+    let named = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
+    let is_name = !host.is_empty() && host.len() <= 253 && host.bytes().all(named);
+    is_name.then(|| (host.to_owned(), port))
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.transport {
-            Transport::Plain => "grpc",
-            Transport::Tls => "grpcs",
+        let (scheme, path) = match (&self.protocol, self.transport) {
+            (Protocol::Grpc, Transport::Plain) => ("grpc", ""),
+            (Protocol::Grpc, Transport::Tls) => ("grpcs", ""),
+            (Protocol::Http { path }, Transport::Plain) => ("http", path.as_str()),
+            (Protocol::Http { path }, Transport::Tls) => ("https", path.as_str()),
         };
-        write!(f, "{scheme}://{}", self.authority())
+        let path = if path == "/" { "" } else { path };
+        write!(f, "{scheme}://{}{path}", self.authority())
     }
 }
 
@@ -241,6 +306,12 @@ mod tests {
         );
         check("grpcs://gpu-a:443", Some("grpcs://gpu-a:443"));
         check("[::1]:7101", Some("grpc://[::1]:7101"));
+        check("http://host:80", Some("http://host:80"));
+        check("http://10.0.0.5", Some("http://10.0.0.5:80"));
+        check("https://gpu-a/v1/run", Some("https://gpu-a:443/v1/run"));
+        check("https://gpu-a:8443/", Some("https://gpu-a:8443"));
+        check("http://[::1]/x:1", Some("http://[::1]:80/x:1"));
+        check("http://[::1]:81", Some("http://[::1]:81"));
         for bad in [
             "",
             "host",
@@ -249,12 +320,34 @@ mod tests {
             "host:0",
             "host:70000",
             "::1:80",
-            "http://host:80",
+            "http://",
+            "http:///run",
+            "http://host:",
+            "http://::1",
+            "http://host:1/a b",
+            "http://host:1/ä",
+            "http://host:1/run?key=1",
+            "http://host:1#run",
+            "http://u:p@host:1",
+            "HTTP://host:1",
+            "ftp://host:1",
+            "grpc://host:1/path",
+            "grpc://host",
             "a b:1",
             "u@host:1",
             "host:1/path",
         ] {
             check(bad, None);
+        }
+        let long = format!("http://host:1/{}", "x".repeat(HTTP_PATH_BYTES_MAX));
+        check(&long, None);
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_repeated() {
+        for text in ["http://u:CANARY@host:1", "http://host:1/run?key=CANARY"] {
+            let told = Endpoint::parse(text).unwrap_err().to_string();
+            assert!(!told.contains("CANARY"), "{told}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::HeaderValue;
+use ::http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::domain::failure::{Failure, Reason, Status};
@@ -18,6 +18,9 @@ use crate::domain::task::Task;
 pub mod builtin;
 pub mod endpoint;
 pub mod grpc;
+pub mod http;
+mod reset;
+mod retry_after;
 #[cfg(test)]
 pub mod scripted;
 pub mod session;
@@ -51,6 +54,11 @@ impl Sent {
         self.0.store(true, Ordering::Release);
     }
 
+    /// It has not left after all: its connection was gone, and not a byte of it was written.
+    pub fn take_back(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
     /// Whether it has left.
     #[must_use]
     pub fn get(&self) -> bool {
@@ -65,6 +73,11 @@ pub trait InstanceClient: Send + Sync {
 
     /// Asks whether the instance serves. The caller sets the time limit.
     fn probe(&self) -> Pending<Result<Serving, Failure>>;
+
+    /// Whether it can be given sessions at all.
+    fn session_support(&self) -> SessionSupport {
+        SessionSupport::Streams
+    }
 
     /// Hands over a session: the instance has agreed to take part once this is there. Dropping what it brings
     /// resets the stream and leaves the session as it is. The caller sets the time limit. An instance without
@@ -86,6 +99,15 @@ pub trait InstanceClient: Send + Sync {
             "cannot be watched",
         )))
     }
+}
+
+/// Whether a way to an instance has sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionSupport {
+    /// It has; the instance itself may still refuse them.
+    Streams,
+    /// It has none.
+    None,
 }
 
 /// Hears what an instance says of itself.
@@ -117,7 +139,7 @@ pub struct Spec {
     pub calls_in_flight_max: Option<u32>,
     /// What it is shown as `authorization`. The caller's own key never is.
     pub credential: Option<Credential>,
-    /// How it is trusted; used when the endpoint is `grpcs`.
+    /// How it is trusted; used when the endpoint is `grpcs` or `https`.
     pub tls: tls::Settings,
 }
 

@@ -51,8 +51,17 @@ pub struct Connector {
     pub name: ServerName<'static>,
 }
 
+/// Which HTTP is offered to an instance (ALPN, RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// HTTP/2 alone, as gRPC needs it.
+    Http2,
+    /// HTTP/2, or else HTTP/1.1.
+    AnyHttp,
+}
+
 /// Builds what a connection needs, so that mistakes show before the first call.
-pub fn connector(settings: &Settings, host: &str) -> Result<Connector, BadTls> {
+pub fn connector(settings: &Settings, host: &str, offer: Offer) -> Result<Connector, BadTls> {
     let mut roots = RootCertStore::empty();
     match &settings.ca {
         Some(pem) => {
@@ -78,7 +87,10 @@ pub fn connector(settings: &Settings, host: &str) -> Result<Connector, BadTls> {
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = match offer {
+        Offer::Http2 => vec![b"h2".to_vec()],
+        Offer::AnyHttp => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+    };
     let name = settings.server_name.as_deref().unwrap_or(host);
     let name = ServerName::try_from(name.to_owned()).map_err(|_| BadTls::Name(name.to_owned()))?;
     Ok(Connector {

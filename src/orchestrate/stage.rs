@@ -20,7 +20,7 @@ use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::retry;
 use crate::domain::selection::Policy;
-use crate::domain::task::{Metadata, Names, Task};
+use crate::domain::task::{Form, Metadata, Names, Task};
 use crate::fleet::load::Load;
 use crate::fleet::view::{FleetNow, Health, Member, Origin, View};
 use crate::instance::endpoint::Endpoint;
@@ -203,6 +203,7 @@ pub(super) fn task(payload: Payload) -> Arc<Task> {
         payload,
         metadata: Metadata::default(),
         names,
+        form: Form::default(),
     })
 }
 

@@ -1,15 +1,20 @@
-"""The description that this program was built from, sentence by sentence: what it promises over HTTP is done.
+"""The description that this program was built from, sentence by sentence: what it promises is done.
 
-Each row is a sentence, the call that it is about, and what must come back.
+Each row is a sentence, the call or the command line that it is about, and what must come back.
 """
 
+import hashlib
+import json
+import os
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
 
 import pytest
 import requests
 
-from processes import KEY, Orchestrator
+from processes import KEY, Orchestrator, binary
 from waiting import LONG, until
 
 
@@ -250,3 +255,127 @@ def test_a_backoff_on_503_is_of_use(url):
         assert good.status_code == 200
 
 
+# === the command lines, as they are written ===
+
+DESCRIBED_KEY = "your_key_here"
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """Runs lines as they are written, where `openclaw` is on the PATH and A to H are well."""
+    folder = tmp_path_factory.mktemp("described")
+    openclaw = binary().parent / "openclaw"
+    assert openclaw.is_file(), f"{openclaw} is missing: run `cargo build --features openclaw` first"
+    (folder / "bin").mkdir()
+    (folder / "bin" / "openclaw").symlink_to(openclaw.resolve())
+    described = {"name": "described", "scopes": ["admin"]}
+    described["sha256"] = hashlib.sha256(DESCRIBED_KEY.encode()).hexdigest()
+    config = {"instances": [{"id": id, "builtin": {}} for id in "ABCDEFGH"], "keys": [described]}
+    orchestrator = Orchestrator(folder, config)
+
+    def run(lines: str, key=KEY) -> subprocess.CompletedProcess:
+        environment = {
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "ORCHESTRATOR_SERVER": orchestrator.address,
+        }
+        if key is not None:
+            environment["ORCHESTRATOR_API_KEY"] = key
+        return subprocess.run(
+            ["bash", "-c", lines], capture_output=True, text=True, timeout=LONG, env=environment, cwd=folder
+        )
+
+    run.folder = folder
+    until(lambda: run("openclaw orchestrator health").returncode, lambda code: code == 0)
+    yield run
+    code = orchestrator.terminate()
+    orchestrator.end()
+    assert code == 0, orchestrator.log.read_text()
+
+
+@dataclass
+class Line:
+    sentence: str
+    lines: str
+    kept: Callable[[str, Path], bool]
+    """By standard output and the folder in which it ran."""
+    exit: int = 0
+
+
+def is_aggregate(text: str) -> bool:
+    return [result["instance"] for result in json.loads(text)] == list("ABCDEFGH")
+
+
+FAILS = '{"_builtin": {"fail": "UNAVAILABLE"}}'
+
+LINES = [
+    Line(
+        "Route to instances",
+        """openclaw orchestrator route --instances A B --payload '{"data": "task"}'""",
+        lambda out, _: json.loads(out)["payload"] == {"data": "task"} and json.loads(out)["instance"] in "AB",
+    ),
+    Line(
+        "Fanout and aggregate",
+        "openclaw orchestrator fanout --targets A-H --aggregate true --timeout 10s",
+        lambda out, _: is_aggregate(out),
+    ),
+    Line(
+        "Spawn and send session",
+        "openclaw orchestrator sessions_spawn --id session1; "
+        """openclaw orchestrator sessions_send --id session1 --data '{"key": "value"}'""",
+        lambda out, _: '"ost_' in out and json.loads(out[out.rindex("\n{") :])["payload"] == {"key": "value"},
+    ),
+    Line(
+        "Health check",
+        "openclaw orchestrator health --instances A-H --output json",
+        lambda out, _: json.loads(out) == {id: "healthy" for id in "ABCDEFGH"},
+    ),
+    Line(
+        "export ORCHESTRATOR_API_KEY=your_key_here …",
+        "export ORCHESTRATOR_API_KEY=your_key_here\n"
+        "openclaw orchestrator fanout --targets A-H --aggregate true > output.json",
+        lambda out, folder: out == "" and is_aggregate((folder / "output.json").read_text()),
+    ),
+    Line(
+        "Use JSON for payloads, e.g., {\"instances\": [\"A\"], \"timeout\": 5}; store in files like config.json and "
+        "pass via --config config.json.",
+        """echo '{"instances": ["A"], "timeout": 5}' > config.json; openclaw orchestrator route --config config.json""",
+        lambda out, _: json.loads(out)["instance"] == "A",
+    ),
+    Line(
+        "Instance unreachable (e.g., 503 Service Unavailable): Use --retry 3 in CLI",
+        f"openclaw orchestrator route --instances D --retry 3 --idempotent --payload '{FAILS}'",
+        lambda out, _: [it["kind"] for it in json.loads(out)["error"]["attempts"]] == ["first"] + ["retry"] * 3,
+        exit=4,
+    ),
+    Line(
+        "Aggregation timeouts: Set --timeout 10s and catch errors with try/except in scripts.",
+        """openclaw orchestrator fanout --targets A C --aggregate true --timeout 1s """
+        """--payload '{"_builtin": {"silent": true}}'""",
+        lambda out, _: [it["outcome"] for it in json.loads(out)] == ["timed_out"] * 2,
+        exit=5,
+    ),
+    Line(
+        "Health Monitoring Loop: Integrate into scripts to check instances every 60 seconds and reroute if needed.",
+        "openclaw orchestrator health --watch --interval 60s --output json | "
+        """head -n 1 | grep -q '"B":"healthy"' && openclaw orchestrator route --instances B""",
+        lambda out, _: json.loads(out)["instance"] == "B",
+    ),
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.sentence[:50])
+def test_a_line_works_as_it_is_written(shell, line):
+    if "--watch" in line.lines:
+        # It goes on for ever, and would write to the reader that has left only after a minute.
+        line.lines = line.lines.replace("openclaw", "timeout --foreground 10 openclaw", 1)
+    done = shell(line.lines)
+    assert done.returncode == line.exit, done
+    assert line.kept(done.stdout, shell.folder), done
+
+
+def test_without_a_key_a_line_says_what_to_do(shell):
+    """Authentication failures (e.g., 401 Unauthorized): Check if $ORCHESTRATOR_API_KEY is set and valid."""
+    for key, said in [(None, "ORCHESTRATOR_API_KEY"), ("wrong", "KEY_INVALID")]:
+        done = shell("openclaw orchestrator route --instances A", key=key)
+        assert done.returncode == 3 and said in done.stderr, done

@@ -86,7 +86,7 @@ pub(crate) fn signal_group(child: &Child) {
     assert!(sent.success());
 }
 
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
         .args(["-s", name, &child.id().to_string()])
         .status()
@@ -243,6 +243,27 @@ fn exit_codes_tell_usage_auth_unavailable_partial_and_deadline_apart() {
         .unwrap();
     assert_eq!(none.status.code(), Some(3), "{none:?}");
     assert!(String::from_utf8_lossy(&none.stderr).contains("ORCHESTRATOR_API_KEY"));
+}
+
+#[test]
+fn a_task_that_failed_is_told_as_json_where_that_is_read_and_in_words_beside_it() {
+    let server = Server::start(&[]);
+    let fail = r#"{"_builtin": {"fail": "ABORTED"}}"#;
+    let run = |format: &str| {
+        let words = ["route", "--instances", "A", "--payload", fail];
+        server.run(&[&words[..], &["--output", format]].concat())
+    };
+    for format in ["json", "jsonl"] {
+        let failed = run(format);
+        assert_eq!(failed.status.code(), Some(1));
+        let told = json_of(&failed);
+        assert_eq!(told["error"]["code"], "instance_failed");
+        assert_eq!(told["error"]["instance"], "A");
+        assert_eq!(told["error"]["attempts"][0]["kind"], "first");
+        let words = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(words.starts_with("error: INSTANCE_FAILED"), "{words}");
+    }
+    assert_eq!(run("table").stdout, b"");
 }
 
 #[test]

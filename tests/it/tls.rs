@@ -16,21 +16,22 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 
 use crate::stage::{self, client, config, settled, start, text};
 
 /// A certificate authority and what it has signed.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn pem(&self) -> Vec<u8> {
+    pub(crate) fn pem(&self) -> Vec<u8> {
         self.0.pem().into_bytes()
     }
 
@@ -45,8 +46,8 @@ impl Authority {
     }
 }
 
-/// A TLS instance that wants a certificate of the orchestrator and notes the `authorization` of each call.
-async fn instance(authority: &Authority) -> (u16, watch::Receiver<Option<String>>) {
+/// TLS of an instance that wants a certificate of the orchestrator, and speaks these protocols.
+pub(crate) fn acceptor(authority: &Authority, protocols: &[&[u8]]) -> TlsAcceptor {
     let (certificate, key) = authority.sign("gpu-a.internal");
     let mut roots = RootCertStore::empty();
     roots
@@ -66,8 +67,13 @@ async fn instance(authority: &Authority) -> (u16, watch::Receiver<Option<String>
             PrivateKeyDer::Pkcs8(key.serialize_der().into()),
         )
         .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// A TLS instance that wants a certificate of the orchestrator and notes the `authorization` of each call.
+async fn instance(authority: &Authority) -> (u16, watch::Receiver<Option<String>>) {
+    let acceptor = acceptor(authority, &[b"h2"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (seen, authorization) = watch::channel(None);
@@ -121,7 +127,7 @@ fn planned(port: u16, tls: tls::Settings) -> Planned {
     })
 }
 
-fn trusting(authority: &Authority) -> tls::Settings {
+pub(crate) fn trusting(authority: &Authority) -> tls::Settings {
     let (certificate, key) = authority.sign("orchestrator.internal");
     tls::Settings {
         ca: Some(authority.pem()),

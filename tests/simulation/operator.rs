@@ -136,6 +136,7 @@ impl Desk {
         while Instant::now() < until {
             let request = DrainRequest {
                 instances: vec![self.instance.clone()],
+                move_sessions: false,
             };
             let mut pause = ASKED_EVERY;
             if self.lie == Some(Lie::DrainsNobody) {

@@ -24,7 +24,7 @@ const FLOORS: [&[&str]; 10] = [
 ];
 
 /// Modules that only some may see, whatever their floor.
-const PRIVATE: [(&[&str], &[&[&str]]); 3] = [
+const PRIVATE: [(&[&str], &[&[&str]]); 4] = [
     // The contract as generated types stays where messages are read and written.
     (
         &["proto"],
@@ -39,6 +39,7 @@ const PRIVATE: [(&[&str], &[&[&str]]); 3] = [
     ),
     // Everybody else knows the trait: `app` alone names this way to an instance.
     (&["instance", "grpc"], &[&["instance", "grpc"], &["app"]]),
+    (&["instance", "http"], &[&["instance", "http"], &["app"]]),
     (
         &["instance", "builtin"],
         &[&["instance", "builtin"], &["app"], &["config"]],

@@ -155,7 +155,11 @@ impl Source {
         let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
         let inner = inner.strip_suffix(".rs").unwrap_or(inner);
         let mut parts: Vec<_> = inner.split('/').map(str::to_owned).collect();
-        if parts.last().is_some_and(|last| last == "mod") || parts == ["lib"] || parts == ["main"] {
+        if parts.last().is_some_and(|last| last == "mod")
+            || parts == ["lib"]
+            || parts == ["main"]
+            || parts == ["openclaw"]
+        {
             parts.pop();
         }
         parts

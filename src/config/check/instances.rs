@@ -13,7 +13,7 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::{CALLS_ASKED_MAX, FLEET_MAX, LABEL_BYTES_MAX, LABELS_MAX, WEIGHT_MAX};
 use crate::instance::builtin::Behaviour;
 use crate::instance::endpoint::{Endpoint, Transport};
-use crate::instance::tls::BadTls;
+use crate::instance::tls::{BadTls, Offer};
 use crate::instance::{Spec, tls};
 
 const STATES: [(&str, Admin); 3] = [
@@ -125,7 +125,7 @@ fn planned(
             None
         }
         (None, None) => {
-            let what = "is nowhere: write \"address\": \"grpc://HOST:PORT\", or \"builtin\": {} for one in this process";
+            let what = "is nowhere: write \"address\": \"grpc://HOST:PORT\" or \"http://HOST:PORT/PATH\", or \"builtin\": {} for one in this process";
             fields.note_absent(&["address", "builtin"], what);
             None
         }
@@ -135,11 +135,6 @@ fn planned(
 fn endpoint(place: &Place<'_>) -> Option<Endpoint> {
     let form = "an address such as \"grpc://10.0.0.5:50051\"";
     let text = place.text(form)?;
-    if text.contains('@') {
-        // Most likely a user and a password, which must not be repeated.
-        place.note("an address holds no user and no password: use credential for a token");
-        return None;
-    }
     match Endpoint::parse(text) {
         Ok(endpoint) => Some(endpoint),
         Err(bad) => {
@@ -203,11 +198,11 @@ fn read_tls(
     }
     match (endpoint.map(|endpoint| endpoint.transport), place) {
         (Some(Transport::Plain), Some(place)) => {
-            place.note("needs an address that begins with grpcs://");
+            place.note("needs an address that begins with grpcs:// or https://");
         }
         (Some(Transport::Tls), _) if complete => {
             let host = endpoint.map_or("", |endpoint| &endpoint.host);
-            if let Err(bad) = tls::connector(&settings, host) {
+            if let Err(bad) = tls::connector(&settings, host, Offer::AnyHttp) {
                 note_bad_tls(fields, written.as_ref(), &bad);
             }
         }

@@ -124,7 +124,7 @@ fn an_instance_is_somewhere_and_only_what_it_can_use_is_said() {
     );
     check_instance(
         r#""labels": {}"#,
-        ": is nowhere: write \"address\": \"grpc://HOST:PORT\", or \"builtin\": {} for one in this process",
+        ": is nowhere: write \"address\": \"grpc://HOST:PORT\" or \"http://HOST:PORT/PATH\", or \"builtin\": {} for one in this process",
     );
     check_instance(
         r#""builtin": {}, "credential": {"bearer_env": "B_TOKEN"}"#,
@@ -132,15 +132,15 @@ fn an_instance_is_somewhere_and_only_what_it_can_use_is_said() {
     );
     check_instance(
         r#""address": "a:1", "tls": {}"#,
-        ".tls: needs an address that begins with grpcs://",
+        ".tls: needs an address that begins with grpcs:// or https://",
     );
     check_instance(
         r#""address": "grpcs://a_b-:1""#,
         ".address: `a_b-` is not a server name",
     );
     check_instance(
-        r#""address": "http://a:1""#,
-        ".address: `http://a:1` is not an instance address: write host:port, grpc://host:port or grpcs://host:port",
+        r#""address": "ftp://a:1""#,
+        ".address: `ftp://a:1` is not an instance address: write host:port, grpc://host:port or grpcs://host:port for gRPC, http://host:port/path or https://host:port/path for JSON over HTTP",
     );
 }
 

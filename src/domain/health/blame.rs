@@ -73,6 +73,7 @@ pub fn said(failure: &Failure, given: Duration) -> Said {
         | Reason::SessionTruncated
         | Reason::SessionStale
         | Reason::SessionFull
+        | Reason::SessionUnsupported
         | Reason::SessionTokenForeign
         | Reason::JournalFull
         | Reason::JournalFailed

@@ -133,6 +133,17 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
+impl Bounds {
+    /// So much leaves room for as much again; one message is always within it.
+    #[must_use]
+    pub fn half(self) -> Self {
+        Self {
+            messages: self.messages.div_ceil(2),
+            bytes: self.bytes / 2,
+        }
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {

@@ -29,7 +29,7 @@ mod watch;
 
 pub(super) use cluster::Cluster;
 pub(super) use orchestrator::{NotRouted, Orchestrator};
-pub(super) use sessions::SESSION;
+pub(super) use sessions::{Frames, SESSION};
 pub(super) use to_proto::{attempts_told, failed_attempts, failure_told};
 
 /// What the methods work with.

@@ -11,7 +11,7 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::idempotency::Fingerprint;
 use crate::domain::limit::{FANOUT_TARGETS_MAX, FLEET_MAX, WATCHERS_MAX};
 use crate::domain::target::BadTarget;
-use crate::domain::task::Task;
+use crate::domain::task::{Form, Task};
 use crate::fleet::view::{FleetNow, Members, View};
 use crate::ingress::arrival::Arrival;
 use crate::orchestrate::admit::Turn;
@@ -172,6 +172,7 @@ impl Orchestrator {
                 payload,
                 metadata,
                 names: arrival.names,
+                form: Form::default(),
             }),
         };
         Ok((route, identity))
@@ -206,6 +207,7 @@ impl Orchestrator {
                 payload: from_proto::payload(kept(request.payload))?,
                 metadata: from_proto::metadata(request.metadata)?,
                 names: arrival.names,
+                form: Form::default(),
             }),
         })
     }

@@ -13,6 +13,7 @@ use crate::domain::limit::{
 use crate::domain::payload::Payload;
 use crate::domain::selection::Policy;
 use crate::domain::session::{self, Durability, SessionId};
+use crate::ingress::access::SESSION_NAMES_TAKEN;
 use crate::orchestrate::hold_session::Spawn;
 use crate::orchestrate::hold_session::frame::ClientFrame;
 use crate::proto::orchestrator as proto;
@@ -21,6 +22,15 @@ use crate::store::record::{Query, StateFilter};
 
 pub(super) fn id(field: &str, text: &str) -> Result<SessionId, Failure> {
     SessionId::parse(text).map_err(|bad| invalid(field, bad))
+}
+
+/// The name of a session that begins. It has a path over REST, whichever door it was begun by.
+fn new_id(text: &str) -> Result<SessionId, Failure> {
+    if SESSION_NAMES_TAKEN.contains(&text) {
+        let what = format!("`{text}` is a path of its own over REST: choose another name");
+        return Err(invalid("session_id", what));
+    }
+    id("session_id", text)
 }
 
 /// `idle_ttl` is for a request that names none.
@@ -66,7 +76,7 @@ pub(super) fn spawn(
     let key = key(request.idempotency_key)?;
     let id = match request.session_id.as_str() {
         "" => None,
-        text => Some(id("session_id", text)?),
+        text => Some(new_id(text)?),
     };
     let mut asked = Spawn {
         id,

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Orchestrator, from_proto, session_from_proto, session_to_proto};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{PAGE_BYTES_MAX, SESSION_CLOSE_WAIT, SESSION_HELLO_TIMEOUT};
-use crate::domain::session::SessionId;
+use crate::domain::session::{Bounds, SessionId};
 use crate::ingress::arrival::Arrival;
 use crate::orchestrate::hold_session::frame::Incoming;
 use crate::orchestrate::hold_session::{Deduplicated, Post, Wait};
@@ -80,6 +80,33 @@ impl Orchestrator {
         };
         let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
             let detail = "the client did not say hello, or was not attached, in time";
+            Err(Failure::new(Reason::DeadlineExceeded, detail))
+        })?;
+        Ok(Box::pin(
+            outgoing.map(|frame| frame.map(session_to_proto::frame)),
+        ))
+    }
+
+    /// How much of what a session says to its client may be unacknowledged.
+    pub(crate) fn session_bounds(&self) -> Bounds {
+        self.house.sessions.bounds()
+    }
+
+    /// Attaches a client that listens and says nothing: what it has received it says when it attaches again.
+    pub(crate) async fn session_listen(
+        &self,
+        arrival: &Arrival,
+        session_id: &str,
+        last_received_seq: Option<u64>,
+    ) -> Result<Frames, Failure> {
+        let id = session_from_proto::id("session_id", session_id)?;
+        allowed(arrival, &id)?;
+        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts.max);
+        let ends = Instant::from_std(deadline.work_ends());
+        let silent: Incoming = Box::pin(futures_util::stream::pending());
+        let attaching = self.house.sessions.attach(&id, last_received_seq, silent);
+        let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
+            let detail = "the client was not attached in time";
             Err(Failure::new(Reason::DeadlineExceeded, detail))
         })?;
         Ok(Box::pin(

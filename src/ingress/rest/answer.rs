@@ -14,11 +14,14 @@ use crate::message_json::Written;
 /// One JSON document a line.
 pub(super) const NDJSON: &str = "application/x-ndjson";
 pub(super) const JSON: &str = "application/json";
+/// Server-sent events (HTML, 9.2).
+pub(super) const EVENTS: &str = "text/event-stream";
 
 /// The forms that an answer may have.
 pub(super) fn forms(operation: Operation) -> &'static [&'static str] {
     match operation {
         Operation::Fanout => &[JSON, NDJSON],
+        Operation::SessionEvents | Operation::HealthWatch => &[EVENTS],
         Operation::Route
         | Operation::Explain
         | Operation::SessionSpawn

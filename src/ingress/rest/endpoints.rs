@@ -16,7 +16,9 @@ pub(super) enum Operation {
     SessionGet,
     SessionList,
     SessionClose,
+    SessionEvents,
     Health,
+    HealthWatch,
     Register,
     Deregister,
     ListInstances,
@@ -64,6 +66,11 @@ pub(super) enum Holds {
     Word(&'static str),
 }
 
+const INSTANCES: Query = Query {
+    name: "instances",
+    holds: Holds::Texts,
+    about: "Target expressions such as A-H; the whole fleet when absent.",
+};
 const PAGE_SIZE: Query = Query {
     name: "pageSize",
     holds: Holds::Count,
@@ -133,6 +140,7 @@ const KEPT: &[Reason] = &[
 const SPAWN: &[Reason] = &[
     Reason::SessionExists,
     Reason::SessionFull,
+    Reason::SessionUnsupported,
     Reason::JournalFull,
     Reason::InstanceDown,
     Reason::NoInstance,
@@ -148,6 +156,16 @@ const SEND: &[Reason] = &[
     Reason::AnswerMalformed,
     Reason::TooMany,
 ];
+/// Of what ends with the watch, or before it begins.
+const WATCH: &[Reason] = &[Reason::TooMany, Reason::Draining, Reason::DeadlineExceeded];
+const LISTEN: &[Reason] = &[
+    Reason::SessionUnknown,
+    Reason::SessionClosed,
+    Reason::SessionTruncated,
+    Reason::SessionSuperseded,
+    Reason::SessionStale,
+    Reason::TooMany,
+];
 const REGISTER: &[Reason] = &[
     Reason::AddressNotAllowed,
     Reason::InstanceConfigured,
@@ -161,7 +179,7 @@ const DEREGISTER: &[Reason] = &[
 ];
 
 /// Every endpoint.
-pub(super) static ENDPOINTS: [Endpoint; 16] = [
+pub(super) static ENDPOINTS: [Endpoint; 18] = [
     Endpoint {
         verb: Method::POST,
         path: "/orchestrator/route",
@@ -203,11 +221,7 @@ pub(super) static ENDPOINTS: [Endpoint; 16] = [
         body: None,
         example: None,
         query: &[
-            Query {
-                name: "instances",
-                holds: Holds::Texts,
-                about: "Target expressions such as A-H; the whole fleet when absent.",
-            },
+            INSTANCES,
             Query {
                 name: "verbose",
                 holds: Holds::Flag,
@@ -215,6 +229,16 @@ pub(super) static ENDPOINTS: [Endpoint; 16] = [
             },
         ],
         reasons: &[EVERY, KEYED, TARGETS],
+    },
+    Endpoint {
+        verb: Method::GET,
+        path: "/orchestrator/health/events",
+        operation: Operation::HealthWatch,
+        summary: "Tells who is well, and then each change, as server-sent events",
+        body: None,
+        example: None,
+        query: &[INSTANCES],
+        reasons: &[EVERY, KEYED, TARGETS, WATCH],
     },
     Endpoint {
         verb: Method::POST,
@@ -293,6 +317,16 @@ pub(super) static ENDPOINTS: [Endpoint; 16] = [
                 Reason::TooMany,
             ],
         ],
+    },
+    Endpoint {
+        verb: Method::GET,
+        path: "/orchestrator/sessions/{id}/events",
+        operation: Operation::SessionEvents,
+        summary: "Attaches to a session: what its instance says, as server-sent events",
+        body: None,
+        example: None,
+        query: &[],
+        reasons: &[EVERY, KEYED, KEPT, LISTEN],
     },
     Endpoint {
         verb: Method::POST,

@@ -26,12 +26,14 @@ use crate::proto;
 mod answer;
 mod cluster;
 mod endpoints;
+mod events;
 mod fanout;
 mod openapi;
 mod orchestrator;
 mod query;
 mod request;
 mod schemas;
+mod session_events;
 mod sessions;
 mod skill;
 
@@ -61,6 +63,8 @@ struct Shared {
 struct Call {
     endpoint: &'static Endpoint,
     arrival: Arrival,
+    /// Whether the body of the answer is wanted.
+    verb: Method,
     /// What stands in the path for `{id}`; empty where there is no such place.
     id: String,
     headers: HeaderMap,
@@ -207,6 +211,7 @@ async fn carry_out(
     let call = Call {
         endpoint,
         arrival,
+        verb: head.method,
         id: id.ok_or_else(|| Problem::of(not_text()))?,
         headers: head.headers,
         query,
@@ -221,7 +226,9 @@ async fn carry_out(
         Operation::SessionGet => sessions::get(&shared, call).await,
         Operation::SessionList => sessions::list(&shared, call).await,
         Operation::SessionClose => sessions::close(&shared, call).await,
+        Operation::SessionEvents => session_events::listen(shared, call).await,
         Operation::Health => orchestrator::health(&shared, &call),
+        Operation::HealthWatch => orchestrator::health_watch(shared, call),
         Operation::Register => cluster::register(&shared, call).await,
         Operation::Deregister => cluster::deregister(&shared, call).await,
         Operation::Drain => cluster::drain(&shared, call).await,

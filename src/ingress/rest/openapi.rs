@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::access::{Access, TOKEN_PATHS, known};
 use super::super::failure_table::codes;
-use super::answer::{JSON, NDJSON};
+use super::answer::{EVENTS, JSON, NDJSON};
 use super::endpoints::{ENDPOINTS, Endpoint, Holds, Operation};
 use super::schemas::{Schemas, Way};
 use crate::domain::failure::{Reason, Status};
@@ -142,6 +142,15 @@ fn parameters(endpoint: &Endpoint, schemas: &Schemas<'_>) -> Value {
         let schema = json!({"type": "string", "pattern": pattern});
         json!({"name": name, "in": "header", "description": about, "schema": schema})
     });
+    let last_event = (endpoint.operation == Operation::SessionEvents).then(|| {
+        json!({
+            "name": "last-event-id",
+            "in": "header",
+            "description": "The id of the last event that has arrived: it and those before it are acknowledged, \
+                            and the stream goes on behind it.",
+            "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        })
+    });
     let id = endpoint.path.contains("{id}").then(|| {
         json!({
             "name": "id",
@@ -151,7 +160,11 @@ fn parameters(endpoint: &Endpoint, schemas: &Schemas<'_>) -> Value {
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"},
         })
     });
-    id.into_iter().chain(query).chain(headers).collect()
+    id.into_iter()
+        .chain(query)
+        .chain(last_event)
+        .chain(headers)
+        .collect()
 }
 
 fn responses(endpoint: &Endpoint, schemas: &mut Schemas<'_>) -> Value {
@@ -238,6 +251,9 @@ fn success(operation: Operation, schemas: &mut Schemas<'_>) -> Value {
             "properties": {"status": {"type": "string", "enum": ["healthy", "draining"]}},
         }),
         Operation::Document => json!({"type": "object"}),
+        Operation::SessionEvents | Operation::HealthWatch => {
+            return json!({EVENTS: {"schema": {"type": "string"}}});
+        }
     };
     json!({JSON: {"schema": schema}})
 }

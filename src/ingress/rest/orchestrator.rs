@@ -1,19 +1,23 @@
-//! Route, Explain and Health.
+//! Route, Explain, Health and HealthWatch.
+
+use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use serde::Serialize;
 use serde::ser::Serializer;
 use serde_json::value::RawValue;
+use tokio_stream::StreamExt as _;
 use tonic::body::Body;
 
 use super::super::failure_body::{Problem, json};
 use super::super::methods::{NotRouted, attempts_told};
+use super::events::{self, Event};
 use super::{Call, Shared, answer};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::task::Attempt;
 use crate::proto::orchestrator::{
-    ExplainRequest, HealthRequest, HealthState, InstanceHealth, RouteRequest,
+    ExplainRequest, HealthRequest, HealthState, HealthWatchRequest, InstanceHealth, RouteRequest,
 };
 
 pub(super) async fn route(shared: &Shared, call: Call) -> Result<Response<Body>, Problem> {
@@ -69,6 +73,21 @@ pub(super) fn health(shared: &Shared, call: &Call) -> Result<Response<Body>, Pro
     } else {
         answer::document(&Words(&told.instances))
     }
+}
+
+/// The states now, then each change.
+pub(super) fn health_watch(shared: Arc<Shared>, call: Call) -> Result<Response<Body>, Problem> {
+    let request = HealthWatchRequest {
+        instances: call.query.texts("instances"),
+    };
+    let names = call.arrival.names.clone();
+    let changes = shared.orchestrator.health_watch(call.arrival, request);
+    let changes = changes.map_err(Problem::of)?;
+    let told = changes.map(move |change| match change {
+        Ok(change) => Event::message(&shared, "health", "HealthWatchResponse", &change),
+        Err(failure) => Event::failed(failure, &names),
+    });
+    Ok(events::response(told))
 }
 
 /// `{"A": "healthy", "B": "down"}`, in the order of the question.

@@ -175,7 +175,9 @@ fn accepts(range: &str, forms: &[&str]) -> bool {
         weight == Some(0.0)
     });
     let fits = |offered: &str| {
-        form.is_empty() || form == "*/*" || form == offered || form == "application/*"
+        let whole_kind = form.strip_suffix("/*");
+        let is_kind = whole_kind.is_some_and(|kind| offered.split('/').next() == Some(kind));
+        form.is_empty() || form == "*/*" || form == offered || is_kind
     };
     !is_refused && forms.iter().any(|offered| fits(offered))
 }
@@ -212,6 +214,10 @@ mod tests {
             check(bad, false);
         }
         assert!(check_accepted(&HeaderMap::new(), &["application/json"]).is_ok());
+        let events =
+            |accept| check_accepted(&headers(header::ACCEPT, accept), &["text/event-stream"]);
+        assert!(events("text/event-stream").is_ok() && events("text/*").is_ok());
+        assert!(events("application/*").is_err() && events("application/json").is_err());
     }
 
     #[test]

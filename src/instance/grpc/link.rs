@@ -369,6 +369,10 @@ pub(super) enum End {
     Later,
 }
 
+/// Most likely an instance over HTTP/1.1.
+const NO_HTTP2: &str =
+    "no HTTP/2 spoken there (an instance that takes JSON over HTTP is written http://host:port)";
+
 type Opened = (SendRequest<Frame>, Drive);
 type Drive = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -388,7 +392,7 @@ where
         .map_err(|error| {
             error
                 .into_io()
-                .unwrap_or_else(|| io::Error::other("no HTTP/2 spoken there"))
+                .unwrap_or_else(|| io::Error::other(NO_HTTP2))
         })?;
     // A connection that was accepted is not yet an instance: a proxy may have nobody behind it. Whoever answers
     // has also said how many calls it takes (its SETTINGS come first, RFC 9113, 3.4).
@@ -397,7 +401,7 @@ where
         tokio::select! {
             biased;
             ended = &mut connection => return Err(closed_at_once(ended)),
-            answered = ping.ping(Ping::opaque()) => answered.map_err(|_| io::Error::other("no HTTP/2 spoken there"))?,
+            answered = ping.ping(Ping::opaque()) => answered.map_err(|_| io::Error::other(NO_HTTP2))?,
         };
     }
     let drive = async move {

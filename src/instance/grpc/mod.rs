@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::endpoint::{Dial, Transport};
 use super::session::{Open, Opened};
-use super::tls::{self, BadTls};
+use super::tls::{self, BadTls, Offer};
 use super::{Call, InstanceClient, Pending, Serving, Spec, Told};
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
@@ -63,7 +63,11 @@ impl GrpcInstance {
     pub fn new(spec: &Spec, dial: &Dial, tasks: &Tasks, memory: &Memory) -> Result<Self, BadTls> {
         let secure = match spec.endpoint.transport {
             Transport::Plain => None,
-            Transport::Tls => Some(tls::connector(&spec.tls, &spec.endpoint.host)?),
+            Transport::Tls => Some(tls::connector(
+                &spec.tls,
+                &spec.endpoint.host,
+                Offer::Http2,
+            )?),
         };
         let scheme = if secure.is_some() { "https" } else { "http" };
         let uri = |path: &str| {

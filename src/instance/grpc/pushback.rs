@@ -3,10 +3,11 @@
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use prost::Message as _;
 
 use crate::domain::retry::Pushback;
+use crate::instance::retry_after;
 
 /// gRPC over HTTP/2, "Custom-Metadata": binary values come with or without padding.
 const BINARY: GeneralPurpose = GeneralPurpose::new(
@@ -35,7 +36,7 @@ pub(super) fn of(headers: &HeaderMap) -> Option<Pushback> {
     let in_grpc = headers.get("grpc-retry-pushback-ms");
     let in_grpc = in_grpc.map(|value| Pushback::from_grpc(value.as_bytes()));
     let in_details = || retry_info(headers.get("grpc-status-details-bin")?.as_bytes());
-    let in_http = || Pushback::from_retry_after(headers.get(header::RETRY_AFTER)?.as_bytes());
+    let in_http = || retry_after::of(headers);
     in_grpc.or_else(in_details).or_else(in_http)
 }
 

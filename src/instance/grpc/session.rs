@@ -19,6 +19,7 @@ use super::link::{Begun, End, Sender, StreamCount};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
+use crate::instance::reset::within_answer;
 use crate::instance::session::{
     CloseReason, Data, Frame, Gone, Open, Opened, ReceiveFrames, Receiver, SendFrames,
     Sender as SessionSender,
@@ -258,12 +259,12 @@ impl Messages {
             }
             match ready!(self.body.poll_data(context)) {
                 Some(Ok(bytes)) => self.rest = bytes,
-                Some(Err(error)) => return Poll::Ready(Err(answer::within_answer(id, &error))),
+                Some(Err(error)) => return Poll::Ready(Err(within_answer(id, &error))),
                 None => break,
             }
         }
         let trailers = ready!(self.body.poll_trailers(context))
-            .map_err(|error| answer::within_answer(id, &error))?
+            .map_err(|error| within_answer(id, &error))?
             .unwrap_or_default();
         answer::end(id, &trailers)?;
         if !self.begun.is_empty() {

@@ -10,6 +10,7 @@ use super::serving;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::instance::Told;
+use crate::instance::reset::within_answer;
 
 /// A HealthCheckResponse is one small number; anything longer is something else.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -41,7 +42,7 @@ async fn read(
     let mut body = answer::begin(id, begun.response).await?;
     let mut gathered = BytesMut::new();
     while let Some(data) = body.data().await {
-        let data = data.map_err(|error| answer::within_answer(id, &error))?;
+        let data = data.map_err(|error| within_answer(id, &error))?;
         // The window belongs to the peer again once its bytes are taken; it cannot be given back twice.
         let _ = body.flow_control().release_capacity(data.len());
         for piece in data.chunks(MESSAGE_BYTES_MAX) {
@@ -52,7 +53,7 @@ async fn read(
         }
     }
     let trailers = body.trailers().await;
-    let trailers = trailers.map_err(|error| answer::within_answer(id, &error))?;
+    let trailers = trailers.map_err(|error| within_answer(id, &error))?;
     match trailers
         .as_ref()
         .and_then(|all| Some((all, all.get("grpc-status")?)))

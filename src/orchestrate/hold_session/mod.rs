@@ -126,6 +126,12 @@ impl Sessions {
         Ok(Self(house))
     }
 
+    /// How much of one direction of a session may be unacknowledged.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.0.settings.bounds
+    }
+
     /// Ends sessions whose time is over and forgets those that ended long ago, once a second, and tells all of
     /// them when the fleet has changed; until everything stops.
     pub async fn keep(self, mut fleet_changes: tokio::sync::watch::Receiver<u64>) {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use crate::chance::Chance;
-use crate::domain::failure::{Failure, Reason};
+use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::health::Panic;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::FLEET_MAX;
 use crate::domain::selection::{self, Fitness, Load, Policy};
 use crate::fleet::view::{Member, View};
+use crate::instance::SessionSupport;
 
 /// Open sessions of each instance.
 #[derive(Default)]
@@ -65,7 +66,7 @@ pub(super) fn place(
     let now = Instant::now();
     let fitness = |at: usize| {
         let member: &Member = &members[at];
-        if except == Some(member.id()) {
+        if except == Some(member.id()) || !takes_sessions(member) {
             Fitness::Unfit
         } else {
             member.fitness(Panic::Off, now)
@@ -86,9 +87,23 @@ pub(super) fn place(
     }
 }
 
+fn takes_sessions(member: &Member) -> bool {
+    member.client.session_support() == SessionSupport::Streams
+}
+
 fn nobody(members: &[Arc<Member>]) -> Failure {
-    if members.is_empty() {
+    let Some(first) = members.first() else {
         return Failure::new(Reason::NoInstance, "the fleet has no instances");
+    };
+    let with_sessions = members.iter().filter(|member| takes_sessions(member));
+    let with_sessions: Vec<_> = with_sessions.cloned().collect();
+    if with_sessions.is_empty() {
+        let address = &first.spec.endpoint;
+        let detail = format!(
+            "{address} takes tasks over plain HTTP, which has no sessions: name an instance that speaks gRPC"
+        );
+        let (reason, progress) = (Reason::SessionUnsupported, Progress::NeverSent);
+        return Failure::at(first.id(), reason, progress, detail);
     }
-    crate::orchestrate::excluded::nobody(members, Panic::Off)
+    crate::orchestrate::excluded::nobody(&with_sessions, Panic::Off)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use orchestrator::domain::failure::{Progress, Reason};
 use orchestrator::domain::limit::{SESSION_LINK_STREAM_WINDOW, SESSION_LINK_STREAMS_MAX};
-use orchestrator::domain::task::{Metadata, Names, Task};
+use orchestrator::domain::task::{Form, Metadata, Names, Task};
 use orchestrator::instance::builtin::{self, Behaviour};
 use orchestrator::instance::session::{Frame, Opened};
 use orchestrator::instance::{Call, InstanceClient as _, Sent};
@@ -35,6 +35,7 @@ fn call() -> Call {
             payload: payload("task"),
             metadata: Metadata::default(),
             names,
+            form: Form::default(),
         }),
         attempt: 1,
         ends: tokio::time::Instant::now() + Duration::from_secs(60),

@@ -88,6 +88,16 @@ impl Ask {
         }
     }
 
+    /// Over HTTP/1.1; nothing where nobody answers.
+    pub(crate) async fn try_send(&self, address: SocketAddr) -> Option<Answer> {
+        let once = self.clone().with("connection", "close");
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(&once.text()).await.ok()?;
+        let bytes = rest(&mut stream).await;
+        let is_whole = bytes.windows(4).any(|part| part == b"\r\n\r\n");
+        is_whole.then(|| Answer::from_text(&bytes))
+    }
+
     async fn send_h2(&self, address: SocketAddr) -> Answer {
         let stream = TcpStream::connect(address).await.unwrap();
         let (sender, connection) = h2::client::handshake(stream).await.unwrap();
@@ -139,25 +149,31 @@ impl Answer {
         let shown = || String::from_utf8_lossy(bytes).into_owned();
         let end = bytes.windows(4).position(|part| part == b"\r\n\r\n");
         let end = end.unwrap_or_else(|| panic!("no answer: {}", shown()));
-        let head = std::str::from_utf8(&bytes[..end]).unwrap();
-        let mut lines = head.split("\r\n");
+        let head = Self::head(&bytes[..end + 4]);
+        let rest = &bytes[end + 4..];
+        let is_chunked = head.headers.contains_key("transfer-encoding");
+        let body = if is_chunked {
+            unchunked(rest)
+        } else {
+            rest.to_vec()
+        };
+        Self { body, ..head }
+    }
+
+    /// Reads what stands before the body of an HTTP/1.1 answer.
+    pub(crate) fn head(bytes: &[u8]) -> Self {
+        let head = std::str::from_utf8(bytes).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap();
         let headers = lines.map(|line| {
             let (name, value) = line.split_once(':').unwrap();
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             (name, HeaderValue::from_str(value.trim()).unwrap())
         });
-        let headers: HeaderMap = headers.collect();
-        let rest = &bytes[end + 4..];
-        let is_chunked = headers.contains_key("transfer-encoding");
         Self {
             status: status.parse().unwrap(),
-            headers,
-            body: if is_chunked {
-                unchunked(rest)
-            } else {
-                rest.to_vec()
-            },
+            headers: headers.collect(),
+            body: Vec::new(),
         }
     }
 

@@ -1,7 +1,10 @@
 //! Bodies that cannot be meant: each gets a status of its own that names the place, and reaches no instance.
 
-use super::ask::{Ask, WAYS};
+use serde_json::Value;
+
+use super::ask::{Ask, WAYS, Way};
 use super::house;
+use crate::stage::App;
 use crate::stage::instance::Act;
 
 const ROUTE: &str = "/api/orchestrator/route";
@@ -150,6 +153,49 @@ async fn a_body_that_cannot_be_meant_is_refused_and_the_place_is_named() {
             let told = answer.json();
             let message = told["error"]["message"].as_str().unwrap();
             assert!(message.contains(place), "{way:?} {shown}: {message}");
+        }
+    }
+    assert_eq!(instance.counts.borrow().begun, 0);
+}
+
+/// Every path that takes a body, by the document that it serves.
+async fn paths_with_a_body(app: &App) -> Vec<String> {
+    let document = Ask::get("/openapi.json");
+    let document = document.send(Way::Http1, app.address()).await.json();
+    let paths = document["paths"].as_object().unwrap().iter();
+    let takes = |described: &Value| described["post"]["requestBody"].is_object();
+    let with_a_body = paths.filter(|(_, described)| takes(described));
+    with_a_body.map(|(path, _)| format!("/api{path}")).collect()
+}
+
+#[tokio::test]
+async fn whatever_the_path_a_body_that_cannot_be_meant_is_refused_with_its_place() {
+    let (app, instance) = house(Act::Echo).await;
+    let paths = paths_with_a_body(&app).await;
+    assert!(8 <= paths.len(), "{paths:?}");
+    let text = |text: &str| text.as_bytes().to_vec();
+    let deep = "[".repeat(1000) + &"]".repeat(1000);
+    // Places that every message can have, whatever its fields are.
+    let bodies = [
+        (text(""), 400, "line 1, column 1"),
+        (text("{\n"), 400, "line 2, column"),
+        (text("{\"x\": NaN}"), 400, "line 1, column"),
+        (text("[]"), 400, "body: expected an object, found"),
+        (text("7"), 400, "body: expected an object, found"),
+        (text(&deep), 400, "body: expected an object, found"),
+        (text("{\"nothing\": 1}"), 400, "nothing: unknown field"),
+        (b"{\"\xc3\x28\": 1}".to_vec(), 400, "line 1, column 3"),
+        (vec![b' '; 10 << 20], 413, "the body is too large"),
+    ];
+    for path in &paths {
+        for (body, status, place) in &bodies {
+            let shown = String::from_utf8_lossy(&body[..body.len().min(20)]).into_owned();
+            let ask = Ask::post(path, body.clone());
+            let answer = ask.send(Way::Http1, app.address()).await;
+            assert_eq!(answer.failure().0, *status, "{path} {shown}: {answer:?}");
+            let told = answer.json();
+            let message = told["error"]["message"].as_str().unwrap();
+            assert!(message.contains(place), "{path} {shown}: {message}");
         }
     }
     assert_eq!(instance.counts.borrow().begun, 0);

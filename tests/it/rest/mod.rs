@@ -12,8 +12,11 @@ use crate::stage::{Config, config, embedded, planned, start};
 pub(crate) mod ask;
 mod body;
 mod document;
+mod events;
+mod health_events;
 mod leaving;
-mod same;
+mod reading;
+mod resume;
 mod sessions;
 mod time;
 
