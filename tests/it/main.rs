@@ -28,6 +28,7 @@ mod http_instance;
 mod idempotency;
 mod instance_session;
 mod journal;
+mod killed;
 mod limits;
 mod operate;
 mod process;
