@@ -140,10 +140,30 @@ impl App {
         outside: Outside<impl Listen>,
         config: Config,
     ) -> Result<Self, StartError> {
-        let chance = outside.chance;
-        let (tasks, connections) = (Tasks::new(), Tasks::new());
+        let tasks = Tasks::new();
         // First of all: one that is in use, or damaged, stops the start.
         let store = store(&config.journal, &config.sessions, &tasks)?;
+        Self::build(outside, config, store, tasks).await
+    }
+
+    /// Starts everything in this world, over a store that is there already; what the config says of a journal does
+    /// not matter.
+    pub async fn start_over(
+        outside: Outside<impl Listen>,
+        config: Config,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, StartError> {
+        Self::build(outside, config, store, Tasks::new()).await
+    }
+
+    async fn build(
+        outside: Outside<impl Listen>,
+        config: Config,
+        store: Arc<dyn Store>,
+        tasks: Tasks,
+    ) -> Result<Self, StartError> {
+        let chance = outside.chance;
+        let connections = Tasks::new();
         let secure = secured(config.tls.clone(), &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);

@@ -264,8 +264,12 @@ pub const UNACKNOWLEDGED_BYTES_MIN: u64 = 4 * 1024;
 pub const STORE_BYTES_MIN: u64 = 16 * MESSAGE_BYTES_MAX as u64;
 /// Most bytes of all sessions that a journal may be allowed.
 pub const STORE_BYTES_ASKED_MAX: u64 = 1 << 40;
-/// Bytes of all sessions that the journal keeps.
+/// Bytes of all sessions that the journal keeps for somebody. What both sides have settled, and what is kept a little
+/// longer so that a repeated message is recognised, is bounded for each session and not counted here.
 pub const STORE_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+/// One part in so many of a store is kept free for what instances say, so that a store that is full of messages for
+/// them can become empty again.
+pub const STORE_SHARE_OF_ANSWERS: usize = 4;
 /// Messages of one call to the store.
 pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
 

@@ -156,6 +156,14 @@ impl MemoryStore {
         Self::over(self.shared.settings, durable, fault)
     }
 
+    /// A session as a crash would leave it now; none if a crash would leave nothing of it.
+    #[must_use]
+    pub fn after_a_crash(&self, session: &SessionId) -> Option<Session> {
+        let disk = self.shared.lock();
+        let shelf = disk.durable.shelf(session).ok()?;
+        Some(shelf.book.session())
+    }
+
     /// Something is wrong with the disk from now on, or nothing any more.
     pub fn set_fault(&self, fault: Fault) {
         let mut disk = self.shared.lock();
@@ -355,9 +363,11 @@ impl Store for MemoryStore {
         fence: &Fence,
         messages: Vec<NewToInstance>,
     ) -> Pending<Result<Vec<Appended>, Error>> {
-        let fence = fence.clone();
-        self.change(Strength::Durable, session, move |shelf, free| {
-            shelf.append_to_instance(&fence, messages, free)
+        let (id, fence) = (session.clone(), fence.clone());
+        self.call(Strength::Durable, move |world| {
+            world.change_for_client(&id, |shelf, free| {
+                shelf.append_to_instance(&fence, messages, free)
+            })
         })
     }
 

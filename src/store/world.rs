@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::domain::limit::STORE_SHARE_OF_ANSWERS;
 use crate::domain::session::{Durability, SessionId};
 use crate::store::book::Book;
 use crate::store::record::{Created, NewSession, Old, Owner, Query, Session};
@@ -62,6 +63,19 @@ impl World {
         shelf.drop_removed();
         self.bytes = self.bytes + shelf.book.bytes() - bytes;
         done
+    }
+
+    /// Changes one session for a client that sends. Some room is left for what instances say: without it a store
+    /// that is full of messages would take no answer to any of them, and stay full.
+    pub(super) fn change_for_client<T, E: From<Error>>(
+        &mut self,
+        id: &SessionId,
+        change: impl FnOnce(&mut Shelf, usize) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let kept_free = self.room.bytes_max / STORE_SHARE_OF_ANSWERS;
+        self.change(id, |shelf, free| {
+            change(shelf, free.saturating_sub(kept_free))
+        })
     }
 
     pub(super) fn create(&mut self, new: NewSession) -> Result<Created, Error> {

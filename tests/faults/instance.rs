@@ -1,8 +1,9 @@
 //! An instance in a process of its own: this same test binary, started again.
 //!
 //! It tells on its standard output what happens to it, line by line and at once, so that nothing is lost when it is
-//! killed: `listening ADDRESS`, then `began TASK` and `answered TASK` for each call. A line on its standard input
-//! changes what it does: `echo`, `fail`, or `padded BYTES` (an answer of that size).
+//! killed: `listening ADDRESS`, then `began TASK` and `answered TASK` for each call, and `event` for what happens to a
+//! session. A line on its standard input changes what it does: `echo`, `fail`, or `padded BYTES` (an answer of that
+//! size). What it remembers of sessions dies with it.
 
 use std::io::{BufRead as _, Write as _};
 use std::sync::{Arc, Mutex};
@@ -16,9 +17,7 @@ use orchestrator::proto::health::{
 use orchestrator::proto::instance::instance_service_server::{
     InstanceService, InstanceServiceServer,
 };
-use orchestrator::proto::instance::{
-    ExecuteRequest, ExecuteResponse, SessionRequest, SessionResponse,
-};
+use orchestrator::proto::instance::{ExecuteRequest, ExecuteResponse, SessionRequest};
 use prost::Message as _;
 use prost_types::Value;
 use prost_types::value::Kind;
@@ -26,6 +25,9 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+
+use crate::sessions::instance::{Manner, Mind};
+use crate::{sessions, talk};
 
 /// Set in the process that is to be an instance: the address on which it listens.
 pub(crate) const LISTEN: &str = "FAULTS_INSTANCE_LISTEN";
@@ -49,7 +51,17 @@ pub(crate) fn serve(listen: &str) {
         let act = Arc::new(Mutex::new(Act::Echo));
         let told = Arc::clone(&act);
         std::thread::spawn(move || obey(&told));
-        let service = Service { act };
+        let mind = Mind::new(format!("{}", std::process::id()));
+        let sessions = sessions::instance::Instance {
+            mind,
+            manner: Arc::new(Manner::default),
+            tell: Arc::new(|session, event| {
+                if let Some(line) = talk::line(session, &event) {
+                    say(&line);
+                }
+            }),
+        };
+        let service = Service { act, sessions };
         Server::builder()
             .add_service(InstanceServiceServer::new(service.clone()))
             .add_service(HealthServer::new(service))
@@ -85,6 +97,7 @@ fn say(line: &str) {
 #[derive(Clone)]
 struct Service {
     act: Arc<Mutex<Act>>,
+    sessions: sessions::instance::Instance,
 }
 
 #[tonic::async_trait]
@@ -111,13 +124,13 @@ impl InstanceService for Service {
         }))
     }
 
-    type SessionStream = tokio_stream::Empty<Result<SessionResponse, Status>>;
+    type SessionStream = <sessions::instance::Instance as InstanceService>::SessionStream;
 
     async fn session(
         &self,
-        _: Request<tonic::Streaming<SessionRequest>>,
+        request: Request<tonic::Streaming<SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        Err(Status::unimplemented("this instance only executes"))
+        self.sessions.session(request).await
     }
 }
 

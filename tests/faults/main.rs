@@ -24,7 +24,15 @@ mod kill;
 mod load;
 mod network;
 mod processes;
+/// Shared with the simulation.
+#[allow(dead_code, reason = "the simulation sees more of a session")]
+#[path = "../sessions/mod.rs"]
+mod sessions;
 mod storm;
+mod talk;
+mod talk_disk;
+mod talk_kill;
+mod talk_network;
 
 macro_rules! trials {
     ($($file:ident :: $test:ident),+ $(,)?) => {
@@ -47,12 +55,19 @@ fn main() {
         kill::a_stopped_instance_costs_no_call_that_may_be_repeated,
         cut::an_answer_cut_at_any_byte_is_one_outcome_and_never_a_second_execution,
         storm::a_storm_of_failures_is_not_made_worse_and_is_over_with_its_cause,
+        talk_kill::an_orchestrator_that_is_killed_again_and_again_loses_nothing_that_it_has_acknowledged,
+        talk_kill::a_killed_instance_costs_no_message_where_another_goes_on,
     ];
     if std::env::var_os("FAULTS_OF_THE_MACHINE").is_some() {
         trials.extend(trials![
             network::an_instance_behind_a_black_hole_costs_no_call_that_may_be_repeated,
             network::a_connection_reset_by_the_network_makes_nobody_execute_a_task_twice,
             clock::a_jump_of_the_wall_clock_changes_no_deadline_and_no_lease,
+            talk_network::a_session_outlives_a_cut_between_the_orchestrator_and_its_instance,
+            talk_network::a_session_outlives_a_cut_between_its_client_and_the_orchestrator,
+            talk_disk::a_full_disk_refuses_clearly_keeps_what_was_acknowledged_and_goes_on_by_itself,
+            talk_disk::a_sync_that_fails_acknowledges_nothing_and_the_session_goes_on,
+            talk_disk::a_kill_at_any_sync_loses_nothing_that_was_acknowledged,
         ]);
     }
     libtest_mimic::run(&arguments, trials).exit();

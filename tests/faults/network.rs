@@ -1,5 +1,6 @@
 //! Instances on hosts of their own, network namespaces, whose network fails. Needs root, iproute2 and nftables.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use orchestrator::proto::orchestrator::{CallPolicy, HealthState};
@@ -11,14 +12,14 @@ use crate::processes::{Instance, Orchestrator};
 const CALLS: usize = 900;
 
 /// A host of its own, reached over a pair of virtual cables; gone when it is dropped.
-struct Host {
+pub(crate) struct Host {
     name: String,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Host {
     /// `number` is 1 to 250, and tells the hosts of this process apart.
-    fn start(number: u8) -> Self {
+    pub(crate) fn start(number: u8) -> Self {
         let name = format!("faults-{}-{number}", std::process::id());
         let cable = format!("ft{}x{number}", std::process::id() % 100_000);
         let (ours, address) = (format!("10.199.{number}.1"), format!("10.199.{number}.2"));
@@ -44,12 +45,12 @@ impl Host {
     }
 
     /// Everything that comes to it and goes from it is lost without a word.
-    fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.run("nft add rule inet faults in iifname e0 drop");
         self.run("nft add rule inet faults out oifname e0 drop");
     }
 
-    fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.run("nft flush chain inet faults in");
         self.run("nft flush chain inet faults out");
     }
@@ -59,12 +60,16 @@ impl Host {
         self.run("nft add rule inet faults in iifname e0 meta l4proto tcp reject with tcp reset");
     }
 
-    fn instance(&self, id: &str) -> Instance {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.name])
-            .arg(std::env::current_exe().unwrap());
+    pub(crate) fn instance(&self, id: &str) -> Instance {
+        let command = self.command(std::env::current_exe().unwrap());
         Instance::start_by(command, id, &format!("{}:50051", self.address))
+    }
+
+    /// Starts a program there.
+    pub(crate) fn command(&self, program: PathBuf) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -21,6 +23,9 @@ pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 /// Longer than anything here may take, so that a hang is a failure and not a hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What an instance says that is kept until it is asked for.
+const KEPT: [&str; 3] = ["began ", "answered ", "event "];
+
 /// An instance in a process of its own.
 pub(crate) struct Instance {
     pub(crate) id: String,
@@ -28,6 +33,7 @@ pub(crate) struct Instance {
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
     lines: Receiver<String>,
+    hearing: Option<JoinHandle<()>>,
 }
 
 impl Instance {
@@ -52,9 +58,9 @@ impl Instance {
         let (tx, lines) = channel();
         let said = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&said);
-        std::thread::spawn(move || {
+        let hearing = std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                if line.starts_with("began ") || line.starts_with("answered ") {
+                if KEPT.iter().any(|kind| line.starts_with(kind)) {
                     heard.lock().unwrap().push(line);
                 } else if tx.send(line).is_err() {
                     break;
@@ -67,6 +73,7 @@ impl Instance {
             child,
             said,
             lines,
+            hearing: Some(hearing),
         };
         let listening = instance.next_line();
         instance.address = listening
@@ -94,6 +101,19 @@ impl Instance {
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
         signal(&self.child, name);
+    }
+
+    /// Kills it; what it said of sessions in its life.
+    pub(crate) fn last_words(&mut self) -> Vec<String> {
+        // Killed already in some tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(hearing) = self.hearing.take() {
+            hearing.join().unwrap();
+        }
+        let said = self.said.lock().unwrap();
+        let events = said.iter().filter_map(|line| line.strip_prefix("event "));
+        events.map(str::to_owned).collect()
     }
 
     /// How often each task was begun here.
@@ -144,11 +164,23 @@ impl Orchestrator {
 
     /// Starts one by a command that ends with the program.
     pub(crate) fn start_by(
-        mut command: Command,
+        command: Command,
         listen: &str,
         instances: &[(&str, SocketAddr)],
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_owned();
+        Self::start_over(command, listen, instances, &data, folder)
+    }
+
+    /// Starts one over a data directory.
+    fn start_over(
+        mut command: Command,
+        listen: &str,
+        instances: &[(&str, SocketAddr)],
+        data: &Path,
+        folder: TempDir,
+    ) -> Self {
         let instances: Vec<_> = instances
             .iter()
             .map(|(id, address)| json!({"id": id, "address": address.to_string()}))
@@ -169,7 +201,10 @@ impl Orchestrator {
             .arg(&file)
             .env("ORCHESTRATOR_API_KEY", KEY)
             .env_remove("ORCHESTRATOR_LOG")
-            .env("XDG_DATA_HOME", folder.path())
+            .arg("--data-dir")
+            .arg(data)
+            // What it was started by ends with it.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -187,10 +222,38 @@ impl Orchestrator {
     }
 }
 
+impl Orchestrator {
+    /// Starts one over a data directory, which outlives it.
+    pub(crate) fn start_on(
+        command: Command,
+        listen: &str,
+        instances: &[(&str, SocketAddr)],
+        data: &Path,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::start_over(command, listen, instances, data, folder)
+    }
+
+    /// `kill -9`, together with what it was started by.
+    pub(crate) fn kill(&mut self) {
+        let group = format!("-{}", self.child.id());
+        // It may be gone already.
+        let _ = Command::new("kill")
+            .args(["-s", "KILL", "--", &group])
+            .stderr(Stdio::null())
+            .status();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(&mut self) {
+        self.child.wait().unwrap();
+    }
+}
+
 impl Drop for Orchestrator {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

@@ -16,25 +16,37 @@ pub(crate) const FINGERPRINT: &str = "history ";
 /// Begins the line that tells how often what was seen.
 pub(crate) const COUNTS: &str = "counts ";
 
+/// What is played: the test that plays one seed, and the variable that says which.
+pub(crate) struct Game {
+    pub(crate) test: &'static str,
+    pub(crate) seed: &'static str,
+}
+
+/// Tasks.
+pub(crate) const TASKS: Game = Game {
+    test: "one_seed",
+    seed: SEED,
+};
+
 /// Plays one seed in a process of its own.
-pub(crate) fn play(seed: u64) -> Output {
+pub(crate) fn play(game: &Game, seed: u64) -> Output {
     Command::new(std::env::current_exe().unwrap())
-        .args(["one_seed", "--exact", "--nocapture", "--test-threads=1"])
-        .env(SEED, seed.to_string())
+        .args([game.test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(game.seed, seed.to_string())
         .env(CHILD, "1")
         .output()
         .unwrap()
 }
 
 /// Plays seeds, as many at once as there are cores.
-pub(crate) fn play_all(seeds: &[u64]) -> Vec<(u64, Output)> {
+pub(crate) fn play_all(game: &Game, seeds: &[u64]) -> Vec<(u64, Output)> {
     let (next, played) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let output = play(*seed);
+                    let output = play(game, *seed);
                     played.lock().unwrap().push((*seed, output));
                 }
             });
@@ -67,6 +79,17 @@ pub(crate) fn failure(output: &Output) -> Option<String> {
 }
 
 /// How to play a seed again, and see everything that happens.
-pub(crate) fn replay(seed: u64) -> String {
-    format!("{SEED}={seed} cargo test --test simulation one_seed -- --exact --nocapture")
+pub(crate) fn replay(game: &Game, seed: u64) -> String {
+    let Game { test, seed: name } = game;
+    format!("{name}={seed} cargo test --test simulation {test} -- --exact --nocapture")
+}
+
+/// All seeds that have failed, the first of them with what was said.
+pub(crate) fn told(game: &Game, failed: &[(u64, String)]) -> String {
+    let tell = |(seed, said): &(u64, String)| {
+        format!("seed {seed}: {said}\nreplay: {}\n", replay(game, *seed))
+    };
+    let told: String = failed.iter().take(5).map(tell).collect();
+    let others: Vec<_> = failed.iter().skip(5).map(|(seed, _)| seed).collect();
+    format!("{told}failed too: {others:?}")
 }

@@ -14,6 +14,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use orchestrator::ingress::listener::{Listen, Peer};
 use orchestrator::instance::endpoint::{Connected, Dial};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{JoinHandle, spawn_local};
 use tonic::body::Body;
 use tower::Service;
@@ -52,10 +53,21 @@ impl Wire {
     /// Opens one; aborting the task closes it.
     pub(crate) async fn open(to: IpAddr, port: u16) -> Result<(Self, JoinHandle<()>), ()> {
         let stream = TcpStream::connect((to, port)).await.map_err(drop)?;
+        Self::over(stream, KEEPALIVE).await
+    }
+
+    /// Opens one over a stream that is there, and tests it so often.
+    pub(crate) async fn over<T>(
+        stream: T,
+        keepalive: Duration,
+    ) -> Result<(Self, JoinHandle<()>), ()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let (sender, connection) = http2::Builder::new(Local)
             .timer(TokioTimer::new())
-            .keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_interval(keepalive)
+            .keep_alive_timeout(keepalive)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
@@ -88,7 +100,7 @@ impl Service<Request<Body>> for Wire {
 
 /// Runs what a connection spawns on its own host.
 #[derive(Clone)]
-struct Local;
+pub(crate) struct Local;
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, task: F) {

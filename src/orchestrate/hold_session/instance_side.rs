@@ -216,6 +216,8 @@ impl Owner {
             Ok(session) => *session,
             Err(error) => {
                 self.link = Link::Absent;
+                // That nothing can be written says nothing of the instance, which has all its time to come back.
+                self.absence = None;
                 self.note_failed_open(Loss::Broken);
                 return self.follow(&error);
             }

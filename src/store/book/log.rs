@@ -87,6 +87,11 @@ impl Log {
         self.bytes
     }
 
+    /// Bytes of what somebody still waits for.
+    pub(super) fn bytes_not_settled(&self) -> usize {
+        self.bytes - self.settled_bytes
+    }
+
     pub(super) fn push(&mut self, entry: Entry) {
         self.counters.last += 1;
         if entry.sender_seq != 0 {
@@ -137,7 +142,7 @@ impl Log {
             return Err(Error::Full(Bound::Bytes));
         }
         let held = self.counters.last - self.counters.settled;
-        let held_bytes = self.bytes - self.settled_bytes;
+        let held_bytes = self.bytes_not_settled();
         if 0 < held && (HELD_MAX as u64 <= held || HELD_BYTES_MAX < held_bytes + bytes) {
             return Err(Error::Full(Bound::Held));
         }

@@ -140,9 +140,13 @@ impl Book {
         self.session.terms.durability
     }
 
-    /// The bytes that are kept of it.
+    /// The bytes that are kept of it because somebody may still want them.
     pub(super) fn bytes(&self) -> usize {
-        self.to_instance.bytes() + self.to_client.bytes() + self.posts.bytes()
+        let to_instance = match self.session.terms.loss_policy {
+            LossPolicy::Replay => self.to_instance.bytes(),
+            LossPolicy::Fail | LossPolicy::Reassign => self.to_instance.bytes_not_settled(),
+        };
+        to_instance + self.to_client.bytes_not_settled() + self.posts.bytes()
     }
 
     /// Whether the same spawn made it, given that the spawn key is the same; then it takes the new token.

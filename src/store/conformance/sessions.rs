@@ -371,7 +371,8 @@ async fn nothing_is_done_after_a_stop(engine: impl Engine) {
 }
 
 async fn the_bytes_of_all_sessions_are_bounded<E: Engine>() {
-    let engine = E::empty(1_000);
+    // A part of it is for what instances say.
+    let engine = E::empty(1_333);
     let (a, b) = (
         make(engine.store(), "a").await,
         make(engine.store(), "b").await,
@@ -394,6 +395,32 @@ async fn the_bytes_of_all_sessions_are_bounded<E: Engine>() {
     let engine = engine.crash();
     let full = engine.store().append_to_instance(&b, &fence(), words(3, 1));
     assert_eq!(full.await, Err(Error::Full(Bound::StoreBytes)));
+}
+
+async fn a_full_store_takes_what_instances_say_and_becomes_empty<E: Engine>() {
+    let engine = E::empty(1_000);
+    let store = engine.store();
+    let a = make(store, "a").await;
+    let sent = (1..=3).map(|seq| streamed(seq, &"x".repeat(250))).collect();
+    store.append_to_instance(&a, &fence(), sent).await.unwrap();
+    let full = store.append_to_instance(&a, &fence(), vec![streamed(4, "x")]);
+    assert_eq!(full.await, Err(Error::Full(Bound::StoreBytes)));
+    let said = vec![said(1, 1, &"y".repeat(250))];
+    store.append_to_client(&a, &fence(), said).await.unwrap();
+    // What both sides have acknowledged is still kept, and stands in nobody's way.
+    for (direction, through) in [(Direction::ToInstance, 3), (Direction::ToClient, 1)] {
+        let noted = store.acknowledge(&a, &fence(), direction, through);
+        noted.await.unwrap();
+    }
+    let again = vec![streamed(1, &"x".repeat(250)), streamed(4, &"z".repeat(750))];
+    let again = store.append_to_instance(&a, &fence(), again).await;
+    assert_eq!(again, Ok(vec![Appended::Repeated(1), Appended::New(4)]));
+}
+
+#[tokio::test]
+async fn a_full_store_takes_what_instances_say_and_becomes_empty_on_every_engine() {
+    a_full_store_takes_what_instances_say_and_becomes_empty::<Memory>().await;
+    a_full_store_takes_what_instances_say_and_becomes_empty::<Sqlite>().await;
 }
 
 #[tokio::test]

@@ -83,6 +83,17 @@ impl Broken {
             Self::Foreign => false,
         }
     }
+
+    /// Whether somebody else was in the way.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Sql(rusqlite::Error::QueryReturnedNoRows) => true,
+            Self::Sql(error) => {
+                error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+            }
+            Self::Foreign => false,
+        }
+    }
 }
 
 fn is_on_disk(shelf: &Shelf) -> bool {
@@ -207,7 +218,7 @@ impl Desk {
         messages: Vec<NewToInstance>,
     ) -> Result<Vec<Appended>, Halt> {
         let file = &self.file;
-        self.world.change(id, |shelf, free| {
+        self.world.change_for_client(id, |shelf, free| {
             if !is_on_disk(shelf) {
                 return Ok(shelf.append_to_instance(fence, messages, free)?);
             }

@@ -153,7 +153,9 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
+        let had_no_space = *self.readiness.borrow() == Readiness::NoSpace;
         let outcome = match &mut self.desk {
+            Some(desk) if had_no_space => give_room_back(desk).and_then(|()| commit(desk, batch)),
             Some(desk) => commit(desk, batch),
             None => Err(Error::Failed(NOT_READY.into())),
         };
@@ -249,6 +251,20 @@ impl Writer {
         tracing::debug!(commits, "the journal is closed");
         drop(self.desk);
         drop(self.lock);
+    }
+}
+
+/// The log may be long and what is in it short. Where there is some room again, it becomes the file's, and the log
+/// begins anew; else the log would take it.
+fn give_room_back(desk: &Desk) -> Result<(), Error> {
+    match desk.checkpoint() {
+        Ok(()) => Ok(()),
+        // A reader is in its way, or there is still no room: the next one finds out.
+        Err(broken) if broken.is_no_space() || broken.is_busy() => Ok(()),
+        Err(broken) => {
+            tracing::error!(error = %broken, "the journal has failed");
+            Err(Error::Failed(broken.to_string().into()))
+        }
     }
 }
 

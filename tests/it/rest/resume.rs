@@ -11,7 +11,7 @@ use serde_json::json;
 use super::ask::{Ask, Way};
 use super::reading::Reading;
 use super::sessions::SESSIONS;
-use crate::session_kill::{Killed, client, until_healthy};
+use crate::killed::{Killed, client, until_healthy};
 
 const MESSAGES: usize = 400;
 const KILLS: usize = 8;

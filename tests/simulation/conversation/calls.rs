@@ -1,0 +1,124 @@
+//! The calls of a client besides its streams, and what it makes of a refusal.
+
+use std::time::Duration;
+
+use orchestrator::proto::orchestrator::{
+    Durability, LossPolicy, SessionCloseRequest, SessionSpawnRequest,
+};
+use tokio::time::{sleep, timeout};
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+use super::client::{Client, On, PATIENCE, PAUSE, authorized};
+use super::plan::End;
+use crate::sessions::history::Event;
+
+impl Client {
+    pub(super) async fn spawn(&self) {
+        let request = SessionSpawnRequest {
+            session_id: self.plan.id.clone(),
+            loss_policy: self.plan.policy.into(),
+            durability: self.plan.durability.into(),
+            idle_ttl: Some(self.plan.idle_ttl.try_into().unwrap()),
+            idempotency_key: format!("spawn {}", self.plan.id),
+            ..Default::default()
+        };
+        loop {
+            if let Some((mut stub, driver, _)) = self.connect().await {
+                let spawned = timeout(PATIENCE, stub.session_spawn(authorized(request.clone())));
+                let spawned = spawned.await;
+                driver.abort();
+                match spawned {
+                    Ok(Ok(_)) => return,
+                    Ok(Err(status)) if self.refused(&status) == On::No => return,
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    pub(super) async fn close(self, at: Duration) {
+        sleep(at.saturating_sub(turmoil::sim_elapsed().unwrap_or_default())).await;
+        let request = SessionCloseRequest {
+            session_id: self.plan.id.clone(),
+        };
+        while !self.knows.borrow().is_over {
+            if let Some((mut stub, driver, _)) = self.connect().await {
+                let closed = timeout(PATIENCE, stub.session_close(authorized(request.clone())));
+                let closed = closed.await;
+                driver.abort();
+                if matches!(closed, Ok(Ok(_))) {
+                    return;
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// The session has ended. There must be a reason for that.
+    pub(super) fn over(&self, reason: &str) {
+        self.knows.borrow_mut().is_over = true;
+        let is_ours = match self.plan.end {
+            End::Stays => false,
+            End::ClosedByFrame => self.has_all(),
+            End::ClosedByCall(_) | End::LeftAlone(_) => true,
+        };
+        if !is_ours && !self.may_be_lost() {
+            let id = &self.plan.id;
+            self.told
+                .complain(format!("{id} has ended for no reason: {reason}"));
+        }
+    }
+
+    fn may_be_lost(&self) -> bool {
+        let restarted = self.plan.durability == Durability::None && 1 < self.told.runs();
+        restarted || self.plan.policy == LossPolicy::Fail
+    }
+
+    /// What a refusal means; whether to try again.
+    pub(super) fn refused(&self, status: &Status) -> On {
+        let details = status.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.clone());
+        match reason.as_deref() {
+            Some("SESSION_CLOSED") => self.is_over("SESSION_CLOSED"),
+            Some("SESSION_UNKNOWN") if self.knows.borrow().has_left => {
+                self.is_over("SESSION_UNKNOWN")
+            }
+            Some(refusal @ ("JOURNAL_FULL" | "JOURNAL_FAILED" | "SESSION_FULL" | "DRAINING")) => {
+                self.told.count(match refusal {
+                    "JOURNAL_FULL" => "no space",
+                    "JOURNAL_FAILED" => "journal failed",
+                    "SESSION_FULL" => "full",
+                    _ => "draining",
+                });
+                On::Yes
+            }
+            Some(
+                "SESSION_SUPERSEDED" | "SESSION_STALE" | "INSTANCE_DOWN" | "DEADLINE_EXCEEDED",
+            ) => On::Yes,
+            // A connection that broke.
+            None => On::Yes,
+            Some(other) => {
+                let id = &self.plan.id;
+                let what = format!("{id} is refused: {other}: {}", status.message());
+                self.told.complain(what);
+                self.is_over(other)
+            }
+        }
+    }
+
+    fn is_over(&self, reason: &str) -> On {
+        if !self.knows.borrow().is_over {
+            self.told.count("over");
+            self.over(reason);
+            self.tell(Event::Over(reason.to_owned()));
+        }
+        On::No
+    }
+
+    /// Whether a failed call is to be made again.
+    pub(super) fn goes_on_after(&self, status: &Status) -> bool {
+        self.refused(status) == On::Yes
+    }
+}

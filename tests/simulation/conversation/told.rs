@@ -1,0 +1,166 @@
+//! What is written down in a run, and held against the disk at once: nothing is told to anybody that a crash could
+//! take back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use orchestrator::domain::session::SessionId;
+use orchestrator::store::memory::MemoryStore;
+use orchestrator::store::record::Session;
+
+use crate::sessions::history::Event;
+
+/// Everything that the parts of a run share.
+#[derive(Clone)]
+pub(super) struct Told(Arc<Shared>);
+
+struct Shared {
+    store: Mutex<MemoryStore>,
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    records: Vec<Record>,
+    complaints: Vec<String>,
+    counts: BTreeMap<&'static str, usize>,
+    /// How often the orchestrator has begun.
+    runs: u64,
+    /// Sessions that have come to their end.
+    done: Vec<String>,
+    stopped: bool,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) at: Duration,
+    pub(super) session: String,
+    pub(super) event: Event,
+}
+
+impl Told {
+    pub(super) fn new(store: MemoryStore) -> Self {
+        Self(Arc::new(Shared {
+            store: Mutex::new(store),
+            written: Mutex::default(),
+        }))
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.0.written.lock().unwrap()
+    }
+
+    pub(super) fn store(&self) -> MemoryStore {
+        self.0.store.lock().unwrap().clone()
+    }
+
+    /// What was not synced is gone.
+    pub(super) fn crash_store(&self) {
+        let mut store = self.0.store.lock().unwrap();
+        let left = store.crash();
+        *store = left;
+    }
+
+    /// Notes what happens now to a session that was promised to be on disk, or was not.
+    pub(super) fn tell(&self, session: &str, promise: Promise, event: Event) {
+        let at = turmoil::sim_elapsed().expect("a host of the simulation");
+        if promise == Promise::Durable {
+            self.probe(session, &event, at);
+        }
+        let session = session.to_owned();
+        self.written().records.push(Record { at, session, event });
+    }
+
+    /// 3: nothing is told before it is durable.
+    fn probe(&self, session: &str, event: &Event, at: Duration) {
+        let id = SessionId::parse(session).unwrap();
+        // One that was forgotten says nothing of what it held.
+        let Some(left) = self.store().after_a_crash(&id) else {
+            return;
+        };
+        if let Some((what, needed, durable)) = needs(event, &left)
+            && durable < needed
+        {
+            let told = format!("{session} was told of {what} {needed} at {at:?}");
+            self.complain(format!("{told}, and only {durable} was durable"));
+        }
+    }
+
+    pub(super) fn complain(&self, what: String) {
+        self.written().complaints.push(what);
+    }
+
+    pub(super) fn count(&self, what: &'static str) {
+        *self.written().counts.entry(what).or_default() += 1;
+    }
+
+    pub(super) fn begin_run(&self) -> u64 {
+        let mut written = self.written();
+        written.runs += 1;
+        written.runs
+    }
+
+    pub(super) fn runs(&self) -> u64 {
+        self.written().runs
+    }
+
+    pub(super) fn done(&self, session: &str) {
+        self.written().done.push(session.to_owned());
+    }
+
+    pub(super) fn is_done(&self, session: &str) -> bool {
+        self.written().done.iter().any(|done| done == session)
+    }
+
+    pub(super) fn stopped(&self) {
+        self.written().stopped = true;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.written().stopped
+    }
+
+    pub(super) fn records(&self) -> Vec<Record> {
+        self.written().records.clone()
+    }
+
+    pub(super) fn complaints(&self) -> Vec<String> {
+        self.written().complaints.clone()
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, usize> {
+        self.written().counts.clone()
+    }
+}
+
+/// What a session was promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    Durable,
+    Nothing,
+}
+
+/// What has to be on disk when this is told: what it is, how far, and how far it is.
+fn needs(event: &Event, left: &Session) -> Option<(&'static str, u64, u64)> {
+    let (inward, outward) = (left.to_instance, left.to_client);
+    match event {
+        Event::Ready(ready) if left.epoch.number() < ready.epoch => {
+            Some(("epoch", ready.epoch, left.epoch.number()))
+        }
+        Event::Ready(ready) => Some(("seq", ready.last_received, inward.sender_seq)),
+        Event::Acked(seq) => Some(("seq", *seq, inward.sender_seq)),
+        Event::Received { seq, .. } => Some(("answer", *seq, outward.last)),
+        Event::Posted { position, .. } => Some(("position", *position, inward.last)),
+        Event::Applied { position, .. } => Some(("position", *position, inward.last)),
+        Event::Opened(opened) => Some(("epoch", opened.epoch, left.epoch.number())),
+        Event::Moved { epoch } => Some(("epoch", *epoch, left.epoch.number())),
+        Event::Sent { .. }
+        | Event::Posting(_)
+        | Event::Lost { .. }
+        | Event::Closed(_)
+        | Event::Over(_)
+        | Event::Restarted => None,
+    }
+}

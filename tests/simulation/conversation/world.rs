@@ -1,0 +1,454 @@
+//! One run of sessions: the real orchestrator over a disk that is only told of, instances and clients.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use orchestrator::app::{App, Outside, Stopped};
+use orchestrator::chance::Chance;
+use orchestrator::config::{Config, Planned, Shutdown};
+use orchestrator::domain::health::Thresholds;
+use orchestrator::domain::id::InstanceId;
+use orchestrator::fleet::ProbeSettings;
+use orchestrator::ingress::caller::Key;
+use orchestrator::ingress::listener::Address;
+use orchestrator::instance::endpoint::Endpoint;
+use orchestrator::instance::{Spec, tls};
+use orchestrator::proto::health::health_server::HealthServer;
+use orchestrator::proto::instance::instance_service_server::InstanceServiceServer;
+use orchestrator::proto::orchestrator::Durability;
+use orchestrator::store::memory::{Fault as DiskFault, MemoryStore, Settings};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+use tonic::service::Routes;
+use turmoil::Sim;
+use turmoil::net::TcpListener;
+
+use super::client::{Client, Phase};
+use super::plan::{Disturbance, Fault, Plan};
+use super::told::{Promise, Record, Told};
+use crate::history::Harm;
+use crate::sessions::history::Event;
+use crate::sessions::instance::{Instance, Manner, Mind, Tell};
+use crate::sessions::judge::{Answering, judge};
+use crate::wire::{self, Local};
+use crate::{caller, instance};
+
+/// How long one step is. Everything that is planned happens at a multiple of it.
+const TICK: Duration = Duration::from_millis(4);
+/// 14: how long after the faults a session may take to come to its end. A stream over a connection that has died
+/// without a word is given up after 10 s, and an instance may have to be given up for another one.
+const CALM_ENDS: Duration = Duration::from_secs(45);
+/// How long everything may take to stop.
+const STOP_ENDS: Duration = Duration::from_secs(9);
+const ORCHESTRATOR: &str = "orchestrator";
+/// How often an instance is probed, and how long that may take.
+const PROBE: ProbeSettings = ProbeSettings {
+    interval: Duration::from_millis(400),
+    timeout: Duration::from_millis(300),
+    thresholds: Thresholds {
+        failures_down: 3,
+        successes_up: 2,
+    },
+};
+
+/// What came of a run.
+pub(super) struct Run {
+    pub(super) told: Vec<String>,
+    pub(super) complaints: Vec<String>,
+    pub(super) counts: BTreeMap<&'static str, usize>,
+}
+
+impl Run {
+    /// A number for the whole history.
+    pub(super) fn fingerprint(&self) -> u64 {
+        crate::history::fingerprint(&self.told)
+    }
+}
+
+struct World<'a> {
+    plan: &'a Plan,
+    sim: Sim<'a>,
+    told: Told,
+    minds: Minds,
+    phase: watch::Sender<Phase>,
+    restarts: watch::Sender<u32>,
+}
+
+/// What the instances remember, now.
+type Minds = Rc<RefCell<Vec<Mind>>>;
+
+/// Plays the plan of a seed.
+pub(super) fn run(plan: &Plan) -> Run {
+    let mut world = World::new(plan);
+    world.play();
+    let records = world.told.records();
+    let mut complaints = world.told.complaints();
+    complaints.extend(judged(plan, &records));
+    Run {
+        told: records.iter().map(shown).collect(),
+        complaints,
+        counts: world.told.counts(),
+    }
+}
+
+fn shown(record: &Record) -> String {
+    let Record { at, session, event } = record;
+    format!("{at:>10.3?} {session} {event:?}")
+}
+
+fn judged(plan: &Plan, records: &[Record]) -> Vec<String> {
+    // What is known of answers is read again after a restart and after a failure of the disk.
+    let may_forget = |one: &Disturbance| {
+        let forgets = [
+            Fault::PowerCut,
+            Fault::Restart,
+            Fault::SyncFails,
+            Fault::NoSpace,
+        ];
+        forgets.contains(&one.what)
+    };
+    let is_short = plan.store_bytes_max < 1 << 20;
+    let answering = if is_short || plan.disturbances.iter().any(may_forget) {
+        Answering::OnceByEachMind
+    } else {
+        Answering::Once
+    };
+    let mut complaints = Vec::new();
+    for session in &plan.sessions {
+        let own = records.iter().filter(|record| record.session == session.id);
+        let history: Vec<Event> = own.map(|record| record.event.clone()).collect();
+        let wrong = judge(&history, answering);
+        complaints.extend(wrong.iter().map(|wrong| format!("{}: {wrong}", session.id)));
+    }
+    complaints
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(plan.seed)
+            .tick_duration(TICK)
+            .simulation_duration(Duration::from_secs(120))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(plan.latency_max)
+            .tcp_capacity(1024)
+            .build();
+        let store = MemoryStore::new(Settings {
+            sync_takes: plan.sync_takes,
+            bytes_max: plan.store_bytes_max,
+            ..Settings::default()
+        });
+        let (told, minds) = (Told::new(store), Minds::default());
+        let (phase, _) = watch::channel(Phase::Faults);
+        let (restarts, restarted) = watch::channel(0);
+        let address = sim.lookup(ORCHESTRATOR);
+        let mut addresses = BTreeMap::new();
+        for at in 0..plan.instances.len() {
+            let id = plan.instances[at].id.clone();
+            addresses.insert(id.clone(), sim.lookup(host(at)));
+            minds.borrow_mut().push(Mind::new(format!("{id}.0")));
+            add_instance(&mut sim, plan, at, &minds, &told);
+        }
+        let (held, phases, seed) = (told.clone(), phase.subscribe(), plan.seed);
+        sim.host(ORCHESTRATOR, move || {
+            let orchestrator = Orchestrator {
+                address,
+                addresses: addresses.clone(),
+                told: held.clone(),
+                phase: phases.clone(),
+                restarts: restarted.clone(),
+                seed,
+            };
+            orchestrator.serve()
+        });
+        for (at, session) in plan.sessions.iter().enumerate() {
+            let client = Client {
+                plan: Rc::new(session.clone()),
+                to: address,
+                told: told.clone(),
+                phase: phase.subscribe(),
+                knows: Rc::default(),
+            };
+            sim.client(client_host(at), client.run());
+        }
+        Self {
+            plan,
+            sim,
+            told,
+            minds,
+            phase,
+            restarts,
+        }
+    }
+
+    fn play(&mut self) {
+        self.until(self.plan.heal, |_| false);
+        self.phase.send_replace(Phase::Calm);
+        let all = |world: &Self| {
+            let mut sessions = world.plan.sessions.iter();
+            sessions.all(|session| world.told.is_done(&session.id))
+        };
+        self.until(self.sim.elapsed() + CALM_ENDS, all);
+        for session in &self.plan.sessions {
+            if !self.told.is_done(&session.id) {
+                self.told
+                    .complain(format!("{} does not come to its end", session.id));
+            }
+        }
+        self.phase.send_replace(Phase::Over);
+        self.until(self.sim.elapsed() + STOP_ENDS, |world| {
+            world.told.is_stopped()
+        });
+        if !self.told.is_stopped() {
+            self.told
+                .complain("the orchestrator does not stop".to_owned());
+        }
+    }
+
+    fn until(&mut self, end: Duration, done: impl Fn(&Self) -> bool) {
+        while self.sim.elapsed() < end && !done(self) {
+            self.disturb();
+            if let Err(error) = self.sim.step() {
+                self.told.complain(format!("a host has ended: {error}"));
+                return;
+            }
+        }
+    }
+
+    /// Does what is due now.
+    fn disturb(&mut self) {
+        let now = self.sim.elapsed();
+        for Disturbance { from, to, what } in &self.plan.disturbances {
+            if *from == now {
+                self.begin(what);
+            } else if *to == now {
+                self.end(what);
+            }
+        }
+    }
+
+    fn begin(&mut self, what: &Fault) {
+        let name = match what {
+            Fault::Crash { instance, forgets } => {
+                self.sim.crash(host(*instance));
+                if *forgets {
+                    self.forget(*instance);
+                    "crash, forgets"
+                } else {
+                    "crash, remembers"
+                }
+            }
+            Fault::PowerCut => {
+                self.sim.crash(ORCHESTRATOR);
+                self.told.crash_store();
+                "power cut"
+            }
+            Fault::Restart => {
+                self.restarts.send_modify(|restarts| *restarts += 1);
+                "restart"
+            }
+            Fault::Instance(at, harm) => {
+                self.harm(&host(*at), *harm);
+                match harm {
+                    Harm::Loses => "instance loses",
+                    Harm::LosesOneWay => "instance loses one way",
+                    Harm::Holds => "instance holds",
+                }
+            }
+            Fault::Client(at, harm) => {
+                self.harm(&client_host(*at), *harm);
+                match harm {
+                    Harm::Loses | Harm::LosesOneWay => "client loses",
+                    Harm::Holds => "client holds",
+                }
+            }
+            Fault::NoSpace => {
+                self.told.store().set_fault(DiskFault::NoSpace);
+                "disk full"
+            }
+            Fault::SyncFails => {
+                self.told.store().set_fault(DiskFault::SyncFails);
+                "sync fails"
+            }
+        };
+        self.told.count(name);
+    }
+
+    fn end(&mut self, what: &Fault) {
+        match what {
+            Fault::Crash { instance, .. } => self.sim.bounce(host(*instance)),
+            Fault::PowerCut => self.sim.bounce(ORCHESTRATOR),
+            Fault::Restart => {}
+            Fault::Instance(at, harm) => self.mend(&host(*at), *harm),
+            Fault::Client(at, harm) => self.mend(&client_host(*at), *harm),
+            Fault::NoSpace | Fault::SyncFails => self.told.store().set_fault(DiskFault::None),
+        }
+    }
+
+    fn forget(&mut self, instance: usize) {
+        let mind = &mut self.minds.borrow_mut()[instance];
+        let (id, lives) = mind.name.split_once('.').unwrap();
+        let lives: u32 = lives.parse().unwrap();
+        *mind = Mind::new(format!("{id}.{}", lives + 1));
+    }
+
+    fn harm(&mut self, peer: &str, harm: Harm) {
+        match harm {
+            Harm::Loses => self.sim.partition(peer, ORCHESTRATOR),
+            Harm::LosesOneWay => self.sim.partition_oneway(peer, ORCHESTRATOR),
+            Harm::Holds => self.sim.hold(peer, ORCHESTRATOR),
+        }
+    }
+
+    fn mend(&mut self, peer: &str, harm: Harm) {
+        match harm {
+            Harm::Loses | Harm::LosesOneWay => self.sim.repair(peer, ORCHESTRATOR),
+            Harm::Holds => self.sim.release(peer, ORCHESTRATOR),
+        }
+    }
+}
+
+fn host(instance: usize) -> String {
+    format!("instance-{instance}")
+}
+
+fn client_host(session: usize) -> String {
+    format!("client-{session}")
+}
+
+/// An instance: each of its lives takes up what is remembered then.
+fn add_instance(sim: &mut Sim<'_>, plan: &Plan, at: usize, minds: &Minds, told: &Told) {
+    let (minds, told, heal) = (Rc::clone(minds), told.clone(), plan.heal);
+    let manner = plan.instances[at].manner;
+    let durable = plan.sessions.iter();
+    let durable = durable.filter(|session| session.durability != Durability::None);
+    let durable: Arc<BTreeSet<String>> = Arc::new(durable.map(|one| one.id.clone()).collect());
+    sim.host(host(at), move || {
+        let (told, durable) = (told.clone(), Arc::clone(&durable));
+        let tell: Tell = Arc::new(move |session, event| {
+            let promise = if durable.contains(session) {
+                Promise::Durable
+            } else {
+                Promise::Nothing
+            };
+            told.tell(session, promise, event);
+        });
+        serve(Instance {
+            mind: minds.borrow()[at].clone(),
+            manner: Arc::new(move || {
+                let is_calm = turmoil::sim_elapsed().is_none_or(|now| heal <= now);
+                if is_calm { Manner::default() } else { manner }
+            }),
+            tell,
+        })
+    });
+}
+
+async fn serve(instance: Instance) -> turmoil::Result {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, instance::PORT)).await?;
+    let routes = Routes::new(InstanceServiceServer::new(instance.clone()))
+        .add_service(HealthServer::new(instance));
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let service = TowerToHyperService::new(routes.clone());
+        let serving = http2::Builder::new(Local).serve_connection(TokioIo::new(stream), service);
+        spawn_local(async move {
+            // How it ends is seen by the orchestrator.
+            let _ = serving.await;
+        });
+    }
+}
+
+struct Orchestrator {
+    address: IpAddr,
+    addresses: BTreeMap<String, IpAddr>,
+    told: Told,
+    phase: watch::Receiver<Phase>,
+    restarts: watch::Receiver<u32>,
+    seed: u64,
+}
+
+impl Orchestrator {
+    /// Serves, again after each restart, until the run is over.
+    async fn serve(mut self) -> turmoil::Result {
+        self.restarts.mark_unchanged();
+        loop {
+            let Some(app) = self.start().await? else {
+                // As whoever watches over it would.
+                self.told.crash_store();
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let (tasks_left, memory, gate) = (
+                app.tasks_left(),
+                app.memory().clone(),
+                Arc::clone(app.gate()),
+            );
+            let is_over = tokio::select! {
+                biased;
+                _ = self.phase.wait_for(|phase| Phase::Over <= *phase) => true,
+                _ = self.restarts.changed() => false,
+            };
+            let stopped = app.stop().await;
+            if is_over {
+                let left = (tasks_left(), memory.held(), gate.load());
+                if stopped != Stopped::Clean || left != (0, 0, (0, 0, 0)) {
+                    self.told
+                        .complain(format!("{stopped:?}, left behind: {left:?}"));
+                }
+                self.told.stopped();
+                return std::future::pending().await;
+            }
+            self.told.crash_store();
+        }
+    }
+
+    /// Nothing when its disk does not let it start.
+    async fn start(&self) -> Result<Option<App>, Box<dyn std::error::Error>> {
+        let run = self.told.begin_run();
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, caller::PORT)).await?;
+        let outside = Outside {
+            listener: wire::Door(listener),
+            address: Address::Tcp(SocketAddr::new(self.address, caller::PORT)),
+            dial: wire::dial(),
+            chance: Chance::seeded(self.seed.wrapping_mul(1009) + run),
+        };
+        let store = Arc::new(self.told.store());
+        Ok(App::start_over(outside, self.config(), store).await.ok())
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::empty();
+        config.keys.keys = vec![Key::with_all_rights("simulation", caller::KEYS[0])];
+        config.probe = PROBE;
+        config.limits.keepalive_interval = Duration::from_millis(400);
+        config.limits.keepalive_timeout = Duration::from_millis(400);
+        config.shutdown = Shutdown {
+            not_ready_for: Duration::ZERO,
+            grace: Duration::from_secs(2),
+        };
+        config.instances = self.addresses.iter().map(planned).collect();
+        config
+    }
+}
+
+fn planned((id, ip): (&String, &IpAddr)) -> Planned {
+    let address = SocketAddr::new(*ip, instance::PORT).to_string();
+    Planned::Remote(Spec {
+        id: InstanceId::parse(id).unwrap(),
+        endpoint: Endpoint::parse(&address).unwrap(),
+        labels: BTreeMap::new(),
+        weight: 1,
+        credential: None,
+        calls_in_flight_max: None,
+        tls: tls::Settings::default(),
+    })
+}
