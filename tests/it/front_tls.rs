@@ -14,9 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
-use crate::process::{Server, orchestrator};
 use crate::raw::{rest, soon};
 use crate::stage::authority::{Authority, Caller, DOOR, Files, Pair, Time, relink};
+use crate::stage::program::{Server, orchestrator};
 use crate::stage::{App, Bearer, Config, KEY, embedded, start, text};
 
 async fn house(files: &Files) -> App {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{Server, json_of, orchestrator, signal_group};
+use crate::stage::program::{Server, json_of, orchestrator, signal_group};
 
 /// Longer than anything here may take, so that a hang is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,106 +1,11 @@
 //! The program as people run it: processes, standard streams, exit codes, signals.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-const KEY: &str = "process-key-canary-93b1";
-
-/// A server of its own on a free port.
-pub(crate) struct Server {
-    child: Child,
-    pub(crate) address: String,
-    /// Where it keeps its sessions.
-    _data: tempfile::TempDir,
-}
-
-impl Server {
-    pub(crate) fn start(arguments: &[&str]) -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let mut command = orchestrator(&["serve"]);
-        if !arguments.contains(&"--listen") {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
-        let mut child = command
-            .args(arguments)
-            .env("XDG_DATA_HOME", data.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let started: Value = serde_json::from_str(&line).expect("one line of JSON when redirected");
-        Self {
-            child,
-            address: started["listening"].as_str().unwrap().to_owned(),
-            _data: data,
-        }
-    }
-
-    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        orchestrator(arguments)
-            .env("ORCHESTRATOR_SERVER", &self.address)
-            .output()
-            .unwrap()
-    }
-
-    /// Ends it as an operator does; its exit code and its log.
-    pub(crate) fn stop(mut self) -> (Option<i32>, String) {
-        signal(&self.child, "TERM");
-        let status = self.child.wait().unwrap();
-        let mut log = String::new();
-        self.child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut log)
-            .unwrap();
-        (status.code(), log)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Ended already in most tests.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-pub(crate) fn orchestrator(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
-    command
-        .args(arguments)
-        .env("ORCHESTRATOR_API_KEY", KEY)
-        .env_remove("ORCHESTRATOR_LOG")
-        .stdin(Stdio::null());
-    command
-}
-
-/// Ends a process and all that it has started, which are a group.
-pub(crate) fn signal_group(child: &Child) {
-    let sent = Command::new("kill")
-        .args(["-s", "KILL", "--", &format!("-{}", child.id())])
-        .status()
-        .unwrap();
-    assert!(sent.success());
-}
-
-pub(crate) fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args(["-s", name, &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(sent.success());
-}
-
-pub(crate) fn json_of(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
+use crate::stage::program::{KEY, Server, json_of, orchestrator, signal};
 
 #[test]
 fn the_commands_of_the_seed_answer_with_json_when_redirected() {

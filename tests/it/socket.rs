@@ -13,7 +13,7 @@ use orchestrator::proto::orchestrator::{Instance, RegisterRequest, RouteRequest}
 use tokio::net::UnixListener;
 use tonic::Code;
 
-use crate::process::{Server, json_of, orchestrator};
+use crate::stage::program::{Server, json_of, orchestrator};
 use crate::stage::{Bearer, Config, KEY, cluster, config, embedded, reason, start, text};
 use crate::tls::serve_echo;
 

@@ -13,8 +13,8 @@ use orchestrator::ingress::caller;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{json_of, orchestrator};
 use crate::stage::instance::{Act, Instance};
+use crate::stage::program::{json_of, orchestrator};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -28,6 +28,7 @@ use tonic_types::StatusExt as _;
 pub(crate) mod authority;
 pub(crate) mod instance;
 pub(crate) mod peer;
+pub(crate) mod program;
 
 /// The one key of the stage.
 pub(crate) const KEY: &str = "stage-key-7f1e";
