@@ -13,7 +13,7 @@ use orchestrator::proto::orchestrator::{
     SessionSendRequest, SessionSendResponse, SessionSpawnRequest,
 };
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Request, Status, Streaming};
@@ -140,8 +140,9 @@ impl Talk {
     pub(crate) async fn goes_on_for(&self, more: u64) {
         let wanted = self.answered() + more;
         let going = async {
+            let mut looks = interval(PAUSE);
             while self.answered() < wanted {
-                sleep(PAUSE).await;
+                looks.tick().await;
             }
         };
         let done = timeout(PATIENCE, going).await;
@@ -165,15 +166,17 @@ impl Talk {
     pub(crate) async fn run(self, at: watch::Receiver<SocketAddr>) {
         let first = *at.borrow();
         self.spawn(first).await;
+        let mut tries = interval(PAUSE);
         while !self.is_done() {
             let address = *at.borrow();
             let _ = self.attach(address).await;
-            sleep(PAUSE).await;
+            tries.tick().await;
         }
     }
 
     /// Posts one message after another, until the conversation ends.
     pub(crate) async fn post(self, at: watch::Receiver<SocketAddr>) {
+        let mut tries = interval(PAUSE);
         for number in 0.. {
             let text = format!("p{number}");
             loop {
@@ -181,7 +184,7 @@ impl Talk {
                 if self.post_once(address, &text).await {
                     break;
                 }
-                sleep(PAUSE).await;
+                tries.tick().await;
             }
             let mut known = self.known();
             known.posted += 1;
@@ -269,9 +272,10 @@ impl Talk {
             let heard = self.next(&mut frames).await?;
             self.hear(heard, &tx);
         }
-        // What was acknowledged last should arrive.
-        sleep(PAUSE).await;
-        Some(())
+        // Its end tells that what was acknowledged last has arrived.
+        drop(tx);
+        let ended = async { while let Ok(Some(_)) = frames.message().await {} };
+        timeout(PATIENCE, ended).await.ok()
     }
 
     fn send(&self, mut next: u64, tx: &mpsc::Sender<SessionSendRequest>) -> u64 {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use orchestrator::proto::orchestrator::LossPolicy;
 use tokio::sync::watch;
-use tokio::time::{Duration, sleep, timeout};
+use tokio::time::{Duration, interval, timeout};
 
 use crate::processes::{Instance, Orchestrator, PATIENCE, binary};
 use crate::sessions::judge::Answering;
@@ -72,8 +72,9 @@ pub(crate) async fn a_full_disk_refuses_clearly_keeps_what_was_acknowledged_and_
         let refused = talk.full.load(Ordering::Relaxed);
         let ballast = disk.fill();
         let refusing = async {
+            let mut looks = interval(Duration::from_millis(20));
             while talk.full.load(Ordering::Relaxed) == refused {
-                sleep(Duration::from_millis(20)).await;
+                looks.tick().await;
             }
         };
         let refusing = timeout(PATIENCE, refusing).await;
@@ -117,8 +118,9 @@ pub(crate) async fn a_sync_that_fails_acknowledges_nothing_and_the_session_goes_
     let talk = Talk::new("eio", LossPolicy::Fail, 0);
     let running = tokio::spawn(talk.clone().run(at));
     let failing = async {
+        let mut looks = interval(Duration::from_millis(20));
         while talk.failed.load(Ordering::Relaxed) < 3 {
-            sleep(Duration::from_millis(20)).await;
+            looks.tick().await;
         }
     };
     let failing = timeout(PATIENCE, failing).await;

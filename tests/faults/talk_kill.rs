@@ -1,5 +1,6 @@
 //! Orchestrators and instances are killed in the middle of conversations.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use orchestrator::proto::orchestrator::{HealthState, LossPolicy};
 use rand::RngExt as _;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::load::settled;
 use crate::processes::{Instance, Orchestrator, PATIENCE, binary};
@@ -71,7 +72,7 @@ pub(crate) async fn an_orchestrator_that_is_killed_again_and_again_loses_nothing
         }
         // At any instant of what it does for one message.
         let wait = Duration::from_micros(rand::rng().random_range(0..20_000));
-        sleep(wait).await;
+        let _ = timeout(wait, pending::<()>()).await;
         orchestrator.kill();
         orchestrator = start(&instances);
         now_at.send_replace(orchestrator.address);

@@ -1,10 +1,11 @@
 //! The network is cut in the middle of conversations. Needs root, iproute2 and nftables.
 
+use std::future::pending;
 use std::time::Duration;
 
 use orchestrator::proto::orchestrator::{HealthState, LossPolicy};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 use crate::load::settled;
 use crate::network::Host;
@@ -48,7 +49,7 @@ pub(crate) async fn a_session_outlives_a_cut_between_its_client_and_the_orchestr
         talk.goes_on_for(MESSAGES).await;
         host.cut();
         // Longer than the client takes to give its stream up.
-        sleep(Duration::from_secs(4)).await;
+        let _ = timeout(Duration::from_secs(4), pending::<()>()).await;
         host.mend();
     }
     talk.goes_on_for(MESSAGES).await;

@@ -7,7 +7,7 @@ use orchestrator::proto::orchestrator::completion;
 use serde_json::Value;
 
 use super::{Case, End, Verb, outcomes, routed, text};
-use crate::process;
+use crate::stage::program;
 
 pub(super) fn words(case: &Case) -> Vec<String> {
     let (name, flag) = match case.verb {
@@ -54,7 +54,7 @@ pub(super) fn words(case: &Case) -> Vec<String> {
 pub(super) fn program(case: &Case, address: SocketAddr) -> std::process::Command {
     let words = words(case);
     let words: Vec<_> = words.iter().map(String::as_str).collect();
-    let mut command = process::orchestrator(&words);
+    let mut command = program::orchestrator(&words);
     command.env("ORCHESTRATOR_SERVER", address.to_string());
     match case.key {
         Some(key) => command.env("ORCHESTRATOR_API_KEY", key),
@@ -80,7 +80,7 @@ fn told(case: &Case, output: &Output) -> End {
     let whole = if output.stdout.is_empty() {
         Value::Null
     } else {
-        process::json_of(output)
+        program::json_of(output)
     };
     if case.verb == Verb::Route && whole.is_object() {
         return routed(&whole);

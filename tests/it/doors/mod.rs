@@ -15,8 +15,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
 
-use crate::process;
 use crate::stage::instance::{Act, Instance};
+use crate::stage::program;
 use crate::stage::{App, Config, KEY, channel, config, planned, start};
 
 mod command;
@@ -411,7 +411,7 @@ async fn a_caller_who_leaves_ends_the_call_by_every_door() {
         let program = program.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = program.spawn().unwrap();
         instance.until(|counts| counts.begun == 3).await;
-        process::signal(&child, "INT");
+        program::signal(&child, "INT");
         let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap());
         let output = output.await.unwrap();
         assert_eq!(output.status.code(), Some(130), "{output:?}");
