@@ -101,9 +101,8 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("limits", &mut config.limits, limits::limits);
     fields.set("timeouts", &mut config.timeouts, timeouts);
     fields.set("shutdown", &mut config.shutdown, shutdown);
-    fields.set("sessions", &mut config.sessions, |place| {
-        sessions::sessions(place, surroundings)
-    });
+    let sessions = |place: &Place<'_>| sessions::sessions(place, surroundings);
+    fields.set("sessions", &mut config.sessions, sessions);
     fields.set("operators", &mut config.operators, operators);
     config
 }
