@@ -197,7 +197,9 @@ impl Orchestrator {
         let file = folder.path().join("orchestrator.json");
         std::fs::write(&file, config.to_string()).unwrap();
         let mut child = command
-            .args(["serve", "--log", "off", "--listen", listen, "--config"])
+            // The network is one of the test's own.
+            .args(["serve", "--log", "off", "--allow-plaintext"])
+            .args(["--listen", listen, "--config"])
             .arg(&file)
             .env("ORCHESTRATOR_API_KEY", KEY)
             .env_remove("ORCHESTRATOR_LOG")
@@ -243,11 +245,6 @@ impl Orchestrator {
             .stderr(Stdio::null())
             .status();
         let _ = self.child.wait();
-    }
-
-    /// Waits until it has ended by itself.
-    pub(crate) fn wait(&mut self) {
-        self.child.wait().unwrap();
     }
 }
 

@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::broadcast;
 use tokio::time::{self, Instant};
 
 use super::admit::Permit;
@@ -56,7 +56,8 @@ type Calls = Arc<Mutex<Memory<Joinable, Arc<Outcome>>>>;
 /// A call that runs, for those who join it.
 #[derive(Debug, Clone)]
 struct Joinable {
-    outcome: Arc<watch::Sender<Option<Arc<Outcome>>>>,
+    /// Tells all who have joined, in the order in which they came; a watch would tell them in any order.
+    outcome: broadcast::Sender<Arc<Outcome>>,
     tries: Arc<Tries>,
 }
 
@@ -64,7 +65,7 @@ struct Joinable {
 enum Source {
     Kept(Arc<Outcome>),
     Running {
-        outcome: watch::Receiver<Option<Arc<Outcome>>>,
+        outcome: broadcast::Receiver<Arc<Outcome>>,
         tries: Arc<Tries>,
         origin: Origin,
     },
@@ -131,9 +132,9 @@ impl Deduplicate {
                 Origin::Own => route.deadline.ends(),
                 Origin::Earlier => route.deadline.work_ends(),
             };
-            let waited = outcome.wait_for(Option::is_some);
+            let waited = outcome.recv();
             let ended = match time::timeout_at(Instant::from_std(ends), waited).await {
-                Ok(Ok(ended)) => ended.clone(),
+                Ok(Ok(ended)) => Some(ended),
                 // Its task is gone without an outcome.
                 Ok(Err(_)) => None,
                 Err(_elapsed) => return (out_of_time(&tries), origin),
@@ -174,7 +175,7 @@ impl Deduplicate {
             Found::Nothing => {}
         }
         let joinable = Joinable {
-            outcome: Arc::new(watch::Sender::new(None)),
+            outcome: broadcast::Sender::new(1),
             tries: Arc::default(),
         };
         let source = joinable.join(Origin::Own);
@@ -225,7 +226,7 @@ impl Running {
         let tries = Arc::clone(&self.joinable.tries);
         let mut work = std::pin::pin!(run_task(route, &tries));
         loop {
-            let sender = Arc::clone(&self.joinable.outcome);
+            let sender = self.joinable.outcome.clone();
             tokio::select! {
                 biased;
                 outcome = &mut work => return self.end(outcome),
@@ -252,7 +253,8 @@ impl Running {
         }
         self.place = None;
         // After it is remembered, so that whoever comes now finds the one or the other.
-        self.joinable.outcome.send_replace(Some(Arc::new(outcome)));
+        // Whoever has asked may have left.
+        let _ = self.joinable.outcome.send(Arc::new(outcome));
     }
 
     /// Forgets the call if really nobody waits.

@@ -122,7 +122,7 @@ async fn a_key_that_is_taken_out_ends_at_once_and_what_others_have_open_goes_on(
         "it runs to its end"
     );
     of_staying.route(route(&["A"])).await.unwrap();
-    drop(app);
+    let stopping = tokio::spawn(app.stop());
     let ended = loop {
         match soon(others.message()).await {
             Ok(Some(_)) => {}
@@ -135,6 +135,7 @@ async fn a_key_that_is_taken_out_ends_at_once_and_what_others_have_open_goes_on(
         Some("KEY_INVALID"),
         "it was open until the end"
     );
+    soon(stopping).await.unwrap();
 }
 
 #[tokio::test]

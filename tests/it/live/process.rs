@@ -198,7 +198,7 @@ fn a_hang_up_takes_a_config_that_is_right_and_refuses_one_that_is_not() {
         assert_eq!(
             mistakes,
             [
-                format!("{shown}:2:30: instances[0].biultin: unknown key, did you mean builtin?"),
+                format!("{shown}:2:29: instances[0].biultin: unknown key, did you mean builtin?"),
                 format!(
                     "{shown}:3:29: limits.connections: expected a whole number from 1 to 1000000, found the number 0"
                 ),

@@ -17,7 +17,8 @@ const PER_SECOND: f64 = 1.0;
 pub(super) fn retries_stay_within_their_share(facts: &Facts<'_>) -> Vec<String> {
     let (mut asked, mut again) = (0_usize, 0_usize);
     // What has been asked of each task, and what has come of it.
-    let (mut firsts, mut tries) = (BTreeMap::<_, usize>::new(), BTreeMap::<_, usize>::new());
+    let mut firsts = BTreeMap::<_, usize>::new();
+    let mut tries = BTreeMap::<_, (usize, usize)>::new();
     for record in facts.records {
         match &record.what {
             What::Asked(ask) => {
@@ -29,11 +30,16 @@ pub(super) fn retries_stay_within_their_share(facts: &Facts<'_>) -> Vec<String> 
                 let call = facts.calls.get(&arrival.task);
                 let is_fan_out = call.is_some_and(Call::is_fan_out);
                 let leg = is_fan_out.then_some(arrival.instance.as_str());
-                let tries = tries.entry((arrival.task, leg)).or_default();
-                *tries += 1;
+                let (first, others) = tries.entry((arrival.task, leg)).or_default();
                 // A task with a key may be begun by each call that asks for it; one that nobody owns up to, by none.
                 let firsts = firsts.get(&arrival.task).copied().unwrap_or_default();
-                again += usize::from(firsts < *tries);
+                if arrival.attempt == 1 && *first < firsts {
+                    *first += 1;
+                } else {
+                    // A first try that has not arrived leaves its place to the next one.
+                    *others += 1;
+                    again += usize::from(firsts.saturating_sub(*first) < *others);
+                }
             }
             _ => continue,
         }
