@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import grpc
 import pytest
@@ -78,7 +79,16 @@ def test_each_message_of_a_session_is_applied_once_over_restarts_of_the_orchestr
 
 
 def register_again(client, counter):
-    client.register("py", f"127.0.0.1:{counter.port}", incarnation=1, lease=300, timeout=LONG)
+    """As an instance does that runs itself: again, until somebody listens."""
+    ends = time.monotonic() + LONG
+    while True:
+        try:
+            return client.register("py", f"127.0.0.1:{counter.port}", incarnation=1, lease=300, timeout=LONG)
+        except oc.UnavailableError:
+            # The channel may still wait since it was refused.
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.05)
 
 
 def test_it_says_that_it_does_not_serve_before_it_stops(server, counter):

@@ -74,7 +74,12 @@ def test_a_newer_reader_cuts_off_the_older_one(client):
         older.receive(LONG)
         with client.session("one") as newer:
             newer.send(2)
-            assert newer.receive(LONG).payload == 2
+            message = newer.receive(LONG)
+            if message.redelivered:
+                # What the older one has received may not be acknowledged yet.
+                assert message.payload == 1
+                message = newer.receive(LONG)
+            assert message.payload == 2
             with pytest.raises(oc.AbortedError):
                 older.receive(LONG)
 
