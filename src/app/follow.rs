@@ -65,7 +65,7 @@ impl App {
         let (ask, asked) = of_threads::sync_channel(READINGS_QUEUED_MAX);
         let (readings, mut coming) = mpsc::channel(READINGS_QUEUED_MAX);
         let path = path.to_owned();
-        self.tasks.spawn_thread("config", move || {
+        self.house.tasks.spawn_thread("config", move || {
             look(&path, read, &asked, &readings);
         })?;
         let (asks, mut questions) = mpsc::channel(READINGS_QUEUED_MAX);
@@ -95,8 +95,9 @@ impl App {
                 }
             }
         };
-        self.tasks
-            .spawn_vital("config file", self.tasks.until_stop(following));
+        self.house
+            .tasks
+            .spawn_vital("config file", self.house.tasks.until_stop(following));
         Ok(Follow(asks))
     }
 }

@@ -47,21 +47,15 @@ pub use live::{Reload, Taken};
 /// A running orchestrator.
 pub struct App {
     address: Address,
-    fleet: Arc<Fleet>,
-    /// What calls and instances need.
-    tasks: Tasks,
+    /// What the methods have, and the stop needs: the fleet, the sessions, the tasks that calls and instances need.
+    house: methods::House,
     /// The connections of callers; they end before everything else.
     connections: Tasks,
-    draining: CancellationToken,
     cut: CancellationToken,
     shutdown: Arc<ArcSwap<Shutdown>>,
     reload: Reload,
-    sessions: Sessions,
     store: Arc<dyn Store>,
-    gate: Arc<Gate>,
     memory: Memory,
-    /// What the methods have; for those who look.
-    house: methods::House,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -175,25 +169,24 @@ impl App {
         // Before anybody can call: what a client was told before the restart stands.
         let each = config.sessions.each;
         let sessions = hold(&store, &fleet, &tasks, &chance, &memory, each).await?;
-        let draining = CancellationToken::new();
         let house = methods::House {
-            fleet: Arc::clone(&fleet),
-            tasks: tasks.clone(),
-            gate: Arc::clone(&gate),
-            settings: settings.clone(),
-            sessions: sessions.clone(),
+            readiness: Arc::new(Readiness::new(fleet.changes())),
+            deduplicate: Deduplicate::new(tasks.clone()),
+            fleet,
+            tasks,
+            gate,
+            settings,
+            sessions,
             session_idle_ttl: config.sessions.idle_ttl,
             retries: Arc::default(),
             hedges: Arc::default(),
-            readiness: Arc::new(Readiness::new(fleet.changes())),
-            deduplicate: Deduplicate::new(tasks.clone()),
             chance: chance.clone(),
-            draining: draining.clone(),
+            draining: CancellationToken::new(),
         };
-        let door = front_door(find_token(&sessions), &house)?;
+        let door = front_door(find_token(&house.sessions), &house)?;
         let cut = CancellationToken::new();
         let terms = Terms {
-            settings: settings.clone(),
+            settings: house.settings.clone(),
             secure,
         };
         let serving = listener::serve(
@@ -210,36 +203,31 @@ impl App {
         let (reload, orders) = Reload::new();
         let app = Self {
             address: outside.address,
-            fleet,
-            tasks,
+            house,
             connections,
-            draining,
             cut,
             shutdown,
             reload,
-            sessions,
             store,
-            gate,
             memory,
-            house,
         };
-        app.live(config, settings, builtins).start(orders);
+        app.live(config, builtins).start(orders);
         Ok(app)
     }
 
     /// Who takes the next config, after this one.
-    fn live(&self, running: Config, settings: SettingsNow, builtins: Builtins) -> Live {
+    fn live(&self, running: Config, builtins: Builtins) -> Live {
         Live {
             running,
             generation: 1,
             address: self.address.clone(),
-            fleet: Arc::clone(&self.fleet),
-            settings,
-            gate: Arc::clone(&self.gate),
+            fleet: Arc::clone(&self.house.fleet),
+            settings: self.house.settings.clone(),
+            gate: Arc::clone(&self.house.gate),
             memory: self.memory.clone(),
             shutdown: Arc::clone(&self.shutdown),
             builtins,
-            tasks: self.tasks.clone(),
+            tasks: self.house.tasks.clone(),
         }
     }
 
@@ -260,13 +248,13 @@ impl App {
     /// Who is there.
     #[must_use]
     pub fn fleet(&self) -> &Arc<Fleet> {
-        &self.fleet
+        &self.house.fleet
     }
 
     /// Who lets work in.
     #[must_use]
     pub fn gate(&self) -> &Arc<Gate> {
-        &self.gate
+        &self.house.gate
     }
 
     /// The way to hand it another config.
@@ -283,13 +271,13 @@ impl App {
 
     /// Tells, also after the end, whether a part has died without which nothing works.
     pub fn fallen(&self) -> impl Fn() -> bool + use<> {
-        let (tasks, connections) = (self.tasks.fallen(), self.connections.fallen());
+        let (tasks, connections) = (self.house.tasks.fallen(), self.connections.fallen());
         move || tasks.is_cancelled() || connections.is_cancelled()
     }
 
     /// Tells, also after the end, how many tasks have not ended.
     pub fn tasks_left(&self) -> impl Fn() -> usize + use<> {
-        let (tasks, connections) = (self.tasks.clone(), self.connections.clone());
+        let (tasks, connections) = (self.house.tasks.clone(), self.connections.clone());
         move || tasks.left() + connections.left()
     }
 
@@ -298,7 +286,7 @@ impl App {
         tokio::select! {
             biased;
             () = asked => {}
-            () = self.tasks.fallen().cancelled_owned() => {}
+            () = self.house.tasks.fallen().cancelled_owned() => {}
             () = self.connections.fallen().cancelled_owned() => {}
         }
         self.stop().await
@@ -307,10 +295,10 @@ impl App {
     /// Not ready, then no new calls, then the running ones; never longer than the limit.
     pub async fn stop(self) -> Stopped {
         tracing::info!("stopping: not ready");
-        self.draining.cancel();
+        self.house.draining.cancel();
         time::sleep(self.shutdown.load().not_ready_for).await;
         tracing::info!("stopping: sessions come again later");
-        self.sessions.drain(SESSIONS_GRACE).await;
+        self.house.sessions.drain(SESSIONS_GRACE).await;
         tracing::info!("stopping: no new calls, running ones finish");
         let grace = self.shutdown.load().grace;
         let finished = self.connections.finish(grace).await;
@@ -319,7 +307,7 @@ impl App {
             self.cut.cancel();
         }
         self.store.stop().await;
-        if let Finish::Abandoned(left) = self.tasks.finish(LAST_GRACE).await {
+        if let Finish::Abandoned(left) = self.house.tasks.finish(LAST_GRACE).await {
             tracing::warn!(left, "stopping: tasks do not end");
         }
         match finished {

@@ -27,7 +27,7 @@ impl App {
     ) -> io::Result<SocketAddr> {
         let listener = listener::bind(address).await?;
         let address = listener.local_addr()?;
-        let tasks = &self.tasks;
+        let tasks = &self.house.tasks;
         let (upkeep, levels) = (exposition.clone(), self.levels());
         tasks.spawn(tasks.until_stop(async move {
             loop {
@@ -35,7 +35,7 @@ impl App {
                 upkeep.upkeep();
             }
         }));
-        let (fallen, draining) = (self.fallen(), self.draining.clone());
+        let (fallen, draining) = (self.fallen(), self.house.draining.clone());
         let settings = self.house.settings.clone();
         let view = View {
             metrics: Arc::new(move || {

@@ -1,5 +1,5 @@
-//! What an orchestrator is told at its start, as it is meant. `raw` reads what was written, `check` turns it
-//! into this and tells all mistakes at once.
+//! What an orchestrator is told, at its start and while it runs, as it is meant. `raw` reads what was written, `check`
+//! turns it into this and tells all mistakes at once.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

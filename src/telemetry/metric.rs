@@ -4,6 +4,7 @@
 //! as there are words. Who it was stands in the log and in the answers.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -200,6 +201,9 @@ pub const BUCKETS: [f64; 15] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0,
 ];
 
+/// Whether anything is counted: labels cost memory on each call, also where nobody takes them.
+static IS_COUNTED: AtomicBool = AtomicBool::new(false);
+
 /// The metrics as they are now.
 #[derive(Clone)]
 pub struct Exposition(PrometheusHandle);
@@ -244,33 +248,49 @@ pub fn start() -> Result<Exposition, MetricsError> {
         }
     }
     metrics_process::Collector::default().describe();
+    IS_COUNTED.store(true, Ordering::Relaxed);
     Ok(exposition)
 }
 
 /// A call has ended.
 pub fn call_ended(path: &'static str, code: Cow<'static, str>, took: Duration) {
+    if !IS_COUNTED.load(Ordering::Relaxed) {
+        return;
+    }
     counter!(CALLS, "path" => path, "code" => code).increment(1);
     histogram!(CALL_SECONDS, "path" => path).record(took);
 }
 
 /// A try at an instance has ended.
 pub fn attempt_ended(kind: &'static str, result: &'static str, took: Duration) {
+    if !IS_COUNTED.load(Ordering::Relaxed) {
+        return;
+    }
     counter!(ATTEMPTS, "kind" => kind, "result" => result).increment(1);
     histogram!(ATTEMPT_SECONDS).record(took);
 }
 
 /// A target of a fan-out has its outcome.
 pub fn leg_ended(outcome: &'static str) {
+    if !IS_COUNTED.load(Ordering::Relaxed) {
+        return;
+    }
     counter!(LEGS, "outcome" => outcome).increment(1);
 }
 
 /// The state of an instance has changed.
 pub fn health_changed(from: &'static str, to: &'static str) {
+    if !IS_COUNTED.load(Ordering::Relaxed) {
+        return;
+    }
     counter!(HEALTH_CHANGES, "from" => from, "to" => to).increment(1);
 }
 
 /// A commit of the journal has ended.
 pub fn journal_committed(result: &'static str, took: Duration) {
+    if !IS_COUNTED.load(Ordering::Relaxed) {
+        return;
+    }
     counter!(JOURNAL_COMMITS, "result" => result).increment(1);
     histogram!(JOURNAL_COMMIT_SECONDS).record(took);
 }
