@@ -136,6 +136,11 @@ pub const WATCHERS_MAX: usize = 1000;
 pub const LINKS_PER_INSTANCE_MAX: usize = 4;
 /// Calls on one connection to an instance.
 pub const LINK_STREAMS_MAX: usize = 1000;
+/// How often a call that waits for room on the connections to an instance looks for it unasked: the peer may take more
+/// streams than it said at first, of which nothing is heard.
+pub const STREAM_ROOM_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Connections to an instance that turn out to be gone before a call gives up.
+pub const CONNECTIONS_STALE_MAX: usize = 3;
 /// Connections to one instance for sessions, beside those for calls.
 pub const SESSION_LINKS_PER_INSTANCE_MAX: usize = 16;
 /// Sessions on one connection to an instance.
