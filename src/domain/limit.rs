@@ -70,6 +70,9 @@ pub const CLOSE_MAX: Duration = Duration::from_secs(60);
 pub const ROUTE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 /// Deadline of a Fanout that names none.
 pub const FANOUT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// What anybody else says that lasts longer counts as this. It is longer than anything here, and may be added to any
+/// instant: two are within what a clock can hold.
+pub const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// The longest deadline.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// How long a unary request may take to arrive whole when it names no deadline.
@@ -210,7 +213,8 @@ pub const SESSION_FRAME_BYTES_QUEUED_MAX: usize = 256 * 1024;
 pub const SESSION_COMMANDS_QUEUED_MAX: usize = 256;
 /// Calls that wait for what was posted to one session.
 pub const SESSION_POSTS_WAITING_MAX: usize = 1000;
-/// Posts of one session whose keys are known while it is held, before the store is asked.
+/// Posts of one session whose keys are known while it is held, before the store is asked; beside those that are not
+/// stored yet.
 pub const SESSION_POSTS_KNOWN_MAX: usize = 64;
 /// How long the reply to a post is remembered under its key.
 pub const POSTS_REMEMBERED_FOR: Duration = Duration::from_secs(600);
