@@ -300,8 +300,10 @@ pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub const TLS_BYTES_MAX: u64 = 128 * 1024;
 /// Lines about failed handshakes in one interval; the next line says how many were left out.
 pub const HANDSHAKE_LINES_MAX: u32 = 10;
-/// The interval over which these lines are counted.
-pub const HANDSHAKE_LINES_INTERVAL: Duration = Duration::from_secs(10);
+/// Lines about failed tries, and about targets that take no work, in one interval.
+pub const DELEGATION_LINES_MAX: u32 = 100;
+/// The interval over which such lines are counted.
+pub const LINES_INTERVAL: Duration = Duration::from_secs(10);
 /// Names in one caller's certificate. With more of them it names nobody.
 pub const CERTIFICATE_NAMES_MAX: usize = 64;
 /// Bytes of a SPIFFE ID (SPIFFE-ID, 2.3).
