@@ -20,6 +20,7 @@ mod instances;
 mod keys;
 mod limits;
 mod place;
+mod retry;
 mod sessions;
 mod surroundings;
 mod tls;
@@ -53,6 +54,8 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         "registration",
         "limits",
         "admission",
+        "retry",
+        "hedging",
         "timeouts",
         "shutdown",
         "sessions",
@@ -99,7 +102,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         registered(&registration, &mut config);
     }
     fields.set("limits", &mut config.limits, limits::limits);
-    fields.set("timeouts", &mut config.timeouts, timeouts);
+    of_calls(&fields, &mut config);
     fields.set("shutdown", &mut config.shutdown, shutdown);
     let sessions = |place: &Place<'_>| sessions::sessions(place, surroundings);
     fields.set("sessions", &mut config.sessions, sessions);
@@ -142,6 +145,13 @@ fn callers_by_certificate(fields: &Fields<'_>, each: Quota, config: &mut Config)
         }
         (Some(_) | None, Some(_) | None) => {}
     }
+}
+
+/// How often calls are tried, and how long they may take.
+fn of_calls(fields: &Fields<'_>, config: &mut Config) {
+    fields.set("retry", &mut config.retry, retry::retry);
+    fields.set("hedging", &mut config.hedging, retry::hedging);
+    fields.set("timeouts", &mut config.timeouts, timeouts);
 }
 
 fn timeouts(place: &Place<'_>) -> Option<Timeouts> {
