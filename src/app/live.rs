@@ -5,7 +5,7 @@
 //! part as a whole, so that whoever reads it sees one config or the other.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,7 +16,9 @@ use super::builtins::{Builtins, Housed};
 use super::{StartError, capacity};
 use crate::config::{Changes, Config, Shutdown};
 use crate::domain::admission::Quota;
+use crate::domain::budget::Budget;
 use crate::domain::health::Admin;
+use crate::domain::hedge::Hedges;
 use crate::domain::id::InstanceId;
 use crate::fleet::{Configured, Fleet, Left, registration};
 use crate::ingress::caller::Keys;
@@ -36,6 +38,8 @@ pub(super) struct Live {
     pub(super) settings: SettingsNow,
     pub(super) gate: Arc<Gate>,
     pub(super) memory: Memory,
+    pub(super) retries: Arc<Mutex<Budget>>,
+    pub(super) hedges: Arc<Mutex<Hedges>>,
     pub(super) shutdown: Arc<ArcSwap<Shutdown>>,
     pub(super) builtins: Builtins,
     pub(super) tasks: Tasks,
@@ -136,12 +140,16 @@ impl Live {
         self.retire(retired, &left);
         self.gate.change(means.calls, quotas(&later.keys));
         self.memory.set_limit(means.buffered_bytes);
+        let now = time::Instant::now().into_std();
+        lock(&self.retries).change(later.retry.budget, now);
+        lock(&self.hedges).change(later.hedging, now);
         self.shutdown.store(Arc::new(later.shutdown));
         self.settings.replace(Settings {
             keys: later.keys.clone(),
             limits,
             forwarders: later.forwarders.clone().into(),
             timeouts: later.timeouts,
+            retry: later.retry,
             shown: Arc::clone(&later.shown),
         });
         self.running = later;
@@ -176,6 +184,10 @@ impl Live {
     }
 }
 
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Of which instances the config wants something else than before, and what.
 fn wanted_otherwise(
     earlier: &BTreeMap<InstanceId, Admin>,
@@ -203,6 +215,7 @@ pub(super) fn registration_of(
         ourselves: address.tcp().into_iter().collect(),
         calls_in_flight_max,
         rate: config.admission.instance_rate,
+        retries: config.retry.instance_budget,
     }
 }
 

@@ -41,6 +41,10 @@ pub const ATTEMPTS_MAX: u32 = 5;
 pub const HASH_KEY_BYTES_MAX: usize = 1024;
 /// Answers that must have come before it is known how long they usually take.
 pub const HEDGE_SAMPLES_MIN: u32 = 100;
+/// As many of them as may be asked for.
+pub const HEDGE_SAMPLES_ASKED_MAX: u32 = 500;
+/// Tokens of a budget, and tokens a second, that may be asked for.
+pub const BUDGET_TOKENS_ASKED_MAX: u64 = 1_000_000;
 /// Characters of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Calls with an idempotency key that are remembered, running ones and outcomes together.

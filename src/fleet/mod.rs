@@ -180,6 +180,7 @@ impl Fleet {
                 spec.weight,
                 self.calls_in_flight_max(&spec),
                 self.registration.load().rate,
+                self.registration.load().retries,
             )),
             health: Health::unknown(admin),
             spec,

@@ -41,6 +41,7 @@ impl Stage {
             ourselves: Vec::new(),
             calls_in_flight_max: 1000,
             rate: None,
+            retries: Default::default(),
             take_over: registration::TakeOver::AnyKey,
         };
         let fleet = Fleet::new(

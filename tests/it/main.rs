@@ -44,4 +44,5 @@ mod route;
 mod session;
 mod shutdown;
 mod socket;
+mod terminal;
 mod tls;
