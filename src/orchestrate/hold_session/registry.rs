@@ -164,8 +164,7 @@ impl House {
         let is_due = |entry: &Arc<Entry>| entry.expires().is_some_and(|expires| expires <= now);
         for entry in self.entries().into_iter().filter(is_due) {
             if !entry.closed.load(Ordering::Relaxed) {
-                self.wake(&entry);
-                entry.signal(Signal::Expire);
+                self.call(&entry, Signal::Expire);
             } else if !entry.attached.load(Ordering::Relaxed) {
                 entry.end();
                 let id = &entry.terms.id;

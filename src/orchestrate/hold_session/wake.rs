@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::House;
 use super::closing::Life;
-use super::entry::Entry;
+use super::entry::{Entry, Signal};
 use super::owner::{Leave, Owner};
 use crate::domain::limit::{MEMORY_PUSHBACK, UNACKNOWLEDGED_BYTES_MAX};
 use crate::domain::payload::Payload;
@@ -23,6 +23,13 @@ impl House {
     /// Starts the task of a session, unless it runs.
     pub(super) fn wake(self: &Arc<Self>, entry: &Arc<Entry>) {
         if entry.wake_up() {
+            self.start(entry);
+        }
+    }
+
+    /// Calls the task of a session, which is started for that where there is none.
+    pub(super) fn call(self: &Arc<Self>, entry: &Arc<Entry>, signal: Signal) {
+        if entry.call(signal) {
             self.start(entry);
         }
     }
