@@ -234,6 +234,11 @@ pub const SESSION_MOVE_WAIT: Duration = Duration::from_secs(10);
 pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 /// Sessions that are read at once when the orchestrator starts.
 pub const SESSION_PAGE_READ: usize = 1000;
+/// Sessions whose time is looked at without letting go of the list of sessions.
+pub const SESSIONS_LOOKED_AT_ONCE: usize = 256;
+/// Sessions that ended long ago which the store is asked to forget at once: what they take of its queue, and how many
+/// share one sync.
+pub const SESSIONS_FORGOTTEN_AT_ONCE: usize = 64;
 /// Silence on a stream of events after which a comment is sent: proxies cut streams on which nothing moves.
 pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Idle TTL of a session that names none.

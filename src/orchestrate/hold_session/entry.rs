@@ -193,7 +193,7 @@ impl Entry {
         starts
     }
 
-    /// Whether a task holds the session.
+    #[cfg(test)]
     pub(super) fn is_live(&self) -> bool {
         self.inbox().phase == Phase::Live
     }

@@ -37,7 +37,7 @@ impl House {
     /// Starts the task of a session that has just become live.
     pub(super) fn start(self: &Arc<Self>, entry: &Arc<Entry>) {
         let held = hold(Arc::clone(self), Arc::clone(entry));
-        self.tasks.spawn(held);
+        self.tasks.spawn(self.held.track_future(held));
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) async fn hold(house: Arc<House>, entry: Arc<Entry>) {
             }
             Leave::Lost => {
                 entry.end();
-                house.forget(&entry.terms.id);
+                house.forget(&entry);
                 return;
             }
             Leave::Stop => return entry.end(),
