@@ -37,6 +37,7 @@ impl App {
         }));
         let (fallen, draining) = (self.fallen(), self.house.draining.clone());
         let settings = self.house.settings.clone();
+        let journal = self.house.sessions.readiness();
         let view = View {
             metrics: Arc::new(move || {
                 note(&levels());
@@ -44,6 +45,7 @@ impl App {
             }),
             is_alive: Arc::new(move || !fallen()),
             is_ready: Arc::new(move || !draining.is_cancelled()),
+            sessions_complaint: Arc::new(move || journal.borrow().complaint()),
             config: Arc::new(move || settings.load().shown.to_string()),
         };
         tasks.spawn(tasks.until_stop(admin::serve(listener, view, tasks.clone())));
@@ -81,5 +83,6 @@ fn levels(house: &methods::House, memory: &Memory, connections: &Tasks) -> Level
         message_bytes: (memory.held(), memory.limit()),
         retry_tokens: retries.tokens(Instant::now().into_std()),
         is_draining: house.draining.is_cancelled(),
+        is_journal_ready: house.sessions.readiness().borrow().complaint().is_none(),
     }
 }

@@ -60,8 +60,8 @@ use crate::domain::selection::Policy;
 use crate::domain::session::{Bounds, CloseReason, End, SessionId};
 use crate::fleet::view::{FleetNow, Member, View};
 use crate::memory::Memory;
-use crate::store::Store;
 use crate::store::record::Owner as StoreOwner;
+use crate::store::{Readiness, Store};
 use crate::tasks::Tasks;
 use entry::{Entry, Signal};
 use place::Counts;
@@ -144,6 +144,12 @@ impl Sessions {
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         self.0.settings.bounds
+    }
+
+    /// Whether what is said in sessions can be kept, now and whenever that changes.
+    #[must_use]
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.0.store.readiness()
     }
 
     /// Ends sessions whose time is over and forgets those that ended long ago, and tells all of them when the fleet

@@ -16,6 +16,7 @@ use super::{House, now_ms};
 use crate::domain::limit::{
     POSTS_REMEMBERED_FOR, SESSIONS_FORGOTTEN_AT_ONCE, SESSIONS_LOOKED_AT_ONCE,
 };
+use crate::store::Readiness;
 use crate::store::record::Old;
 
 /// How exactly the time of a session is kept.
@@ -42,6 +43,11 @@ impl House {
             tokio::time::sleep_until(next).await;
             let now = Instant::now();
             next = now + RESOLUTION;
+            // Whoever asks whether sessions are taken sends none while it is told that they are not.
+            if *self.store.readiness().borrow() == Readiness::NoSpace {
+                // Tried again soon.
+                drop(self.store.try_room().await);
+            }
             self.sweep(now).await;
             if posts_next <= now {
                 posts_next = now + POSTS_RESOLUTION;
