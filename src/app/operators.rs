@@ -27,6 +27,8 @@ impl App {
     ) -> io::Result<SocketAddr> {
         let listener = listener::bind(address).await?;
         let address = listener.local_addr()?;
+        // Where the config leaves the port to the system, it is known only now.
+        self.house.fleet.add_own_door(address);
         let tasks = &self.house.tasks;
         let (upkeep, levels) = (exposition.clone(), self.levels());
         tasks.spawn(tasks.until_stop(async move {

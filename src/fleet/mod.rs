@@ -4,6 +4,7 @@
 //! leases, probes report. After each change a new view is published.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -54,6 +55,8 @@ pub struct Fleet {
     probes: Arc<Semaphore>,
     tasks: Tasks,
     registration: ArcSwap<registration::Settings>,
+    /// Doors of ours that no settings name.
+    doors: ArcSwap<Vec<SocketAddr>>,
     chance: Chance,
 }
 
@@ -102,6 +105,7 @@ impl Fleet {
             probes: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
             tasks,
             registration: ArcSwap::from_pointee(registration),
+            doors: ArcSwap::default(),
             chance,
         })
     }

@@ -182,6 +182,15 @@ def test_the_config_is_shown_without_secrets_and_other_paths_are_refused(operato
     assert operators.get("/else")[0] == 404
 
 
+def test_the_port_is_no_instance(operators, caller):
+    address = operators.url.removeprefix("http://")
+    for address in (address, operators.url + "/metrics"):
+        instance = caller.messages.Instance(id="x", address=address)
+        request = caller.messages.RegisterRequest(instance=instance, incarnation=1)
+        error = refused(lambda: caller.cluster.Register(request, timeout=LONG, metadata=BEARER))
+        assert error.code() == grpc.StatusCode.PERMISSION_DENIED and "the orchestrator itself" in error.details()
+
+
 def test_it_is_alive_and_not_ready_while_it_stops(tmp_path):
     orchestrator = started(tmp_path / "stopping", shutdown={"not_ready_for": "20s"})
     try:
