@@ -262,6 +262,7 @@ def test_every_command_of_the_page_runs(tmp_path):
     try:
         for command in commands:
             command = command.replace("/var/lib/orchestrator", str(tmp_path / "page" / "data"))
+            command = command.replace("127.0.0.1:7070", orchestrator.address)
             command = command.replace("/tmp/journal-copy.db", str(tmp_path / "copy"))
             done = subprocess.run(
                 command, shell=True, cwd=tmp_path / "page", env=environment, capture_output=True, text=True, timeout=LONG
