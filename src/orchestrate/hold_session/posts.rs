@@ -101,7 +101,14 @@ impl Owner {
             .post(in_reply_to, payload)
             .map_err(|full| Failure::new(Reason::SessionFull, full.to_string()))?;
         if let Some(key) = key {
-            if SESSION_POSTS_KNOWN_MAX <= self.known_posts.len() {
+            // One that is not stored yet is known here only, and is stored with its key.
+            let stored = self.to_instance.stored();
+            while SESSION_POSTS_KNOWN_MAX <= self.known_posts.len()
+                && self
+                    .known_posts
+                    .front()
+                    .is_some_and(|known| known.position <= stored)
+            {
                 self.known_posts.pop_front();
             }
             self.known_posts.push_back(KnownPost { key, position });

@@ -3,6 +3,7 @@
 use super::test_stage::{House, name, posted, reason, settle, text};
 use super::{Deduplicated, Post, Wait};
 use crate::domain::failure::Reason;
+use crate::domain::limit::SESSION_POSTS_KNOWN_MAX;
 use crate::domain::session::LossPolicy;
 use crate::instance::scripted::SessionAct;
 use crate::instance::session::{Data, Frame};
@@ -74,6 +75,33 @@ async fn two_posts_with_one_key_at_once_are_one_message() {
     let (one, other) = (one.unwrap(), other.unwrap());
     assert_eq!((one.position, &one.reply), (other.position, &other.reply));
     assert_eq!(house.instance("A").sessions.opened()[0].seqs(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn posts_that_wait_for_one_sync_together_are_all_known_by_their_keys_afterwards() {
+    let mut house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Reassign).await;
+    let many = 3 * SESSION_POSTS_KNOWN_MAX;
+    let post = |at: usize| {
+        let key = format!("k{at}");
+        let post = posted("s", Some(&key), &format!("p{at}"), Wait::Stored);
+        house.sessions.post(post)
+    };
+    let posted_all = futures_util::future::join_all((0..many).map(post)).await;
+    let positions: Vec<_> = posted_all
+        .into_iter()
+        .map(|posted| posted.unwrap().position)
+        .collect();
+    house.crash().await;
+    for (at, position) in positions.into_iter().enumerate() {
+        let key = format!("k{at}");
+        let again = posted("s", Some(&key), &format!("p{at}"), Wait::Stored);
+        let again = house.sessions.post(again).await.unwrap();
+        assert_eq!(
+            (again.position, again.deduplicated),
+            (position, Deduplicated::Yes)
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
