@@ -67,6 +67,7 @@ fn main() {
             talk_network::a_session_outlives_a_cut_between_its_client_and_the_orchestrator,
             talk_disk::a_full_disk_refuses_clearly_keeps_what_was_acknowledged_and_goes_on_by_itself,
             talk_disk::a_sync_that_fails_acknowledges_nothing_and_the_session_goes_on,
+            talk_disk::a_kill_at_any_write_or_sync_of_the_journal_loses_nothing_that_was_acknowledged,
         ]);
     }
     libtest_mimic::run(&arguments, trials).exit();
