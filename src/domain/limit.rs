@@ -221,6 +221,17 @@ pub const SESSION_RECOVERY_GRACE: Duration = Duration::from_secs(45);
 pub const SESSION_REOPEN_DELAY_MIN: Duration = Duration::from_millis(50);
 /// Longest wait between two tries to open a session.
 pub const SESSION_REOPEN_DELAY_MAX: Duration = Duration::from_secs(2);
+/// How often in a row an instance may take a session and lose it before anything comes of it, until the session's
+/// policy decides.
+pub const SESSION_FRUITLESS_MAX: u32 = 8;
+/// Longest wait between two of these openings.
+pub const SESSION_FRUITLESS_DELAY_MAX: Duration = Duration::from_secs(30);
+/// How long an instance holds a session before its loss has nothing to do with how it was opened.
+pub const SESSION_STEADY_AFTER: Duration = Duration::from_secs(10);
+/// How long a session whose messages find no room in the store waits until it tries again, at first.
+pub const SESSION_PARKED_MIN: Duration = Duration::from_millis(250);
+/// The same, at most.
+pub const SESSION_PARKED_MAX: Duration = Duration::from_secs(2);
 /// How long a session without any instance to go to waits until it looks again by itself.
 pub const SESSION_WAIT_FOR_INSTANCE: Duration = Duration::from_secs(5);
 /// How long the client of a session that has ended may take to acknowledge what it was sent last.

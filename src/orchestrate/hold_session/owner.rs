@@ -22,7 +22,7 @@ use super::weight::Weight;
 use super::{House, frame};
 use crate::domain::limit::SESSION_SILENCE_MAX;
 use crate::domain::session::lifetime::{Lifetime, Presence};
-use crate::domain::session::loss::Absence;
+use crate::domain::session::loss::{Absence, Fruitless};
 use crate::domain::session::to_client::ToClient;
 use crate::domain::session::to_instance::ToInstance;
 use crate::store::record::{Fence, Session};
@@ -39,6 +39,8 @@ pub(super) struct Owner {
     pub(super) link: Link,
     /// Since when no instance holds the session, if one should.
     pub(super) absence: Option<Absence>,
+    /// How often the instance has just lost the session before anything came of it.
+    pub(super) fruitless: Fruitless,
     /// When an instance is looked for again.
     pub(super) look_at: Option<Instant>,
     pub(super) client: Option<Client>,
@@ -127,6 +129,7 @@ impl Owner {
             life,
             link: Link::Resting,
             absence: None,
+            fruitless: Fruitless::default(),
             look_at: None,
             client: None,
             waiting: Vec::new(),
