@@ -182,7 +182,8 @@ impl Owner {
             Life::Ending { .. } => false,
             Life::Over { .. } => true,
         };
-        let nothing = nothing && self.closing.is_none() && !self.moves;
+        let is_parked = self.storing.parked_until().is_some();
+        let nothing = nothing && self.closing.is_none() && !self.moves && !is_parked;
         nobody && nothing && self.link.is_resting() && !self.entry.is_called()
     }
 
@@ -298,6 +299,7 @@ impl Owner {
             self.closing,
             self.stalled_until,
             self.weight.look_at(),
+            self.storing.parked_until(),
         ];
         silence.chain(waits.into_iter().flatten()).min()
     }

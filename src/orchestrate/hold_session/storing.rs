@@ -3,13 +3,19 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::client_side::Client;
 use super::closing::Life;
 use super::instance_side::Link;
 use super::owner::{Leave, Owner};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{APPEND_MAX, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX};
+use crate::domain::limit::{
+    APPEND_MAX, SESSION_PARKED_MAX, SESSION_PARKED_MIN, UNACKNOWLEDGED_BYTES_MAX,
+    UNACKNOWLEDGED_MAX,
+};
 use crate::domain::session::to_client::{Reply, ToClient};
 use crate::domain::session::to_instance::{Source, ToInstance};
 use crate::store::record::{Appended, Direction, NewToClient, NewToInstance, Origin, Session};
@@ -29,6 +35,13 @@ pub(super) struct Storing {
     confirmed: Noted,
     /// Replies that were handed to posts, and of which the store was not told yet.
     pub(super) takes: Vec<u64>,
+    /// The one of them of which the store is being told.
+    taking: Option<u64>,
+    /// The store had no room for what the instance has said, or for acknowledgements: until then nothing is tried. What
+    /// waits keeps its place in the line, so that the instance is slowed and loses nothing.
+    parked_until: Option<Instant>,
+    /// How long the last wait was; zero once there was room.
+    parked_for: Duration,
 }
 
 struct Append {
@@ -71,6 +84,25 @@ impl Storing {
 
     pub(super) fn is_idle(&self) -> bool {
         self.has_no_writes() && self.close.is_none() && self.take_over.is_none()
+    }
+
+    /// When what had no room is tried again.
+    pub(super) fn parked_until(&self) -> Option<Instant> {
+        self.parked_until
+    }
+
+    /// Its time may have come.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        self.parked_until = self.parked_until.filter(|until| now < *until);
+    }
+
+    fn park(&mut self) {
+        self.parked_for = (self.parked_for * 2).clamp(SESSION_PARKED_MIN, SESSION_PARKED_MAX);
+        self.parked_until = Some(Instant::now() + self.parked_for);
+    }
+
+    fn has_found_room(&mut self) {
+        (self.parked_until, self.parked_for) = (None, Duration::ZERO);
     }
 
     /// Whether nothing is under way that carries the epoch.
@@ -223,7 +255,10 @@ impl Owner {
     }
 
     fn append_to_client(&mut self) {
-        if self.storing.to_client.is_some() || !self.store_has_room(Direction::ToClient) {
+        if self.storing.to_client.is_some()
+            || self.storing.parked_until.is_some()
+            || !self.store_has_room(Direction::ToClient)
+        {
             return;
         }
         let base = self.base;
@@ -256,7 +291,7 @@ impl Owner {
 
     /// Tells the store of acknowledgements, one after another: a later one says what an earlier one did.
     fn note_acks(&mut self) {
-        if self.storing.note.is_some() {
+        if self.storing.note.is_some() || self.storing.parked_until.is_some() {
             return;
         }
         let (id, store, fence) = (&self.entry.terms.id, &self.house.store, self.fence());
@@ -271,6 +306,7 @@ impl Owner {
             storing.noted.to_client_released = self.to_client.released();
             storing.note = Some(store.acknowledge(id, &fence, Direction::ToClient, by_client));
         } else if let Some(seq) = storing.takes.pop() {
+            storing.taking = Some(seq);
             storing.note = Some(store.take(id, &fence, seq));
         }
     }
@@ -291,9 +327,15 @@ impl Owner {
                 self.follow(&error);
             }
             Stored::ToClient(Ok(through)) => {
+                self.storing.has_found_room();
                 self.to_client.store(through);
                 self.replies_are_safe(through);
                 self.link.ack(self.to_client.stored());
+            }
+            // The instance has said it once and is not asked to say it again: it waits in the line, which takes no more
+            // than its bounds, and the instance is slowed. At the end of a session nobody waits for room.
+            Stored::ToClient(Err(Error::Full(_) | Error::NoSpace)) if self.life.is_open() => {
+                self.storing.park();
             }
             Stored::ToClient(Err(error)) => {
                 // The instance keeps what was not acknowledged, and says it again.
@@ -301,8 +343,19 @@ impl Owner {
                 self.lose_link(&failure(&error));
                 self.follow(&error);
             }
-            Stored::Noted(Ok(())) => self.storing.confirmed = self.storing.noted,
-            Stored::Noted(Err(error)) => self.follow(&error),
+            Stored::Noted(Ok(())) => {
+                self.storing.confirmed = self.storing.noted;
+                self.storing.taking = None;
+                // It may have made room.
+                self.storing.has_found_room();
+            }
+            Stored::Noted(Err(error)) => {
+                // It is told again.
+                self.storing.noted = self.storing.confirmed;
+                self.storing.takes.extend(self.storing.taking.take());
+                self.storing.park();
+                self.follow(&error);
+            }
             Stored::Closed(answer) => self.on_closed(answer),
             Stored::TakenOver(answer) => self.on_taken_over(answer),
         }
