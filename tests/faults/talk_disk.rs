@@ -19,10 +19,10 @@ use crate::talk_kill::{addresses, finished, healthy};
 struct Disk(tempfile::TempDir);
 
 impl Disk {
-    fn mount() -> Self {
+    fn mount(size: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=32m", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
             .arg(folder.path())
             .status()
             .unwrap();
@@ -56,7 +56,16 @@ impl Drop for Disk {
 
 pub(crate) async fn a_full_disk_refuses_clearly_keeps_what_was_acknowledged_and_goes_on_by_itself()
 {
-    let disk = Disk::mount();
+    fills_up("32m").await;
+}
+
+/// Smaller than the log may grow, so that the log itself can take all the room.
+pub(crate) async fn a_small_disk_that_the_log_could_fill_goes_on_by_itself() {
+    fills_up("2m").await;
+}
+
+async fn fills_up(size: &str) {
+    let disk = Disk::mount(size);
     let mut instances = vec![Instance::start("A")];
     let start = |instances: &[Instance]| {
         let command = Command::new(binary());

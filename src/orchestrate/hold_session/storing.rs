@@ -42,6 +42,8 @@ pub(super) struct Storing {
     parked_until: Option<Instant>,
     /// How long the last wait was; zero once there was room.
     parked_for: Duration,
+    /// What is written at once is so many times halved: where there is room for little, little is tried.
+    halved: u32,
 }
 
 struct Append {
@@ -99,10 +101,12 @@ impl Storing {
     fn park(&mut self) {
         self.parked_for = (self.parked_for * 2).clamp(SESSION_PARKED_MIN, SESSION_PARKED_MAX);
         self.parked_until = Some(Instant::now() + self.parked_for);
+        self.halved = (self.halved + 2).min(APPEND_MAX.ilog2());
     }
 
     fn has_found_room(&mut self) {
         (self.parked_until, self.parked_for) = (None, Duration::ZERO);
+        self.halved = self.halved.saturating_sub(1);
     }
 
     /// Whether nothing is under way that carries the epoch.
@@ -264,9 +268,10 @@ impl Owner {
         let base = self.base;
         let mut bytes = 0;
         let mut messages = Vec::new();
-        for message in self.to_client.unstored().take(APPEND_MAX) {
+        let halved = self.storing.halved;
+        for message in self.to_client.unstored().take(APPEND_MAX >> halved) {
             bytes += message.payload.encoded().len();
-            if UNACKNOWLEDGED_BYTES_MAX < bytes && !messages.is_empty() {
+            if UNACKNOWLEDGED_BYTES_MAX >> halved < bytes && !messages.is_empty() {
                 break;
             }
             messages.push(NewToClient {
