@@ -326,6 +326,8 @@ pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
 pub const KEYS_MAX: usize = 1000;
 /// How long a key may outlive its date when the wall clock jumps.
 pub const KEY_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a stream whose key is accepted no more may take to tell its reader so, before it is reset.
+pub const REVOKED_STREAM_END_MAX: Duration = Duration::from_secs(3);
 /// Bytes of the config file.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How often the config, and what it points to, is looked at for changes.

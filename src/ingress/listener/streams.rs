@@ -15,14 +15,15 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
-use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use crate::domain::limit::REVOKED_STREAM_END_MAX;
 use crate::ingress::Door;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::meter::Meter;
 use crate::ingress::outgoing::Outgoing;
 use crate::ingress::visitor::Visitor;
+use crate::instance::Pending;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 
@@ -155,17 +156,23 @@ where
     }
 }
 
-/// Ready once the key by which the call came is accepted no more.
+/// Ready once the key by which the call came is accepted no more, and its answer has had time to say so.
 fn poll_revoked(
     exchange: &Exchange,
-    revoked: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    revoked: &mut Option<Pending<()>>,
     context: &mut Context<'_>,
 ) -> Poll<()> {
     let Some(key) = exchange.key() else {
         return Poll::Pending;
     };
-    let revoked = revoked.get_or_insert_with(|| Box::pin(key.wait()));
-    revoked.as_mut().poll(context)
+    let over = || -> Pending<()> {
+        let over = key.wait();
+        Box::pin(async move {
+            over.await;
+            sleep(REVOKED_STREAM_END_MAX).await;
+        })
+    };
+    revoked.get_or_insert_with(over).as_mut().poll(context)
 }
 
 /// How long the same piece has waited.
