@@ -141,6 +141,7 @@ impl Live {
             keys: later.keys.clone(),
             limits,
             forwarders: later.forwarders.clone().into(),
+            cors: later.cors.clone(),
             timeouts: later.timeouts,
             shown: Arc::clone(&later.shown),
         });

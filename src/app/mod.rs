@@ -338,6 +338,7 @@ fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
         keys: config.keys.clone(),
         limits,
         forwarders: config.forwarders.clone().into(),
+        cors: config.cors.clone(),
         timeouts: config.timeouts,
         shown: Arc::clone(&config.shown),
     });

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time;
 
 use super::caller::{Keys, Revoked};
+use super::cors::Cors;
 use super::listener::Limits;
 use super::methods::Timeouts;
 use super::visitor::Forwarder;
@@ -22,6 +23,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Who may say who is calling, on connections that come from now on.
     pub forwarders: Arc<[Forwarder]>,
+    /// Which pages may call from a browser; none without it.
+    pub cors: Option<Arc<Cors>>,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// The config behind all this, as operators are shown it.
@@ -141,6 +144,7 @@ mod tests {
             },
             limits: Limits::default(),
             forwarders: Arc::default(),
+            cors: None,
             timeouts: Timeouts::default(),
             shown: Arc::from(""),
         }

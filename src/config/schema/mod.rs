@@ -46,6 +46,11 @@ pub fn schema() -> Value {
             "networks, and unix, whose x-forwarded-client-cert is believed",
             list(text(), NETWORKS_MAX),
         ),
+        (
+            "cors",
+            "which pages may call from a browser; none unless set",
+            door::cors(),
+        ),
         ("listen", "IP address and port, or unix:/PATH", text()),
         (
             "instances",

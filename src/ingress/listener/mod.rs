@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::Door;
 use super::visitor::{Forwarder, Visitor};
+use super::{Arriving, Door};
 use crate::chance::Chance;
 use crate::domain::limit::{
     ANSWER_SMALL_BYTES, BODY_TIMEOUT, HEADER_LIST_BYTES_MAX, STREAM_IDLE_MAX, TLS_BYTES_MAX,
@@ -152,7 +152,7 @@ pub struct Terms {
 /// finishes its calls. `cut` ends those that do not. Messages are charged to `memory`.
 pub async fn serve(
     listener: impl Listen,
-    door: impl Door<Incoming>,
+    door: impl Door<Arriving<Incoming>>,
     terms: Terms,
     memory: Memory,
     tasks: Tasks,
@@ -222,7 +222,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve<S>(self, stream: S, door: impl Door<Incoming>)
+    async fn serve<S>(self, stream: S, door: impl Door<Arriving<Incoming>>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -241,7 +241,7 @@ impl Connection {
         }
     }
 
-    async fn serve_calls<S>(self, stream: Wire<S>, door: impl Door<Incoming>)
+    async fn serve_calls<S>(self, stream: Wire<S>, door: impl Door<Arriving<Incoming>>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
