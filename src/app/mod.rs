@@ -18,6 +18,7 @@ use crate::fleet::{Configured, Connect, Fleet};
 use crate::ingress::caller::{FindToken, Keys};
 use crate::ingress::listener::{self, Address, Limits, Listen, Terms, secure};
 use crate::ingress::settings::{Settings, SettingsNow};
+use crate::ingress::visitor::Forwarders;
 use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Protocol, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
@@ -337,7 +338,7 @@ fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
     let settings = SettingsNow::new(Settings {
         keys: config.keys.clone(),
         limits,
-        forwarders: config.forwarders.clone().into(),
+        forwarders: Forwarders::new(&config.forwarders),
         cors: config.cors.clone(),
         timeouts: config.timeouts,
         shown: Arc::clone(&config.shown),

@@ -233,6 +233,7 @@ mod tests {
     use crate::ingress::listener::Limits;
     use crate::ingress::methods::Timeouts;
     use crate::ingress::settings::Settings;
+    use crate::ingress::visitor::Forwarders;
 
     /// How long a body may take that never comes.
     async fn check(path: &str, version: Version, timeout: Option<&str>, expected_ms: u64) {
@@ -252,7 +253,7 @@ mod tests {
                     reflection: Reflection::WithKey,
                 },
                 limits: Limits::default(),
-                forwarders: Arc::default(),
+                forwarders: Forwarders::default(),
                 cors: None,
                 timeouts: Timeouts::default(),
                 shown: Arc::from(""),

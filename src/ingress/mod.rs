@@ -24,6 +24,7 @@ mod meter;
 pub mod methods;
 mod outgoing;
 mod rest;
+pub mod revoked;
 pub mod settings;
 pub mod visitor;
 mod web;

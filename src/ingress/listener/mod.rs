@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::visitor::{Forwarder, Visitor};
+use super::visitor::Guest;
 use super::{Arriving, Door};
 use crate::chance::Chance;
 use crate::domain::limit::{
@@ -173,12 +173,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                // A connection keeps what it came with.
-                let (limits, forwarders) = {
-                    let settings = settings.load();
-                    let forwarders = Arc::clone(&settings.forwarders);
-                    (settings.limits.for_peer(peer), forwarders)
-                };
+                // A connection keeps the limits that it came with.
+                let limits = settings.load().limits.for_peer(peer);
                 let Some(place) = gate.admit(peer, &limits) else {
                     tracing::debug!(%peer, "connection refused: too many");
                     continue;
@@ -187,7 +183,7 @@ pub async fn serve(
                     peer,
                     limits,
                     handshakes: handshakes.clone(),
-                    forwarders,
+                    settings: settings.clone(),
                     memory: memory.clone(),
                     tasks: tasks.clone(),
                     chance: chance.clone(),
@@ -216,7 +212,7 @@ struct Connection {
     peer: Peer,
     limits: Limits,
     handshakes: Option<Arc<Handshakes>>,
-    forwarders: Arc<[Forwarder]>,
+    settings: SettingsNow,
     memory: Memory,
     tasks: Tasks,
     chance: Chance,
@@ -249,13 +245,13 @@ impl Connection {
         let Self {
             peer,
             limits,
-            forwarders,
+            settings,
             memory,
             tasks,
             chance,
             ..
         } = self;
-        let visitor = Visitor::of(peer, &forwarders, stream.certificate());
+        let guest = Guest::new(peer, stream.certificate());
         let stop = tasks.stopping();
         let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
         let stream = WriteLimit::new(
@@ -263,7 +259,7 @@ impl Connection {
             takes_nothing_max,
         );
         let stream = TokioIo::new(stream);
-        let (calls, watched) = streams(door, visitor, memory, tasks, limits.stream_idle);
+        let (calls, watched) = streams(door, guest, settings, memory, tasks, limits.stream_idle);
         let builder = builder(&limits, watched);
         let mut serving = pin!(builder.serve_connection(stream, calls));
         let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());

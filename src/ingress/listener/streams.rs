@@ -16,12 +16,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::ingress::exchange::Exchange;
 use crate::ingress::meter::Meter;
 use crate::ingress::outgoing::Outgoing;
-use crate::ingress::visitor::Visitor;
+use crate::ingress::revoked::Revocation;
+use crate::ingress::settings::SettingsNow;
+use crate::ingress::visitor::Guest;
 use crate::ingress::web::{self, Dress, Form, Leaving};
 use crate::ingress::{Arriving, Door};
 use crate::memory::Memory;
@@ -34,7 +35,8 @@ type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
 /// The two sides of a connection.
 pub(super) fn streams<D>(
     door: D,
-    visitor: Option<Arc<Visitor>>,
+    guest: Guest,
+    settings: SettingsNow,
     memory: Memory,
     tasks: Tasks,
     idle_max: Duration,
@@ -47,7 +49,8 @@ pub(super) fn streams<D>(
     };
     let calls = Calls {
         door,
-        visitor,
+        guest,
+        settings,
         memory,
         begun,
     };
@@ -57,8 +60,8 @@ pub(super) fn streams<D>(
 /// Begins an exchange for each request.
 pub(super) struct Calls<D> {
     door: D,
-    /// Who is at the other end, where that says anything about the caller.
-    visitor: Option<Arc<Visitor>>,
+    guest: Guest,
+    settings: SettingsNow,
     memory: Memory,
     begun: Begun,
 }
@@ -75,7 +78,8 @@ impl<D: Door<Arriving<Incoming>>> Service<Request<Incoming>> for Calls<D> {
         let (mut request, form) = web::undress(request);
         let exchange = Exchange::new(&self.memory);
         request.extensions_mut().insert(Arc::clone(&exchange));
-        if let Some(visitor) = &self.visitor {
+        // Asked for each request: whoever may no longer speak for others is not believed on an open connection either.
+        if let Some(visitor) = self.guest.now(&self.settings.load().forwarders) {
             request.extensions_mut().insert(Arc::clone(visitor));
         }
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,13 +171,13 @@ where
 /// Ready once the key by which the call came is accepted no more.
 fn poll_revoked(
     exchange: &Exchange,
-    revoked: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    revoked: &mut Option<Revocation>,
     context: &mut Context<'_>,
 ) -> Poll<()> {
     let Some(key) = exchange.key() else {
         return Poll::Pending;
     };
-    let revoked = revoked.get_or_insert_with(|| Box::pin(key.wait()));
+    let revoked = revoked.get_or_insert_with(|| key.wait());
     revoked.as_mut().poll(context)
 }
 
