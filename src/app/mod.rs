@@ -55,6 +55,8 @@ pub struct App {
     cut: CancellationToken,
     shutdown: Arc<ArcSwap<Shutdown>>,
     reload: Reload,
+    /// TLS at the front door.
+    secure: Option<Arc<secure::Keeper>>,
     store: Arc<dyn Store>,
     memory: Memory,
 }
@@ -188,7 +190,7 @@ impl App {
         let cut = CancellationToken::new();
         let terms = Terms {
             settings: house.settings.clone(),
-            secure,
+            secure: secure.clone(),
         };
         let serving = listener::serve(
             outside.listener,
@@ -209,6 +211,7 @@ impl App {
             cut,
             shutdown,
             reload,
+            secure,
             store,
             memory,
         };
@@ -326,9 +329,9 @@ async fn secured(
     let Some(settings) = settings else {
         return Ok(None);
     };
-    let (keeper, texts) = secure::Keeper::open(settings).await?;
-    let kept = Arc::clone(&keeper);
-    let following = async move { kept.follow(texts).await };
+    let (keeper, mut kept) = secure::Keeper::open(settings).await?;
+    let following = Arc::clone(&keeper);
+    let following = async move { following.follow(&mut kept).await };
     tasks.spawn_vital("certificates", tasks.until_stop(following));
     Ok(Some(keeper))
 }

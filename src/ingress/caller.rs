@@ -318,6 +318,8 @@ fn unknown_key() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::domain::session::SessionId;
     use crate::ingress::access::{PATHS, TOKEN_METHODS};

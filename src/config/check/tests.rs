@@ -162,6 +162,27 @@ fn tls_at_the_front_door_is_made_once_too() {
             "tls.client_certificate: expected one of required, optional, found the text \"maybe\"",
         ],
     );
+    let clients = format!(r#"{pair}, "client_ca_file": "ca.pem""#);
+    check(
+        &format!(r#"{{{clients}, "client_crl_file": "crl.pem"}}"#),
+        &[],
+    );
+    let broken = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+    std::fs::write(folder.path().join("broken.pem"), broken).unwrap();
+    for bad in ["ca.pem", "broken.pem"] {
+        check(
+            &format!(r#"{{{clients}, "client_crl_file": "{bad}"}}"#),
+            &[
+                "tls.client_crl_file: client_crl: not a PEM revocation list of version 2 (RFC 5280) that is whole",
+            ],
+        );
+    }
+    check(
+        &format!(r#"{{{pair}, "client_crl_file": "crl.pem"}}"#),
+        &[
+            "tls.client_crl_file: needs client_ca_file, which says who may sign the certificates of callers: add it",
+        ],
+    );
     check(
         &format!(r#"{{{pair}, "client_certificate": "optional"}}"#),
         &[

@@ -51,13 +51,21 @@ pub(super) fn front_tls() -> Value {
             shared("file"),
         ),
         (
+            "client_crl_file",
+            "PEM file with the revocation lists of those authorities",
+            shared("file"),
+        ),
+        (
             "client_certificate",
             "whether callers must show one; required unless set",
             words(&["required", "optional"]),
         ),
     ]);
     tls["required"] = json!(["certificate_file", "key_file"]);
-    tls["dependentRequired"] = json!({"client_certificate": ["client_ca_file"]});
+    tls["dependentRequired"] = json!({
+        "client_certificate": ["client_ca_file"],
+        "client_crl_file": ["client_ca_file"],
+    });
     tls
 }
 

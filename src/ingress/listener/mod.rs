@@ -25,6 +25,7 @@ use crate::memory::Memory;
 use crate::tasks::Tasks;
 
 mod first_bytes;
+mod keeper;
 mod places;
 pub mod secure;
 mod socket;
@@ -233,8 +234,16 @@ impl Connection {
             // Nothing was asked yet.
             () = stop.cancelled() => None,
         };
-        if let Some(stream) = secured {
-            self.serve_calls(stream, door).await;
+        let Some((stream, standing)) = secured else {
+            return;
+        };
+        let peer = self.peer;
+        tokio::select! {
+            biased;
+            () = handshakes.until_denied(standing) => {
+                tracing::info!(%peer, "connection cut: the certificate that it has shown is good no more");
+            }
+            () = self.serve_calls(stream, door) => {}
         }
     }
 
