@@ -256,6 +256,7 @@ mod tests {
                 forwarders: Forwarders::default(),
                 cors: None,
                 timeouts: Timeouts::default(),
+                retry: Default::default(),
                 shown: Arc::from(""),
             }),
         };

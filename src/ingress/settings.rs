@@ -13,6 +13,7 @@ use super::cors::Cors;
 use super::listener::Limits;
 use super::methods::Timeouts;
 use super::visitor::Forwarders;
+use crate::domain::retry;
 
 /// What the door goes by.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub cors: Option<Arc<Cors>>,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// How tasks are tried again.
+    pub retry: retry::Settings,
     /// The config behind all this, as operators are shown it.
     pub shown: Arc<str>,
 }
@@ -148,6 +151,7 @@ mod tests {
             forwarders: Forwarders::default(),
             cors: None,
             timeouts: Timeouts::default(),
+            retry: retry::Settings::default(),
             shown: Arc::from(""),
         }
     }

@@ -136,7 +136,7 @@ impl ClientTexts {
         built.map_err(|error| match error {
             VerifierBuilderError::InvalidCrl(_) => BadTls::RevocationList("client_crl"),
             // The list of kinds is open.
-            _ => bad,
+            VerifierBuilderError::NoRootAnchors | _ => bad,
         })
     }
 }
