@@ -354,6 +354,10 @@ pub const SPIFFE_ID_BYTES_MAX: usize = 2048;
 pub const IDENTITIES_MAX: usize = 10_000;
 /// Bytes of a file of certificates or of a key.
 pub const PEM_BYTES_MAX: u64 = 1024 * 1024;
+/// Origins of pages that the config allows, and names of headers that it lets them send.
+pub const CORS_ENTRIES_MAX: usize = 100;
+/// How long a browser may remember what a page may do; none of them does so for longer.
+pub const CORS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Networks of one list in the config.
 pub const NETWORKS_MAX: usize = 1000;
 /// Connections at the front door that may be asked for.

@@ -46,3 +46,4 @@ mod shutdown;
 mod socket;
 mod terminal;
 mod tls;
+mod web;

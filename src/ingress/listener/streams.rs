@@ -18,11 +18,13 @@ use hyper::service::Service;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::domain::limit::REVOKED_STREAM_END_MAX;
-use crate::ingress::Door;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::meter::Meter;
 use crate::ingress::outgoing::Outgoing;
-use crate::ingress::visitor::Visitor;
+use crate::ingress::settings::SettingsNow;
+use crate::ingress::visitor::Guest;
+use crate::ingress::web::{self, Dress, Form, Leaving};
+use crate::ingress::{Arriving, Door};
 use crate::instance::Pending;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
@@ -34,7 +36,8 @@ type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
 /// The two sides of a connection.
 pub(super) fn streams<D>(
     door: D,
-    visitor: Option<Arc<Visitor>>,
+    guest: Guest,
+    settings: SettingsNow,
     memory: Memory,
     tasks: Tasks,
     idle_max: Duration,
@@ -47,7 +50,8 @@ pub(super) fn streams<D>(
     };
     let calls = Calls {
         door,
-        visitor,
+        guest,
+        settings,
         memory,
         begun,
     };
@@ -57,23 +61,26 @@ pub(super) fn streams<D>(
 /// Begins an exchange for each request.
 pub(super) struct Calls<D> {
     door: D,
-    /// Who is at the other end, where that says anything about the caller.
-    visitor: Option<Arc<Visitor>>,
+    guest: Guest,
+    settings: SettingsNow,
     memory: Memory,
     begun: Begun,
 }
 
-impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
-    type Response = Response<Outgoing>;
+impl<D: Door<Arriving<Incoming>>> Service<Request<Incoming>> for Calls<D> {
+    type Response = Response<Leaving<Outgoing>>;
     type Error = Infallible;
     type Future = Answer<D::Future>;
 
     /// The exchange must be there when this returns: a future that began it when it is first asked would be
     /// asked by the executor, which needs it before.
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        // Before anything else, and its answer after everything else: in between there is one gRPC.
+        let (mut request, form) = web::undress(request);
         let exchange = Exchange::new(&self.memory);
         request.extensions_mut().insert(Arc::clone(&exchange));
-        if let Some(visitor) = &self.visitor {
+        // Asked for each request: whoever may no longer speak for others is not believed on an open connection either.
+        if let Some(visitor) = self.guest.now(&self.settings.load().forwarders) {
             request.extensions_mut().insert(Arc::clone(visitor));
         }
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +89,7 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
         let meter = Meter::begin(request.uri().path());
         Answer {
             answering: self.door.clone().call(request),
-            parts: Some((exchange, self.memory.clone(), meter)),
+            parts: Some((exchange, self.memory.clone(), meter, form)),
         }
     }
 }
@@ -90,7 +97,7 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
 /// The answer to a request, on its way.
 pub(super) struct Answer<F> {
     answering: F,
-    parts: Option<(Arc<Exchange>, Memory, Meter)>,
+    parts: Option<(Arc<Exchange>, Memory, Meter, Option<Form>)>,
 }
 
 impl<F, B> Future for Answer<F>
@@ -98,15 +105,21 @@ where
     F: Future<Output = Result<Response<B>, Infallible>> + Unpin,
     B: Into<tonic::body::Body>,
 {
-    type Output = Result<Response<Outgoing>, Infallible>;
+    type Output = Result<Response<Leaving<Outgoing>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(Pin::new(&mut self.answering).poll(context))?;
         match self.parts.take() {
-            Some((exchange, memory, mut meter)) => {
+            Some((exchange, memory, mut meter, form)) => {
                 meter.answer(&response);
                 let response = response.map(Into::into);
-                Poll::Ready(Ok(Outgoing::wrap(response, exchange, memory, meter)))
+                let dress = form.map(|form| Dress {
+                    form,
+                    memory: memory.clone(),
+                    exchange: Arc::clone(&exchange),
+                });
+                let response = Outgoing::wrap(response, exchange, memory, meter);
+                Poll::Ready(Ok(Leaving::wrap(response, dress)))
             }
             // A future that is over is not asked again.
             None => Poll::Pending,
