@@ -9,6 +9,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 pub mod metric;
+pub mod trace;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

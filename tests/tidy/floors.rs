@@ -39,7 +39,10 @@ const PRIVATE: [(&[&str], &[&[&str]]); 4] = [
         ],
     ),
     // Everybody else knows the trait: `app` alone names this way to an instance.
-    (&["instance", "grpc"], &[&["instance", "grpc"], &["app"]]),
+    (
+        &["instance", "grpc"],
+        &[&["instance", "grpc"], &["app"], &["config"]],
+    ),
     (&["instance", "http"], &[&["instance", "http"], &["app"]]),
     (
         &["instance", "builtin"],

@@ -23,6 +23,7 @@ mod place;
 mod sessions;
 mod surroundings;
 mod tls;
+mod traces;
 mod value;
 
 use super::mistake::Notes;
@@ -57,6 +58,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         "shutdown",
         "sessions",
         "operators",
+        "traces",
     ]) else {
         return config;
     };
@@ -104,6 +106,9 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     let sessions = |place: &Place<'_>| sessions::sessions(place, surroundings);
     fields.set("sessions", &mut config.sessions, sessions);
     fields.set("operators", &mut config.operators, operators);
+    fields.set("traces", &mut config.traces, |place| {
+        traces::traces(place, surroundings).map(Some)
+    });
     config
 }
 

@@ -22,6 +22,7 @@ use crate::domain::limit::{
 use crate::ingress::settings::SettingsNow;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
+use crate::telemetry::trace::Tracer;
 
 mod first_bytes;
 mod places;
@@ -146,6 +147,8 @@ pub struct Terms {
     pub settings: SettingsNow,
     /// TLS; plain text when absent.
     pub secure: Option<Arc<secure::Keeper>>,
+    /// Records their calls.
+    pub tracer: Tracer,
 }
 
 /// Accepts connections until `tasks` are told to stop; each connection is then asked to end (GOAWAY) and
@@ -160,7 +163,11 @@ pub async fn serve(
     chance: Chance,
 ) {
     let gate = Arc::<Admission>::default();
-    let Terms { settings, secure } = terms;
+    let Terms {
+        settings,
+        secure,
+        tracer,
+    } = terms;
     let handshakes = secure.map(|keeper| Arc::new(Handshakes::new(keeper)));
     let stop = tasks.stopping();
     loop {
@@ -188,6 +195,7 @@ pub async fn serve(
                     handshakes: handshakes.clone(),
                     forwarders,
                     memory: memory.clone(),
+                    tracer: tracer.clone(),
                     tasks: tasks.clone(),
                     chance: chance.clone(),
                 };
@@ -217,6 +225,7 @@ struct Connection {
     handshakes: Option<Arc<Handshakes>>,
     forwarders: Arc<[Forwarder]>,
     memory: Memory,
+    tracer: Tracer,
     tasks: Tasks,
     chance: Chance,
 }
@@ -250,6 +259,7 @@ impl Connection {
             limits,
             forwarders,
             memory,
+            tracer,
             tasks,
             chance,
             ..
@@ -262,7 +272,7 @@ impl Connection {
             takes_nothing_max,
         );
         let stream = TokioIo::new(stream);
-        let (calls, watched) = streams(door, visitor, memory, tasks, limits.stream_idle);
+        let (calls, watched) = streams(door, visitor, (memory, tracer), tasks, limits.stream_idle);
         let builder = builder(&limits, watched);
         let mut serving = pin!(builder.serve_connection(stream, calls));
         let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());

@@ -23,6 +23,7 @@ use crate::ingress::outgoing::Outgoing;
 use crate::ingress::visitor::Visitor;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
+use crate::telemetry::trace::Tracer;
 
 /// How the two sides of a connection meet: hyper calls the service for a request, and then, before the next
 /// request, gives the future of that stream to the executor.
@@ -32,7 +33,7 @@ type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
 pub(super) fn streams<D>(
     door: D,
     visitor: Option<Arc<Visitor>>,
-    memory: Memory,
+    (memory, tracer): (Memory, Tracer),
     tasks: Tasks,
     idle_max: Duration,
 ) -> (Calls<D>, Watched) {
@@ -46,6 +47,7 @@ pub(super) fn streams<D>(
         door,
         visitor,
         memory,
+        tracer,
         begun,
     };
     (calls, watched)
@@ -57,6 +59,7 @@ pub(super) struct Calls<D> {
     /// Who is at the other end, where that says anything about the caller.
     visitor: Option<Arc<Visitor>>,
     memory: Memory,
+    tracer: Tracer,
     begun: Begun,
 }
 
@@ -68,7 +71,8 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
     /// The exchange must be there when this returns: a future that began it when it is first asked would be
     /// asked by the executor, which needs it before.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let exchange = Exchange::new(&self.memory);
+        let meter = Meter::begin(&request, &self.tracer);
+        let exchange = Exchange::recorded(&self.memory, meter.within());
         request.extensions_mut().insert(Arc::clone(&exchange));
         if let Some(visitor) = &self.visitor {
             request.extensions_mut().insert(Arc::clone(visitor));
@@ -76,7 +80,6 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun = Some(Arc::clone(&exchange));
         drop(begun);
-        let meter = Meter::begin(request.uri().path());
         Answer {
             answering: self.door.clone().call(request),
             parts: Some((exchange, self.memory.clone(), meter)),

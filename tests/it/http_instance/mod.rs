@@ -66,6 +66,7 @@ fn task(payload: Payload) -> Arc<Task> {
         names: Names {
             request_id: "request-1".into(),
             traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+            carried: orchestrator::domain::trace::Carried::default(),
         },
         form: Form::default(),
     })
@@ -77,6 +78,7 @@ fn call(payload: &str) -> Call {
         attempt: 2,
         ends: Instant::now() + Duration::from_secs(60),
         sent: Sent::default(),
+        trace: None,
     }
 }
 

@@ -29,6 +29,7 @@ fn call() -> Call {
     let names = Names {
         request_id: "call".into(),
         traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+        carried: orchestrator::domain::trace::Carried::default(),
     };
     Call {
         task: Arc::new(Task {
@@ -40,6 +41,7 @@ fn call() -> Call {
         attempt: 1,
         ends: tokio::time::Instant::now() + Duration::from_secs(60),
         sent: Sent::default(),
+        trace: None,
     }
 }
 

@@ -50,6 +50,7 @@ fn opening(session: &str, epoch: u64) -> Open {
         names: Some(Names {
             request_id: "request-1".into(),
             traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+            carried: orchestrator::domain::trace::Carried::default(),
         }),
     }
 }

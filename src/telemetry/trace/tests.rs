@@ -1,0 +1,1 @@
+//! Spans as a collector would read them.
