@@ -44,3 +44,4 @@ mod session;
 mod shutdown;
 mod socket;
 mod tls;
+mod traces;

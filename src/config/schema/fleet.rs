@@ -86,7 +86,7 @@ fn labels() -> Value {
     })
 }
 
-fn tls() -> Value {
+pub(super) fn tls() -> Value {
     let mut tls = object(&[
         (
             "ca_file",

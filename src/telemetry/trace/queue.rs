@@ -82,7 +82,7 @@ impl Queue {
         )
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Batch> {
+    pub(super) fn waiting(&self) -> MutexGuard<'_, Batch> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
