@@ -109,7 +109,7 @@ class Orchestrator(Process):
 class PythonInstance(Process):
     """An instance written in Python with grpcio, which registers itself and renews its lease."""
 
-    def __init__(self, folder: Path, generated: Path, orchestrator: str, id: str, incarnation: int, lease=5):
+    def __init__(self, folder: Path, generated: Path, orchestrator: str, id: str, incarnation: int, lease=5, collector=None):
         here = Path(__file__).parent
         super().__init__(
             [
@@ -119,6 +119,7 @@ class PythonInstance(Process):
                 f"--id={id}",
                 f"--incarnation={incarnation}",
                 f"--lease={lease}",
+                *([] if collector is None else [f"--collector={collector}"]),
             ],
             folder / f"{id}-{incarnation}.log",
             ORCHESTRATOR_API_KEY=KEY,

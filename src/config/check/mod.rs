@@ -105,11 +105,15 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("shutdown", &mut config.shutdown, shutdown);
     let sessions = |place: &Place<'_>| sessions::sessions(place, surroundings);
     fields.set("sessions", &mut config.sessions, sessions);
+    observed(&fields, &mut config, surroundings);
+    config
+}
+
+fn observed(fields: &Fields<'_>, config: &mut Config, surroundings: Surroundings<'_>) {
     fields.set("operators", &mut config.operators, operators);
     fields.set("traces", &mut config.traces, |place| {
         traces::traces(place, surroundings).map(Some)
     });
-    config
 }
 
 fn registered(place: &Place<'_>, config: &mut Config) {
