@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use super::failure::{Failure, Progress, Reason, Status};
-use super::limit::ATTEMPTS_MAX;
+use super::limit::{ATTEMPTS_MAX, DURATION_MAX};
 use super::task::AttemptKind;
 
 /// Backoff before the second try at the same instance, at most; doubled for each further one.
@@ -76,6 +76,12 @@ pub enum Pushback {
 }
 
 impl Pushback {
+    /// So long, or as long as anything may last here.
+    #[must_use]
+    pub fn wait(wait: Duration) -> Self {
+        Self::Wait(wait.min(DURATION_MAX))
+    }
+
     /// Reads `grpc-retry-pushback-ms` (gRFC A6): a number of milliseconds; negative, or not a number, means stop.
     #[must_use]
     pub fn from_grpc(value: &[u8]) -> Self {
@@ -83,7 +89,7 @@ impl Pushback {
             .ok()
             .and_then(|text| text.trim().parse::<i64>().ok());
         match number.map(u64::try_from) {
-            Some(Ok(millis)) => Self::Wait(Duration::from_millis(millis)),
+            Some(Ok(millis)) => Self::wait(Duration::from_millis(millis)),
             Some(Err(_)) | None => Self::Stop,
         }
     }
@@ -95,7 +101,7 @@ impl Pushback {
         let text = std::str::from_utf8(value).ok()?.trim();
         let digits = text.bytes().all(|c| c.is_ascii_digit());
         let seconds = text.parse().ok().filter(|_| digits)?;
-        Some(Self::Wait(Duration::from_secs(seconds)))
+        Some(Self::wait(Duration::from_secs(seconds)))
     }
 
     /// Writes `grpc-retry-pushback-ms`; rounded up, so that nobody comes too early.
@@ -289,6 +295,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::limit::TIMEOUT_MAX;
 
     fn failure(reason: Reason, progress: Progress) -> Failure {
         Failure {
@@ -438,6 +445,20 @@ mod tests {
             decide(&Policy::default(), facts(&long)),
             Verdict::Stop(Stop::NoTime)
         );
+    }
+
+    #[test]
+    fn a_wait_beyond_all_clocks_is_a_long_wait() {
+        let now = Instant::now();
+        let longest = u64::MAX.to_string();
+        let mut asked = Asked::default();
+        for pushback in [
+            Pushback::from_grpc(i64::MAX.to_string().as_bytes()),
+            Pushback::from_retry_after(longest.as_bytes()).unwrap(),
+        ] {
+            asked.note(Some(pushback), now).unwrap();
+            assert!(now + TIMEOUT_MAX < asked.not_before(now));
+        }
     }
 
     #[test]
