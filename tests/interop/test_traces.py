@@ -6,7 +6,6 @@ which `.ci/run` builds.
 """
 
 import collections
-import socket
 
 import grpc
 import pytest
@@ -16,9 +15,8 @@ from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
 
 import tracing
 from conftest import BEARER, Client
-from processes import Orchestrator, Process, PythonInstance
+from processes import Collector, Orchestrator, PythonInstance
 from real_envoy import Envoy, endpoint, manager, recipe
-from stubs import REPOSITORY
 from waiting import LONG, until
 
 PAYLOAD = "canary-payload-61c0"
@@ -26,26 +24,6 @@ PAYLOAD = "canary-payload-61c0"
 
 def value(json_value):
     return json_format.ParseDict(json_value, struct_pb2.Value())
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
-
-
-class Collector(Process):
-    """Says each span that it receives."""
-
-    def __init__(self, folder):
-        program = REPOSITORY / "target" / "tools" / "bin" / "collector"
-        assert program.is_file(), f"{program} is missing: build tests/interop/collector"
-        self.address = f"127.0.0.1:{free_port()}"
-        super().__init__([program, self.address], folder / "collector.log")
-        self.lines.wait_for(event="listening")
-
-    def spans(self, trace: str) -> list[dict]:
-        return self.lines.matching(event="span", trace=trace)
 
 
 @pytest.fixture
