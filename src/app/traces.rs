@@ -65,7 +65,7 @@ impl Traces {
             .await
             .is_err()
         {
-            tracing::warn!("stopping: the last spans do not reach the collector");
+            tracing::warn!("stopping: the last spans were not taken in time");
         }
     }
 }

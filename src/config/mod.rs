@@ -26,7 +26,7 @@ use crate::ingress::methods::Timeouts;
 use crate::ingress::visitor::Forwarder;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
-use crate::instance::grpc::collector;
+use crate::instance::collector;
 use crate::orchestrate::hold_session;
 use crate::telemetry::trace;
 

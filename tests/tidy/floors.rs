@@ -39,10 +39,7 @@ const PRIVATE: [(&[&str], &[&[&str]]); 4] = [
         ],
     ),
     // Everybody else knows the trait: `app` alone names this way to an instance.
-    (
-        &["instance", "grpc"],
-        &[&["instance", "grpc"], &["app"], &["config"]],
-    ),
+    (&["instance", "grpc"], &[&["instance", "grpc"], &["app"]]),
     (&["instance", "http"], &[&["instance", "http"], &["app"]]),
     (
         &["instance", "builtin"],

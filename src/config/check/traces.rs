@@ -12,8 +12,8 @@ use crate::config::Traces;
 use crate::config::raw::Value;
 use crate::domain::limit::{TRACE_COLLECTOR_HEADERS_MAX, TRACE_SERVICE_BYTES_MAX};
 use crate::domain::trace::Ratio;
+use crate::instance::collector;
 use crate::instance::endpoint::{Endpoint, Protocol};
-use crate::instance::grpc::collector;
 use crate::telemetry::trace;
 
 /// How every exporter of OpenTelemetry is told the same.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE, USER_AGENT};
+use http::header::{CONTENT_TYPE, HeaderValue, TE, USER_AGENT};
 use http::{HeaderMap, Method, Request, Uri, Version};
 use prost::Message as _;
 use tokio::time::{self, Instant};
@@ -15,25 +15,13 @@ use super::{AGENT, put_timeout};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::COLLECTOR_ANSWER_BYTES_MAX;
-use crate::instance::endpoint::{Dial, Endpoint, Transport};
+use crate::instance::collector::Place;
+use crate::instance::endpoint::{Dial, Transport};
 use crate::instance::tls::{self, BadTls, Offer};
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-
-/// Where a collector is, how it is trusted, and what it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Where it listens.
-    pub endpoint: Endpoint,
-    /// How it is trusted, over TLS.
-    pub tls: tls::Settings,
-    /// What goes with every batch; secrets among it are marked as such.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// How long it may take for one batch.
-    pub timeout: Duration,
-}
 
 /// A collector of traces. It is connected to when there is something to send.
 pub struct Collector {
