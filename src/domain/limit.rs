@@ -25,6 +25,9 @@ pub const AGGREGATE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;
 pub const ANSWER_PASSED_ON_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 /// Nested messages in a payload. Runtimes refuse more than 100 levels, and our own envelopes need three.
 pub const PAYLOAD_DEPTH_MAX: usize = 94;
+/// A payload of a session up to this is copied when it is kept: connections are read into buffers of this size and more,
+/// and a slice of one holds on to all of it.
+pub const PAYLOAD_COPIED_BYTES_MAX: usize = 16 * 1024;
 /// Entries, and bytes of names and values, of the metadata of one task.
 pub const METADATA_ENTRIES_MAX: usize = 64;
 /// Bytes of all names and values of the metadata of one task.
