@@ -24,6 +24,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Server as Serving;
 use tonic::{Request, Response, Status};
 
+use crate::rest::ask::{Ask, WAYS};
 use crate::stage::instance::{Act, Instance};
 use crate::stage::program::Server;
 use crate::stage::{self, App, client, config, planned, start, text};
@@ -206,6 +207,36 @@ async fn a_call_and_its_tries_and_legs_are_one_tree_that_goes_on_at_the_instance
     let all = format!("{spans:?}{:?}", collector.metadata.lock().unwrap());
     assert!(!all.contains("nobody's business") && !all.contains(stage::KEY));
     assert!(!spans.is_empty());
+}
+
+#[tokio::test]
+async fn a_call_by_rest_is_named_by_its_template_and_says_nothing_of_its_query() {
+    let (collector, endpoint) = Collector::start().await;
+    let app = start(stage::Config {
+        instances: stage::embedded().instances,
+        ..traced(&endpoint, 0.0)
+    })
+    .await;
+    let path = "/api/orchestrator/sessions/nobody?canary=1";
+    for (way, at) in WAYS.into_iter().zip(1..) {
+        let answer = Ask::get(path)
+            .with("traceparent", CALLER)
+            .with("x-request-id", &format!("req-{at}"))
+            .send(way, app.address())
+            .await;
+        assert_eq!(answer.status, 404);
+    }
+    let spans = collector.told(app).await;
+    assert_eq!(spans.len(), WAYS.len());
+    for span in &spans {
+        assert_eq!(span.name, "GET /orchestrator/sessions/{id}");
+        assert_eq!(attribute(span, "http.route"), "/orchestrator/sessions/{id}");
+        assert_eq!(attribute(span, "http.response.status_code"), "404");
+        assert!(attribute(span, "orchestrator.request_id").starts_with("req-"));
+        // What its caller is to blame for.
+        assert!(span.status.as_ref().is_none_or(|status| status.code == 0));
+    }
+    assert!(!format!("{spans:?}").contains("canary"));
 }
 
 #[tokio::test]
