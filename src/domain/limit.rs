@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Instances in the fleet, those of the config and registered ones together.
 pub const FLEET_MAX: usize = 10_000;
+/// In a fleet of more than these, what probes change at the same time is shown together.
+pub const FLEET_SHOWN_AT_ONCE_MAX: usize = 256;
+/// How much later what a probe has changed is then shown, at most.
+pub const VIEW_BEHIND_MAX: Duration = Duration::from_millis(20);
 /// Targets of one fan-out.
 pub const FANOUT_TARGETS_MAX: usize = 4096;
 /// Target expressions of one request.
@@ -41,6 +45,10 @@ pub const ATTEMPTS_MAX: u32 = 5;
 pub const HASH_KEY_BYTES_MAX: usize = 1024;
 /// Answers that must have come before it is known how long they usually take.
 pub const HEDGE_SAMPLES_MIN: u32 = 100;
+/// As many of them as may be asked for.
+pub const HEDGE_SAMPLES_ASKED_MAX: u32 = 500;
+/// Tokens of a budget, and tokens a second, that may be asked for.
+pub const BUDGET_TOKENS_ASKED_MAX: u64 = 1_000_000;
 /// Characters of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Calls with an idempotency key that are remembered, running ones and outcomes together.
@@ -246,6 +254,11 @@ pub const SESSION_MOVE_WAIT: Duration = Duration::from_secs(10);
 pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 /// Sessions that are read at once when the orchestrator starts.
 pub const SESSION_PAGE_READ: usize = 1000;
+/// Sessions whose time is looked at without letting go of the list of sessions.
+pub const SESSIONS_LOOKED_AT_ONCE: usize = 256;
+/// Sessions that ended long ago which the store is asked to forget at once: what they take of its queue, and how many
+/// share one sync.
+pub const SESSIONS_FORGOTTEN_AT_ONCE: usize = 64;
 /// Silence on a stream of events after which a comment is sent: proxies cut streams on which nothing moves.
 pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Idle TTL of a session that names none.

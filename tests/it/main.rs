@@ -44,5 +44,6 @@ mod route;
 mod session;
 mod shutdown;
 mod socket;
+mod terminal;
 mod tls;
 mod traces;
