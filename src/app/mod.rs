@@ -25,6 +25,7 @@ use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Protocol, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::http::HttpInstance;
+use crate::instance::tls::BadTls;
 use crate::instance::{InstanceClient, Spec};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
@@ -41,11 +42,13 @@ mod capacity;
 mod follow;
 mod live;
 mod operators;
+mod traces;
 
 use builtins::Builtins;
 pub use follow::{Follow, Outcome, Reading};
 use live::{Live, doors, quotas, registration_of};
 pub use live::{Reload, Taken};
+use traces::Traces;
 
 /// A running orchestrator.
 pub struct App {
@@ -61,6 +64,7 @@ pub struct App {
     secure: Option<Arc<secure::Keeper>>,
     store: Arc<dyn Store>,
     memory: Memory,
+    traces: Traces,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -101,6 +105,9 @@ pub enum StartError {
     /// A broken contract.
     #[error("{0}")]
     Contract(#[from] BadContract),
+    /// A collector of traces that cannot be.
+    #[error("traces: {0}")]
+    Traces(#[from] BadTls),
     /// The journal cannot be used.
     #[error("{0}")]
     Journal(#[from] OpenError),
@@ -166,6 +173,7 @@ impl App {
         let secure = secured(config.tls.clone(), &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);
+        let (tracer, traces) = traces::start(&config, &outside.dial, &tasks, &chance)?;
         let connect = connect(outside.dial, &tasks, &memory);
         let own = (&outside.address, admission.instance_calls_max);
         let (fleet, builtins) = gather(&config, own, connect, &tasks, &chance).await?;
@@ -193,6 +201,7 @@ impl App {
         let terms = Terms {
             settings: house.settings.clone(),
             secure: secure.clone(),
+            tracer,
         };
         let serving = listener::serve(
             outside.listener,
@@ -216,6 +225,7 @@ impl App {
             secure,
             store,
             memory,
+            traces,
         };
         app.live(config, builtins).start(orders);
         Ok(app)
@@ -315,6 +325,8 @@ impl App {
             self.cut.cancel();
         }
         self.store.stop().await;
+        // Over what ends with the tasks, and after the last call.
+        self.traces.flush().await;
         if let Finish::Abandoned(left) = self.house.tasks.finish(LAST_GRACE).await {
             tracing::warn!(left, "stopping: tasks do not end");
         }

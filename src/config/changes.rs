@@ -66,6 +66,7 @@ impl Changes {
             journal,
             sessions,
             operators,
+            traces,
             // The same in other words.
             shown: _,
         } = earlier;
@@ -93,6 +94,7 @@ impl Changes {
             ("the data directory", *journal != later.journal),
             ("sessions", *sessions != later.sessions),
             ("operators", *operators != later.operators),
+            ("traces", *traces != later.traces),
         ];
         let others = |parts: &[(&'static str, bool)]| {
             let other = parts.iter().filter(|(_, is_other)| *is_other);

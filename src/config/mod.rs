@@ -29,7 +29,9 @@ use crate::ingress::methods::Timeouts;
 use crate::ingress::visitor::Forwarder;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
+use crate::instance::collector;
 use crate::orchestrate::hold_session;
+use crate::telemetry::trace;
 
 mod changes;
 mod check;
@@ -164,8 +166,19 @@ pub struct Config {
     pub sessions: Sessions,
     /// Where operators see metrics and health; nowhere without it.
     pub operators: Option<SocketAddr>,
+    /// What traces are recorded, and where they go; none without it.
+    pub traces: Option<Traces>,
     /// The config as it was written, as JSON without secrets.
     pub shown: Arc<str>,
+}
+
+/// What traces are recorded, and where they go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// Which, and whose they are.
+    pub settings: trace::Settings,
+    /// Who collects them.
+    pub collector: collector::Place,
 }
 
 /// How sessions are kept.
@@ -351,6 +364,7 @@ impl Config {
             journal: Journal::Memory,
             sessions: Sessions::default(),
             operators: None,
+            traces: None,
             shown: "{}".into(),
         }
     }

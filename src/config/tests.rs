@@ -402,7 +402,7 @@ fn what_is_no_json_is_told_with_its_place() {
     );
     check(
         b"[]",
-        "1:1: expected an object with $schema, listen, socket_mode, tls, plaintext, instances, keys, identities, forwarders, cors, reflection, health, registration, limits, admission, retry, hedging, timeouts, shutdown, sessions, operators, found a list",
+        "1:1: expected an object with $schema, listen, socket_mode, tls, plaintext, instances, keys, identities, forwarders, cors, reflection, health, registration, limits, admission, retry, hedging, timeouts, shutdown, sessions, operators, traces, found a list",
     );
     check(
         b"{}",

@@ -374,7 +374,36 @@ pub const PROBES_IN_A_ROW_MAX: u64 = 1000;
 pub const SETTING_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Characters of an `x-request-id` that is taken over.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
+/// Bytes of all `tracestate` of a call that are handed on; W3C Trace Context asks for 512.
+pub const TRACESTATE_BYTES_MAX: usize = 1024;
+/// Bytes of all `baggage` of a call that are handed on: what W3C Baggage asks for.
+pub const BAGGAGE_BYTES_MAX: usize = 8192;
+/// Bytes of all B3 headers of a call that are handed on.
+pub const B3_BYTES_MAX: usize = 256;
+/// Headers about traces that are handed on, those of all kinds together.
+pub const TRACE_HEADERS_MAX: usize = 32;
+/// Bytes of spans that wait for their collector, beside the batch that is on its way to it.
+pub const TRACE_BYTES_QUEUED_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of spans that are sent without waiting for more; some 1500 spans.
+pub const TRACE_BATCH_BYTES: usize = 512 * 1024;
+/// How long a span waits for others to be sent with.
+pub const TRACE_BATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a batch is sent before it is dropped.
+pub const TRACE_SENDS_MAX: u32 = 5;
+/// Longest pause between two of these.
+pub const TRACE_BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Bytes of what a collector answers that are held.
+pub const COLLECTOR_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How long a stop waits for the last spans to leave.
+pub const TRACE_FLUSH_MAX: Duration = Duration::from_secs(2);
+/// Headers that a collector is sent.
+pub const TRACE_COLLECTOR_HEADERS_MAX: usize = 16;
+/// Bytes of the name that a service has in traces.
+pub const TRACE_SERVICE_BYTES_MAX: usize = 255;
 
+// What one collector takes in a message is 4 MiB where nobody says otherwise.
+const _: () = assert!(TRACE_BATCH_BYTES < TRACE_BYTES_QUEUED_MAX);
+const _: () = assert!(TRACE_BYTES_QUEUED_MAX <= MESSAGE_BYTES_MAX / 2);
 // The largest fan-out fits many times into what may run.
 const _: () = assert!(FANOUT_TARGETS_MAX * 16 <= LEGS_IN_FLIGHT_DEFAULT as usize);
 // The whole fleet is within one request's reach.

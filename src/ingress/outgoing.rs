@@ -191,8 +191,11 @@ mod tests {
     use http_body::Body as _;
     use http_body_util::BodyExt as _;
 
+    use http::Request;
+
     use super::*;
     use crate::domain::failure::Reason;
+    use crate::telemetry::trace::Tracer;
 
     const LIMIT: usize = 300 * 1024;
     const DEADLINE_EXCEEDED: &str = "4";
@@ -206,8 +209,13 @@ mod tests {
         let response = Response::builder().header(header::CONTENT_TYPE, content_type);
         let response = response.body(body).unwrap();
         let exchange = Exchange::new(&memory);
-        let outgoing =
-            Outgoing::wrap(response, exchange, memory.clone(), Meter::begin("/")).into_body();
+        let outgoing = Outgoing::wrap(
+            response,
+            exchange,
+            memory.clone(),
+            Meter::begin(&Request::new(()), &Tracer::off()),
+        )
+        .into_body();
         (outgoing, memory)
     }
 
@@ -286,7 +294,13 @@ mod tests {
         exchange.break_off(Failure::new(Reason::DeadlineExceeded, "late"));
         let outgoing = {
             let response = response.body(body).unwrap();
-            Outgoing::wrap(response, exchange, memory, Meter::begin("/")).into_body()
+            Outgoing::wrap(
+                response,
+                exchange,
+                memory,
+                Meter::begin(&Request::new(()), &Tracer::off()),
+            )
+            .into_body()
         };
         let trailers = outgoing.collect().await.unwrap().trailers().cloned();
         assert_eq!(trailers.unwrap()["grpc-status"], DEADLINE_EXCEEDED);

@@ -27,6 +27,7 @@ mod retry;
 mod sessions;
 mod surroundings;
 mod tls;
+mod traces;
 mod value;
 
 use super::mistake::Notes;
@@ -39,7 +40,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = SETTING_TIME_MAX;
 
 /// What may stand at the top.
-const SECTIONS: [&str; 21] = [
+const SECTIONS: [&str; 22] = [
     "$schema",
     "listen",
     "socket_mode",
@@ -61,6 +62,7 @@ const SECTIONS: [&str; 21] = [
     "shutdown",
     "sessions",
     "operators",
+    "traces",
 ];
 
 /// What is meant; of use only when nothing was noted.
@@ -112,8 +114,15 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("shutdown", &mut config.shutdown, shutdown);
     let sessions = |place: &Place<'_>| sessions::sessions(place, surroundings);
     fields.set("sessions", &mut config.sessions, sessions);
-    fields.set("operators", &mut config.operators, operators);
+    observed(&fields, &mut config, surroundings);
     config
+}
+
+fn observed(fields: &Fields<'_>, config: &mut Config, surroundings: Surroundings<'_>) {
+    fields.set("operators", &mut config.operators, operators);
+    fields.set("traces", &mut config.traces, |place| {
+        traces::traces(place, surroundings).map(Some)
+    });
 }
 
 fn registered(place: &Place<'_>, config: &mut Config) {

@@ -23,6 +23,7 @@ use crate::domain::limit::{
 use crate::ingress::settings::SettingsNow;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
+use crate::telemetry::trace::Tracer;
 
 mod first_bytes;
 mod keeper;
@@ -148,6 +149,8 @@ pub struct Terms {
     pub settings: SettingsNow,
     /// TLS; plain text when absent.
     pub secure: Option<Arc<secure::Keeper>>,
+    /// Records their calls.
+    pub tracer: Tracer,
 }
 
 /// Accepts connections until `tasks` are told to stop; each connection is then asked to end (GOAWAY) and
@@ -162,7 +165,11 @@ pub async fn serve(
     chance: Chance,
 ) {
     let gate = Arc::<Admission>::default();
-    let Terms { settings, secure } = terms;
+    let Terms {
+        settings,
+        secure,
+        tracer,
+    } = terms;
     let handshakes = secure.map(|keeper| Arc::new(Handshakes::new(keeper)));
     let stop = tasks.stopping();
     loop {
@@ -186,6 +193,7 @@ pub async fn serve(
                     handshakes: handshakes.clone(),
                     settings: settings.clone(),
                     memory: memory.clone(),
+                    tracer: tracer.clone(),
                     tasks: tasks.clone(),
                     chance: chance.clone(),
                 };
@@ -215,6 +223,7 @@ struct Connection {
     handshakes: Option<Arc<Handshakes>>,
     settings: SettingsNow,
     memory: Memory,
+    tracer: Tracer,
     tasks: Tasks,
     chance: Chance,
 }
@@ -256,6 +265,7 @@ impl Connection {
             limits,
             settings,
             memory,
+            tracer,
             tasks,
             chance,
             ..
@@ -268,7 +278,14 @@ impl Connection {
             takes_nothing_max,
         );
         let stream = TokioIo::new(stream);
-        let (calls, watched) = streams(door, guest, settings, memory, tasks, limits.stream_idle);
+        let (calls, watched) = streams(
+            door,
+            guest,
+            settings,
+            (memory, tracer),
+            tasks,
+            limits.stream_idle,
+        );
         let builder = builder(&limits, watched);
         let mut serving = pin!(builder.serve_connection(stream, calls));
         let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());

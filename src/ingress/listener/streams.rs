@@ -28,6 +28,7 @@ use crate::ingress::{Arriving, Door};
 use crate::instance::Pending;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
+use crate::telemetry::trace::Tracer;
 
 /// How the two sides of a connection meet: hyper calls the service for a request, and then, before the next
 /// request, gives the future of that stream to the executor.
@@ -38,7 +39,7 @@ pub(super) fn streams<D>(
     door: D,
     guest: Guest,
     settings: SettingsNow,
-    memory: Memory,
+    (memory, tracer): (Memory, Tracer),
     tasks: Tasks,
     idle_max: Duration,
 ) -> (Calls<D>, Watched) {
@@ -53,6 +54,7 @@ pub(super) fn streams<D>(
         guest,
         settings,
         memory,
+        tracer,
         begun,
     };
     (calls, watched)
@@ -64,6 +66,7 @@ pub(super) struct Calls<D> {
     guest: Guest,
     settings: SettingsNow,
     memory: Memory,
+    tracer: Tracer,
     begun: Begun,
 }
 
@@ -77,7 +80,8 @@ impl<D: Door<Arriving<Incoming>>> Service<Request<Incoming>> for Calls<D> {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         // Before anything else, and its answer after everything else: in between there is one gRPC.
         let (mut request, form) = web::undress(request);
-        let exchange = Exchange::new(&self.memory);
+        let meter = Meter::begin(&request, &self.tracer);
+        let exchange = Exchange::recorded(&self.memory, meter.within());
         request.extensions_mut().insert(Arc::clone(&exchange));
         // Asked for each request: whoever may no longer speak for others is not believed on an open connection either.
         if let Some(visitor) = self.guest.now(&self.settings.load().forwarders) {
@@ -86,7 +90,6 @@ impl<D: Door<Arriving<Incoming>>> Service<Request<Incoming>> for Calls<D> {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun = Some(Arc::clone(&exchange));
         drop(begun);
-        let meter = Meter::begin(request.uri().path());
         Answer {
             answering: self.door.clone().call(request),
             parts: Some((exchange, self.memory.clone(), meter, form)),
