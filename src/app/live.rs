@@ -5,7 +5,8 @@
 //! part as a whole, so that whoever reads it sees one config or the other.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,12 +17,16 @@ use super::builtins::{Builtins, Housed};
 use super::{StartError, capacity};
 use crate::config::{Changes, Config, Shutdown};
 use crate::domain::admission::Quota;
+use crate::domain::budget::Budget;
 use crate::domain::health::Admin;
+use crate::domain::hedge::Hedges;
 use crate::domain::id::InstanceId;
+use crate::fleet::view::Origin;
 use crate::fleet::{Configured, Fleet, Left, registration};
 use crate::ingress::caller::Keys;
 use crate::ingress::listener::Address;
 use crate::ingress::settings::{Settings, SettingsNow};
+use crate::instance::Spec;
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
 use crate::tasks::Tasks;
@@ -36,6 +41,8 @@ pub(super) struct Live {
     pub(super) settings: SettingsNow,
     pub(super) gate: Arc<Gate>,
     pub(super) memory: Memory,
+    pub(super) retries: Arc<Mutex<Budget>>,
+    pub(super) hedges: Arc<Mutex<Hedges>>,
     pub(super) shutdown: Arc<ArcSwap<Shutdown>>,
     pub(super) builtins: Builtins,
     pub(super) tasks: Tasks,
@@ -120,12 +127,13 @@ impl Live {
         }
         let (limits, means) = capacity::within_means(later.limits.clone(), later.admission);
         let (instances, builtins) = self.builtins.house(&later.instances, &self.tasks).await?;
+        let ourselves = doors(&later, &self.address, &instances);
         let configured = Configured {
             instances,
             admin: wanted_otherwise(&self.running.admin, &later.admin),
             probe: later.probe,
             health: later.health,
-            registration: registration_of(&later, &self.address, means.instance_calls_max),
+            registration: registration_of(&later, ourselves, means.instance_calls_max),
         };
         let left = self
             .fleet
@@ -136,12 +144,16 @@ impl Live {
         self.retire(retired, &left);
         self.gate.change(means.calls, quotas(&later.keys));
         self.memory.set_limit(means.buffered_bytes);
+        let now = time::Instant::now().into_std();
+        lock(&self.retries).change(later.retry.budget, now);
+        lock(&self.hedges).change(later.hedging, now);
         self.shutdown.store(Arc::new(later.shutdown));
         self.settings.replace(Settings {
             keys: later.keys.clone(),
             limits,
             forwarders: later.forwarders.clone().into(),
             timeouts: later.timeouts,
+            retry: later.retry,
             shown: Arc::clone(&later.shown),
         });
         self.running = later;
@@ -176,6 +188,10 @@ impl Live {
     }
 }
 
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Of which instances the config wants something else than before, and what.
 fn wanted_otherwise(
     earlier: &BTreeMap<InstanceId, Admin>,
@@ -190,19 +206,35 @@ fn wanted_otherwise(
     other.map(|id| (id.clone(), of(later, id))).collect()
 }
 
+/// Where this process listens: for callers, for operators, and as the instances that run in it. No instance can be
+/// registered at a socket in the file system.
+pub(super) fn doors(
+    config: &Config,
+    address: &Address,
+    instances: &[(Spec, Origin)],
+) -> Vec<SocketAddr> {
+    let of_this_process = |(spec, origin): &(Spec, Origin)| match origin {
+        Origin::Builtin => spec.endpoint.pinned.clone(),
+        Origin::Config | Origin::Registered => Vec::new(),
+    };
+    let instances = instances.iter().flat_map(of_this_process);
+    let named = address.tcp().into_iter().chain(config.operators);
+    named.chain(instances).collect()
+}
+
 /// What may register, by a config.
 pub(super) fn registration_of(
     config: &Config,
-    address: &Address,
+    ourselves: Vec<SocketAddr>,
     calls_in_flight_max: u32,
 ) -> registration::Settings {
     registration::Settings {
         networks: config.networks.clone(),
         take_over: config.take_over,
-        // No instance can be registered at a socket in the file system.
-        ourselves: address.tcp().into_iter().collect(),
+        ourselves,
         calls_in_flight_max,
         rate: config.admission.instance_rate,
+        retries: config.retry.instance_budget,
     }
 }
 

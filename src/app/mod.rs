@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::time;
@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::chance::Chance;
 use crate::config::{self, Config, Journal, Shutdown};
 use crate::domain::admission;
+use crate::domain::budget::Budget;
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::hedge::Hedges;
 use crate::domain::limit::STORE_BYTES_MAX;
 use crate::fleet::{Configured, Connect, Fleet};
 use crate::ingress::caller::{FindToken, Keys};
@@ -41,7 +43,7 @@ mod operators;
 
 use builtins::Builtins;
 pub use follow::{Follow, Outcome, Reading};
-use live::{Live, quotas, registration_of};
+use live::{Live, doors, quotas, registration_of};
 pub use live::{Reload, Taken};
 
 /// A running orchestrator.
@@ -178,8 +180,8 @@ impl App {
             settings,
             sessions,
             session_idle_ttl: config.sessions.idle_ttl,
-            retries: Arc::default(),
-            hedges: Arc::default(),
+            retries: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
+            hedges: Arc::new(Mutex::new(Hedges::new(config.hedging))),
             chance: chance.clone(),
             draining: CancellationToken::new(),
         };
@@ -225,6 +227,8 @@ impl App {
             settings: self.house.settings.clone(),
             gate: Arc::clone(&self.house.gate),
             memory: self.memory.clone(),
+            retries: Arc::clone(&self.house.retries),
+            hedges: Arc::clone(&self.house.hedges),
             shutdown: Arc::clone(&self.shutdown),
             builtins,
             tasks: self.house.tasks.clone(),
@@ -339,6 +343,7 @@ fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
         limits,
         forwarders: config.forwarders.clone().into(),
         timeouts: config.timeouts,
+        retry: config.retry,
         shown: Arc::clone(&config.shown),
     });
     let expiry = settings.clone();
@@ -428,12 +433,13 @@ async fn gather(
     let mut builtins = Builtins::default();
     let (instances, housed) = builtins.house(&config.instances, tasks).await?;
     builtins.replace(housed);
+    let ourselves = doors(config, own.0, &instances);
     let configured = Configured {
         instances,
         admin: config.admin.clone().into_iter().collect(),
         probe: config.probe,
         health: config.health,
-        registration: registration_of(config, own.0, own.1),
+        registration: registration_of(config, ourselves, own.1),
     };
     let fleet = Fleet::new(
         connect,

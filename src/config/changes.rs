@@ -58,6 +58,8 @@ impl Changes {
             take_over,
             limits,
             admission,
+            retry,
+            hedging,
             timeouts,
             shutdown,
             journal,
@@ -76,6 +78,8 @@ impl Changes {
             ),
             ("limits", *limits != later.limits),
             ("admission", *admission != later.admission),
+            ("retry", *retry != later.retry),
+            ("hedging", *hedging != later.hedging),
             ("timeouts", *timeouts != later.timeouts),
             ("shutdown", *shutdown != later.shutdown),
         ];
@@ -256,12 +260,12 @@ mod tests {
                 r#""limits": {"connections": 5}, "admission": {"calls_burst": 1, "calls_per_second": 1}"#,
             ),
             &with(
-                r#""reflection": "public", "shutdown": {"grace": 1}, "registration": {"take_over": "same_key"}"#,
+                r#""reflection": "public", "shutdown": {"grace": 1}, "registration": {"take_over": "same_key"}, "retry": {"attempts_max": 2}, "hedging": {"percent": 1}"#,
             ),
             [
                 "none",
                 "none",
-                "reflection registration limits admission shutdown",
+                "reflection registration limits admission retry hedging shutdown",
                 "",
             ],
         );

@@ -12,12 +12,14 @@ use ipnet::IpNet;
 
 use crate::domain::admission::{self, Quota, Rate};
 use crate::domain::health::{self, Admin};
+use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
     CALLS_IN_FLIGHT_DEFAULT, CALLS_WAITING_DEFAULT, CONFIG_BYTES_MAX, LEGS_IN_FLIGHT_DEFAULT,
     LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX, SESSION_IDLE_TTL_DEFAULT, SESSIONS_MAX,
     STORE_BYTES_MAX,
 };
+use crate::domain::retry;
 use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
@@ -145,6 +147,10 @@ pub struct Config {
     pub limits: Limits,
     /// How much work is taken.
     pub admission: Admission,
+    /// How tasks are tried again.
+    pub retry: retry::Settings,
+    /// How often tasks are sent to a second instance while the first works on them.
+    pub hedging: hedge::Settings,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// How it stops.
@@ -334,6 +340,8 @@ impl Config {
             take_over: TakeOver::default(),
             limits: Limits::default(),
             admission: Admission::default(),
+            retry: retry::Settings::default(),
+            hedging: hedge::Settings::default(),
             timeouts: Timeouts::default(),
             shutdown: Shutdown::default(),
             journal: Journal::Memory,

@@ -10,10 +10,13 @@ use tempfile::TempDir;
 
 use super::{Admission, Config, Mistakes, Plaintext, Planned, Sessions, Shutdown, meant, read};
 use crate::domain::admission::{self, Quota, Rate};
+use crate::domain::budget::Share;
 use crate::domain::failure::Status;
 use crate::domain::health;
 use crate::domain::health::Thresholds;
+use crate::domain::retry::Backoff;
 use crate::domain::session::Bounds;
+use crate::domain::{hedge, retry};
 use crate::fleet::ProbeSettings;
 use crate::fleet::registration::TakeOver;
 use crate::ingress::access::Scope;
@@ -254,6 +257,7 @@ fn full_limits(config: &Config) {
         buffered_bytes: Some(256 << 20),
     };
     assert_eq!(config.admission, admission);
+    full_retries(config);
     let timeouts = Timeouts {
         route: seconds(16),
         fanout: seconds(9),
@@ -280,6 +284,56 @@ fn full_limits(config: &Config) {
         },
     };
     assert_eq!(config.sessions, sessions);
+}
+
+fn full_retries(config: &Config) {
+    let share = |per_call, floor, per_second, kept_max| Share {
+        per_call,
+        floor,
+        per_second,
+        kept_max,
+    };
+    let retry = retry::Settings {
+        attempts_default: 2,
+        attempts_max: 3,
+        backoff: Backoff {
+            first: Duration::from_millis(20),
+            max: Duration::from_secs(2),
+        },
+        budget: share(0.1, 3.0, 2.0, 40.0),
+        // What it does not say is as over all, and what is kept is not less than what there is at once.
+        instance_budget: share(0.15, 60.0, 2.0, 60.0),
+    };
+    assert_eq!(config.retry, retry);
+    let hedging = hedge::Settings {
+        share: share(0.03, 2.0, 0.0, 20.0),
+        samples_min: 50,
+    };
+    assert_eq!(config.hedging, hedging);
+}
+
+#[test]
+fn what_nobody_wrote_of_retries_follows_what_was_written() {
+    let retry = |text: &str| {
+        let config = meant_by(format!(r#"{{"instances": [], "retry": {text}}}"#));
+        config.unwrap().retry
+    };
+    let usual = retry::Settings::default();
+    assert_eq!(retry("{}"), usual);
+    let once = retry(r#"{"attempts_max": 1}"#);
+    assert_eq!((once.attempts_default, once.attempts_max), (1, 1));
+    let slow = retry(r#"{"backoff": "5s"}"#).backoff;
+    assert_eq!(
+        (slow.first, slow.max),
+        (Duration::from_secs(5), Duration::from_secs(5))
+    );
+    let brief = retry(r#"{"backoff_max": "10ms"}"#).backoff;
+    assert_eq!(brief.first, Duration::from_millis(10));
+    let few = retry(r#"{"budget": {"kept_max": 2}}"#);
+    assert_eq!((few.budget.floor, few.budget.kept_max), (2.0, 2.0));
+    assert_eq!(few.instance_budget, few.budget);
+    let many = retry(r#"{"budget": {"floor": 500}}"#).budget;
+    assert_eq!((many.floor, many.kept_max), (500.0, 500.0));
 }
 
 #[test]
@@ -329,7 +383,7 @@ fn what_is_no_json_is_told_with_its_place() {
     );
     check(
         b"[]",
-        "1:1: expected an object with $schema, listen, socket_mode, tls, plaintext, instances, keys, identities, forwarders, reflection, health, registration, limits, admission, timeouts, shutdown, sessions, operators, found a list",
+        "1:1: expected an object with $schema, listen, socket_mode, tls, plaintext, instances, keys, identities, forwarders, reflection, health, registration, limits, admission, retry, hedging, timeouts, shutdown, sessions, operators, found a list",
     );
     check(
         b"{}",

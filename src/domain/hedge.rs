@@ -1,21 +1,36 @@
 //! When a task is sent to a second instance while the first still works on it, and how often that may be.
 //!
 //! It fires when an answer takes longer than nearly all others have taken. What it costs is bounded by a ratio
-//! of its own beside the one of retries: hedges are at most a twentieth of the calls that were answered, and a
-//! few at the start.
+//! of its own beside the one of retries: unless the config says otherwise, hedges are at most a twentieth of the
+//! calls that were answered, and a few at the start.
 
 use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Share};
-use super::limit::HEDGE_SAMPLES_MIN;
+use super::limit::{HEDGE_SAMPLES_ASKED_MAX, HEDGE_SAMPLES_MIN};
 
-/// Hedges are at most this share of the calls.
-const SHARE: Share = Share {
-    per_call: 0.05,
-    floor: 5.0,
-    per_second: 0.0,
-    kept_max: 50.0,
-};
+/// How often tasks are hedged, whatever their callers say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Hedges are at most this share of the calls that were answered.
+    pub share: Share,
+    /// Answers that must have come before the usual delay is known; at most `HEDGE_SAMPLES_ASKED_MAX`.
+    pub samples_min: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            share: Share {
+                per_call: 0.05,
+                floor: 5.0,
+                per_second: 0.0,
+                kept_max: 50.0,
+            },
+            samples_min: HEDGE_SAMPLES_MIN,
+        }
+    }
+}
 
 /// When a caller wants a task to be hedged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,18 +49,32 @@ pub enum Policy {
 pub struct Hedges {
     latencies: Latencies,
     budget: Budget,
+    samples_min: u32,
 }
 
 impl Default for Hedges {
     fn default() -> Self {
-        Self {
-            latencies: Latencies::default(),
-            budget: Budget::new(SHARE),
-        }
+        Self::new(Settings::default())
     }
 }
 
 impl Hedges {
+    /// Nothing was answered yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            latencies: Latencies::default(),
+            budget: Budget::new(settings.share),
+            samples_min: settings.samples_min,
+        }
+    }
+
+    /// Other settings from now on; how long answers took stays known.
+    pub fn change(&mut self, settings: Settings, now: Instant) {
+        self.budget.change(settings.share, now);
+        self.samples_min = settings.samples_min;
+    }
+
     /// Counts an answered call and how long its answer took.
     pub fn answered(&mut self, latency: Duration) {
         self.latencies.observe(latency);
@@ -58,7 +87,7 @@ impl Hedges {
         match policy {
             Policy::Off => None,
             Policy::After(delay) => Some(delay),
-            Policy::Usual => self.latencies.p95(),
+            Policy::Usual => self.latencies.p95(self.samples_min),
         }
     }
 
@@ -81,6 +110,8 @@ const PARTS: u32 = 8;
 const DOUBLINGS: u32 = 30;
 /// Once as many are counted all counts are halved, so that what was long ago is forgotten.
 const COUNTED_MAX: u32 = 2000;
+// Halving loses at most one of each bucket, and must not make forgotten what was known.
+const _: () = assert!(HEDGE_SAMPLES_ASKED_MAX <= COUNTED_MAX / 2 - PARTS * DOUBLINGS);
 
 /// How long answers took of late, as counts in buckets that grow with what they hold.
 #[derive(Debug, Clone)]
@@ -109,8 +140,8 @@ impl Latencies {
     }
 
     /// The end of the bucket in which the 95th of a hundred lies.
-    fn p95(&self) -> Option<Duration> {
-        if self.counted < HEDGE_SAMPLES_MIN {
+    fn p95(&self, samples_min: u32) -> Option<Duration> {
+        if self.counted < samples_min.max(1) {
             return None;
         }
         let wanted = (self.counted * 19).div_ceil(20);
@@ -169,6 +200,29 @@ mod tests {
         }
         let delay = hedges.delay(Policy::Usual).unwrap();
         assert!((ms(100)..ms(115)).contains(&delay), "{delay:?}");
+    }
+
+    #[test]
+    fn the_usual_delay_stays_known_with_as_many_samples_as_may_be_asked_for() {
+        let settings = Settings {
+            samples_min: HEDGE_SAMPLES_ASKED_MAX,
+            ..Settings::default()
+        };
+        let mut hedges = Hedges::new(settings);
+        for answers in 1..=10_000 {
+            // All buckets have some.
+            hedges.answered(Duration::from_micros(1 << (answers % 30)));
+            let is_known = hedges.delay(Policy::Usual).is_some();
+            assert_eq!(is_known, HEDGE_SAMPLES_ASKED_MAX <= answers, "{answers}");
+        }
+        hedges.change(
+            Settings {
+                samples_min: 1,
+                ..settings
+            },
+            Instant::now(),
+        );
+        assert!(hedges.delay(Policy::Usual).is_some());
     }
 
     #[test]

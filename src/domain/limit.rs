@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Instances in the fleet, those of the config and registered ones together.
 pub const FLEET_MAX: usize = 10_000;
+/// In a fleet of more than these, what probes change at the same time is shown together.
+pub const FLEET_SHOWN_AT_ONCE_MAX: usize = 256;
+/// How much later what a probe has changed is then shown, at most.
+pub const VIEW_BEHIND_MAX: Duration = Duration::from_millis(20);
 /// Targets of one fan-out.
 pub const FANOUT_TARGETS_MAX: usize = 4096;
 /// Target expressions of one request.
@@ -25,6 +29,9 @@ pub const AGGREGATE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;
 pub const ANSWER_PASSED_ON_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 /// Nested messages in a payload. Runtimes refuse more than 100 levels, and our own envelopes need three.
 pub const PAYLOAD_DEPTH_MAX: usize = 94;
+/// A payload of a session up to this is copied when it is kept: connections are read into buffers of this size and more,
+/// and a slice of one holds on to all of it.
+pub const PAYLOAD_COPIED_BYTES_MAX: usize = 16 * 1024;
 /// Entries, and bytes of names and values, of the metadata of one task.
 pub const METADATA_ENTRIES_MAX: usize = 64;
 /// Bytes of all names and values of the metadata of one task.
@@ -38,6 +45,10 @@ pub const ATTEMPTS_MAX: u32 = 5;
 pub const HASH_KEY_BYTES_MAX: usize = 1024;
 /// Answers that must have come before it is known how long they usually take.
 pub const HEDGE_SAMPLES_MIN: u32 = 100;
+/// As many of them as may be asked for.
+pub const HEDGE_SAMPLES_ASKED_MAX: u32 = 500;
+/// Tokens of a budget, and tokens a second, that may be asked for.
+pub const BUDGET_TOKENS_ASKED_MAX: u64 = 1_000_000;
 /// Characters of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Calls with an idempotency key that are remembered, running ones and outcomes together.
@@ -70,6 +81,9 @@ pub const CLOSE_MAX: Duration = Duration::from_secs(60);
 pub const ROUTE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 /// Deadline of a Fanout that names none.
 pub const FANOUT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// What anybody else says that lasts longer counts as this. It is longer than anything here, and may be added to any
+/// instant: two are within what a clock can hold.
+pub const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// The longest deadline.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// How long a unary request may take to arrive whole when it names no deadline.
@@ -136,6 +150,11 @@ pub const WATCHERS_MAX: usize = 1000;
 pub const LINKS_PER_INSTANCE_MAX: usize = 4;
 /// Calls on one connection to an instance.
 pub const LINK_STREAMS_MAX: usize = 1000;
+/// How often a call that waits for room on the connections to an instance looks for it unasked: the peer may take more
+/// streams than it said at first, of which nothing is heard.
+pub const STREAM_ROOM_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Connections to an instance that turn out to be gone before a call gives up.
+pub const CONNECTIONS_STALE_MAX: usize = 3;
 /// Connections to one instance for sessions, beside those for calls.
 pub const SESSION_LINKS_PER_INSTANCE_MAX: usize = 16;
 /// Sessions on one connection to an instance.
@@ -213,7 +232,8 @@ pub const SESSION_FRAME_BYTES_QUEUED_MAX: usize = 256 * 1024;
 pub const SESSION_COMMANDS_QUEUED_MAX: usize = 256;
 /// Calls that wait for what was posted to one session.
 pub const SESSION_POSTS_WAITING_MAX: usize = 1000;
-/// Posts of one session whose keys are known while it is held, before the store is asked.
+/// Posts of one session whose keys are known while it is held, before the store is asked; beside those that are not
+/// stored yet.
 pub const SESSION_POSTS_KNOWN_MAX: usize = 64;
 /// How long the reply to a post is remembered under its key.
 pub const POSTS_REMEMBERED_FOR: Duration = Duration::from_secs(600);
@@ -253,6 +273,11 @@ pub const SESSION_MOVE_WAIT: Duration = Duration::from_secs(10);
 pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 /// Sessions that are read at once when the orchestrator starts.
 pub const SESSION_PAGE_READ: usize = 1000;
+/// Sessions whose time is looked at without letting go of the list of sessions.
+pub const SESSIONS_LOOKED_AT_ONCE: usize = 256;
+/// Sessions that ended long ago which the store is asked to forget at once: what they take of its queue, and how many
+/// share one sync.
+pub const SESSIONS_FORGOTTEN_AT_ONCE: usize = 64;
 /// Silence on a stream of events after which a comment is sent: proxies cut streams on which nothing moves.
 pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Idle TTL of a session that names none.
@@ -315,8 +340,10 @@ pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub const TLS_BYTES_MAX: u64 = 128 * 1024;
 /// Lines about failed handshakes in one interval; the next line says how many were left out.
 pub const HANDSHAKE_LINES_MAX: u32 = 10;
-/// The interval over which these lines are counted.
-pub const HANDSHAKE_LINES_INTERVAL: Duration = Duration::from_secs(10);
+/// Lines about failed tries, and about targets that take no work, in one interval.
+pub const DELEGATION_LINES_MAX: u32 = 100;
+/// The interval over which such lines are counted.
+pub const LINES_INTERVAL: Duration = Duration::from_secs(10);
 /// Names in one caller's certificate. With more of them it names nobody.
 pub const CERTIFICATE_NAMES_MAX: usize = 64;
 /// Bytes of a SPIFFE ID (SPIFFE-ID, 2.3).

@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::view::{Member, Origin};
 use super::{Entry, Fleet, ProbeSettings, Roll, registration};
 use crate::domain::failure::{Failure, Reason};
@@ -67,10 +69,15 @@ impl Fleet {
             );
             self.seat(&mut roll, spec, origin, None, client);
         }
-        let rate = self.registration.load().rate;
+        let (rate, retries) = {
+            let settings = self.registration.load();
+            (settings.rate, settings.retries)
+        };
+        let now = Instant::now().into_std();
         for entry in roll.entries.values() {
             let (load, spec) = (&entry.member.load, &entry.member.spec);
             load.change(spec.weight, self.calls_in_flight_max(spec), rate);
+            load.retries().change(retries, now);
         }
         self.pardon_excess(&mut roll);
         self.publish(&roll);
@@ -164,10 +171,11 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    use tokio::time::{self, Instant};
+    use tokio::time;
 
     use super::*;
     use crate::chance::Chance;
+    use crate::domain::budget::Share;
     use crate::domain::health::Panic;
     use crate::domain::health::observed::Standing;
     use crate::fleet::network;
@@ -282,6 +290,7 @@ mod tests {
                 ourselves: Vec::new(),
                 calls_in_flight_max: 2,
                 rate: None,
+                retries: Share::default(),
             },
         }
     }

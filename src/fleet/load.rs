@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::gate::Gate;
 use crate::domain::admission::{Bucket, Rate};
-use crate::domain::budget::Budget;
+use crate::domain::budget::{Budget, Share};
 use crate::domain::selection::{self, PeakEwma};
 
 /// The load of one instance.
@@ -43,13 +43,19 @@ impl Load {
     /// The same, of one that may have only so many calls.
     #[cfg(test)]
     pub(crate) fn limited(weight: u32, outstanding_max: u32) -> Self {
-        Self::behind(Gate::default(), weight, outstanding_max, None)
+        Self::behind(
+            Gate::default(),
+            weight,
+            outstanding_max,
+            None,
+            Share::default(),
+        )
     }
 
     /// The same, of one to which calls may come only so fast.
     #[cfg(test)]
     pub(crate) fn at_a_rate(rate: Rate) -> Self {
-        Self::behind(Gate::default(), 1, u32::MAX, Some(rate))
+        Self::behind(Gate::default(), 1, u32::MAX, Some(rate), Share::default())
     }
 
     /// Its calls have failed, for tests.
@@ -64,6 +70,7 @@ impl Load {
         weight: u32,
         outstanding_max: u32,
         rate: Option<Rate>,
+        retries: Share,
     ) -> Self {
         Self {
             rate: AtomicU64::new(packed(rate)),
@@ -73,7 +80,7 @@ impl Load {
             weight: AtomicU32::new(weight.max(1)),
             outstanding_max: AtomicU32::new(outstanding_max),
             latency: Mutex::default(),
-            retries: Mutex::default(),
+            retries: Mutex::new(Budget::new(retries)),
             probe_latency: AtomicU64::new(0),
         }
     }

@@ -209,6 +209,7 @@ mod tests {
                 limits: Limits::default(),
                 forwarders: Arc::default(),
                 timeouts: Timeouts::default(),
+                retry: Default::default(),
                 shown: Arc::from(""),
             }),
         };

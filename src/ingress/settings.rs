@@ -12,6 +12,7 @@ use super::caller::{Keys, Revoked};
 use super::listener::Limits;
 use super::methods::Timeouts;
 use super::visitor::Forwarder;
+use crate::domain::retry;
 
 /// What the door goes by.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub forwarders: Arc<[Forwarder]>,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// How tasks are tried again.
+    pub retry: retry::Settings,
     /// The config behind all this, as operators are shown it.
     pub shown: Arc<str>,
 }
@@ -142,6 +145,7 @@ mod tests {
             limits: Limits::default(),
             forwarders: Arc::default(),
             timeouts: Timeouts::default(),
+            retry: retry::Settings::default(),
             shown: Arc::from(""),
         }
     }

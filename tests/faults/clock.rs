@@ -71,7 +71,7 @@ pub(crate) async fn a_jump_of_the_wall_clock_changes_no_deadline_and_no_lease() 
             );
         }
     }
-    let account = load.account().await;
+    let account = load.account([&instance, &registered]).await;
     account.check();
     std::fs::write(&clock, "+7200\n").unwrap();
     let shown = register(&orchestrator, &registered).await;

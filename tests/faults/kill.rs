@@ -21,6 +21,7 @@ fn eight() -> (Vec<Instance>, Orchestrator) {
 
 /// Calls with a fault in the middle of them.
 async fn with_fault(
+    instances: &[Instance],
     orchestrator: &Orchestrator,
     name: &'static str,
     policy: CallPolicy,
@@ -41,8 +42,10 @@ async fn with_fault(
     .start();
     load.begun(CALLS / 3).await;
     fault();
-    let account = load.account().await;
+    let account = load.account(instances).await;
     account.check();
+    // A fault that nobody has met shows nothing.
+    assert_ne!(account.repeated, 0, "{account}");
     account
 }
 
@@ -52,7 +55,7 @@ pub(crate) async fn a_killed_instance_costs_no_call_that_may_be_repeated() {
         idempotent: true,
         ..Default::default()
     };
-    let account = with_fault(&orchestrator, "killed", policy, || {
+    let account = with_fault(&instances, &orchestrator, "killed", policy, || {
         instances[2].signal("KILL")
     })
     .await;
@@ -67,9 +70,15 @@ pub(crate) async fn a_killed_instance_costs_no_call_that_may_be_repeated() {
 
 pub(crate) async fn a_killed_instance_makes_nobody_execute_a_task_twice() {
     let (instances, orchestrator) = eight();
-    let account = with_fault(&orchestrator, "once", CallPolicy::default(), || {
-        instances[5].signal("KILL");
-    })
+    let account = with_fault(
+        &instances,
+        &orchestrator,
+        "once",
+        CallPolicy::default(),
+        || {
+            instances[5].signal("KILL");
+        },
+    )
     .await;
     // Only what was with the killed one may have failed.
     let kinds: Vec<_> = account.failed.keys().collect();
@@ -97,7 +106,7 @@ pub(crate) async fn a_stopped_instance_costs_no_call_that_may_be_repeated() {
         }),
         ..Default::default()
     };
-    let account = with_fault(&orchestrator, "stopped", policy, || {
+    let account = with_fault(&instances, &orchestrator, "stopped", policy, || {
         instances[0].signal("STOP")
     })
     .await;

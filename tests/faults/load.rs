@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 use orchestrator::proto::orchestrator::{
-    CallPolicy, HealthState, HealthWatchRequest, RouteRequest,
+    Attempt, CallPolicy, HealthState, HealthWatchRequest, RouteRequest,
 };
 use prost::Message as _;
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::processes::{KEY, PATIENCE};
+use crate::processes::{Instance, KEY, PATIENCE, begun};
 
 /// The deadline of every call.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
@@ -38,6 +38,13 @@ pub(crate) struct Account {
     pub(crate) late: usize,
     /// Tries that the orchestrator has reported, those that never left it not counted.
     pub(crate) tries_reported: usize,
+    /// The same for each task.
+    tries: BTreeMap<String, usize>,
+    /// Calls that were tried more than once, also where one of the tries never left.
+    pub(crate) repeated: usize,
+    /// Executions at instances of which no try was reported, or that should not have been: the task may have begun
+    /// elsewhere and was not to be repeated.
+    pub(crate) doubled: usize,
     /// The names of the tasks that were answered.
     pub(crate) tasks_answered: Vec<String>,
 }
@@ -49,15 +56,42 @@ impl Account {
         self.lost += other.lost;
         self.late += other.late;
         self.tries_reported += other.tries_reported;
+        self.tries.extend(other.tries);
+        self.repeated += other.repeated;
+        self.doubled += other.doubled;
         self.tasks_answered.extend(other.tasks_answered);
         for (what, count) in other.failed {
             *self.failed.entry(what).or_default() += count;
         }
     }
 
-    /// Nothing lost, nothing late, and an outcome for each call.
+    /// What a caller is told of the tries of a task.
+    fn told(&mut self, task: &str, attempts: &[Attempt]) {
+        let sent = attempts.iter().filter(|attempt| left(attempt)).count();
+        self.tries_reported += sent;
+        self.tries.insert(task.to_owned(), sent);
+        self.repeated += usize::from(1 < attempts.len());
+    }
+
+    /// Holds what instances have seen against what callers were told. What was answered late or not at all is
+    /// counted elsewhere.
+    fn count_doubled(&mut self, begun: &BTreeMap<String, usize>, policy: &CallPolicy) {
+        for (task, count) in begun {
+            let Some(told) = self.tries.get(task) else {
+                continue;
+            };
+            let most = if policy.idempotent {
+                *told
+            } else {
+                (*told).min(1)
+            };
+            self.doubled += count.saturating_sub(most);
+        }
+    }
+
+    /// Nothing lost, nothing late, nothing doubled, and an outcome for each call.
     pub(crate) fn check(&self) {
-        assert_eq!((self.lost, self.late), (0, 0), "{self}");
+        assert_eq!((self.lost, self.late, self.doubled), (0, 0, 0), "{self}");
         let failed: usize = self.failed.values().sum();
         assert_eq!(self.answered + failed, self.calls, "{self}");
     }
@@ -72,11 +106,14 @@ impl std::fmt::Display for Account {
             lost,
             late,
             tries_reported,
+            repeated,
+            doubled,
             ..
         } = self;
         write!(
             f,
-            "{calls} calls: {answered} answered, failed {failed:?}, {lost} lost, {late} late, {tries_reported} tries reported"
+            "{calls} calls: {answered} answered, failed {failed:?}, {lost} lost, {late} late, {doubled} doubled, \
+             {repeated} repeated, {tries_reported} tries reported"
         )
     }
 }
@@ -97,6 +134,8 @@ pub(crate) struct Load {
 pub(crate) struct Running {
     begun: watch::Sender<usize>,
     callers: JoinSet<Account>,
+    name: &'static str,
+    policy: CallPolicy,
 }
 
 impl Load {
@@ -122,7 +161,13 @@ impl Load {
                 }
             });
         }
-        Running { begun, callers }
+        let Self { name, policy, .. } = self;
+        Running {
+            begun,
+            callers,
+            name,
+            policy,
+        }
     }
 }
 
@@ -136,13 +181,17 @@ impl Running {
             .unwrap();
     }
 
-    /// Waits for the end.
-    pub(crate) async fn account(mut self) -> Account {
+    /// Waits for the end, and looks what `instances` have seen of it.
+    pub(crate) async fn account<'a>(
+        mut self,
+        instances: impl IntoIterator<Item = &'a Instance>,
+    ) -> Account {
         let mut account = Account::default();
         while let Some(one) = self.callers.join_next().await {
             account.add(one.unwrap());
         }
-        println!("{account}");
+        account.count_doubled(&begun(instances), &self.policy);
+        println!("{}: {account}", self.name);
         account
     }
 }
@@ -175,19 +224,11 @@ pub(crate) async fn call(client: &mut Client, task: String, policy: CallPolicy) 
         Err(_elapsed) => account.lost = 1,
         Ok(Ok(answer)) => {
             account.answered = 1;
-            account.tries_reported = answer
-                .into_inner()
-                .attempts
-                .iter()
-                .filter(|attempt| left(attempt))
-                .count();
+            account.told(&task, &answer.into_inner().attempts);
             account.tasks_answered.push(task);
         }
         Ok(Err(status)) => {
-            account.tries_reported = failed_attempts(&status)
-                .iter()
-                .filter(|attempt| left(attempt))
-                .count();
+            account.told(&task, &failed_attempts(&status));
             account.failed.insert(kind(&status), 1);
         }
     }
@@ -195,14 +236,14 @@ pub(crate) async fn call(client: &mut Client, task: String, policy: CallPolicy) 
 }
 
 /// Whether a try has reached its instance, as far as the orchestrator knows.
-fn left(attempt: &orchestrator::proto::orchestrator::Attempt) -> bool {
+fn left(attempt: &Attempt) -> bool {
     attempt
         .failure
         .as_ref()
         .is_none_or(|failure| failure.reason != "INSTANCE_DOWN")
 }
 
-fn failed_attempts(status: &Status) -> Vec<orchestrator::proto::orchestrator::Attempt> {
+fn failed_attempts(status: &Status) -> Vec<Attempt> {
     let details = tonic_types::pb::Status::decode(status.details())
         .unwrap_or_default()
         .details;

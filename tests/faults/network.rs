@@ -145,9 +145,10 @@ pub(crate) async fn an_instance_behind_a_black_hole_costs_no_call_that_may_be_re
     .start();
     load.begun(CALLS / 3).await;
     hosts[1].cut();
-    let account = load.account().await;
+    let account = load.account(&instances).await;
     account.check();
     assert_eq!(account.answered, CALLS, "{account}");
+    assert_ne!(account.repeated, 0, "some calls met the hole: {account}");
     settled(orchestrator.address, |id, state| {
         (state == HealthState::Healthy) == (id != "B")
     })
@@ -188,8 +189,10 @@ pub(crate) async fn a_connection_reset_by_the_network_makes_nobody_execute_a_tas
     hosts[0].reset();
     load.begun(CALLS / 2).await;
     hosts[0].mend();
-    let account = load.account().await;
+    let account = load.account(&instances).await;
     account.check();
+    let met = account.repeated + account.failed.values().sum::<usize>();
+    assert_ne!(met, 0, "some calls met the resets: {account}");
     let known = ["Unavailable INSTANCE_LOST", "Unavailable INSTANCE_DOWN"];
     assert!(
         account

@@ -162,6 +162,14 @@ impl Orchestrator {
         Self::start_by(Command::new(binary()), "127.0.0.1:0", instances)
     }
 
+    /// Starts one that judges its instances by the rules of a config that says nothing of them.
+    pub(crate) fn start_as_usual(instances: &[(&str, SocketAddr)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_owned();
+        let (command, listen) = (Command::new(binary()), "127.0.0.1:0");
+        Self::start_over(command, listen, instances, &data, folder, json!({})).expect("it listens")
+    }
+
     /// Starts one by a command that ends with the program.
     pub(crate) fn start_by(
         command: Command,
@@ -170,16 +178,18 @@ impl Orchestrator {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().to_owned();
-        Self::start_over(command, listen, instances, &data, folder).expect("it listens")
+        Self::start_over(command, listen, instances, &data, folder, patient()).expect("it listens")
     }
 
-    /// Starts one over a data directory; nothing when it has ended before it listens.
+    /// Starts one over a data directory, that ejects instances by these rules; nothing when it has ended before it
+    /// listens.
     fn start_over(
         mut command: Command,
         listen: &str,
         instances: &[(&str, SocketAddr)],
         data: &Path,
         folder: TempDir,
+        ejection: Value,
     ) -> Option<Self> {
         let instances: Vec<_> = instances
             .iter()
@@ -190,8 +200,7 @@ impl Orchestrator {
             "instances": instances,
             "health": {
                 "interval": probe, "timeout": "1s", "failures_down": 2, "successes_up": 1,
-                // An instance that is cut again and again would be left alone, and not be cut any more.
-                "ejection": {"failures_in_a_row": 1000, "calls_min": 1000},
+                "ejection": ejection,
             },
         });
         let file = folder.path().join("orchestrator.json");
@@ -247,7 +256,7 @@ impl Orchestrator {
         data: &Path,
     ) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        Self::start_over(command, listen, instances, data, folder)
+        Self::start_over(command, listen, instances, data, folder, patient())
     }
 
     /// `kill -9`, together with what it was started by.
@@ -265,6 +274,11 @@ impl Orchestrator {
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
+}
+
+/// Otherwise an instance that is cut again and again would be left alone, and not be cut any more.
+fn patient() -> Value {
+    json!({"failures_in_a_row": 1000, "calls_min": 1000})
 }
 
 impl Drop for Orchestrator {

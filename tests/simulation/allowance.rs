@@ -68,6 +68,9 @@ pub(crate) fn draw(callers: usize, dice: &mut SmallRng) -> Allowance {
     if dice.random_bool(0.25) {
         calls.all.rate = Some(rate(dice));
     }
+    if dice.random_bool(0.25) {
+        calls.each.rate = Some(rate(dice));
+    }
     if dice.random_bool(0.3) {
         let caller = dice.random_range(0..callers);
         allowance.quotas[caller] = Some(Quota {
@@ -83,7 +86,8 @@ pub(crate) fn draw(callers: usize, dice: &mut SmallRng) -> Allowance {
 
 fn rate(dice: &mut SmallRng) -> Rate {
     Rate {
-        per_second: dice.random_range(25..50),
-        burst: dice.random_range(5..10),
+        // The last calls of a run come at a tenth of a second each.
+        per_second: dice.random_range(15..45),
+        burst: dice.random_range(3..10),
     }
 }

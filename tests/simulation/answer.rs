@@ -29,6 +29,7 @@ pub(crate) fn route(
                 payload: text,
                 attempts: told(response.attempts, lie),
                 deduplicated: response.deduplicated && lie != Some(Lie::HidesEarlierCalls),
+                panic: response.panic_mode,
             }
         }
         Err(status) => match reason(&status) {
@@ -38,6 +39,7 @@ pub(crate) fn route(
                 reason,
                 attempts: told(failed_attempts(&status), lie),
                 pushback: pushback(&status, lie),
+                too_late: status.message().contains("would come too late"),
             },
         },
     }
@@ -159,7 +161,7 @@ fn code(status: &Status) -> String {
 }
 
 /// The orchestrator's own word; without it a status comes from the caller's side of a broken connection.
-fn reason(status: &Status) -> Option<String> {
+pub(crate) fn reason(status: &Status) -> Option<String> {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.clone());
     // A status that came over the wire without a reason would be a bug of the orchestrator.

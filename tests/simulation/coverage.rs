@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::ask::Hedge;
 use crate::history::{End, Record, Tried, What};
 use crate::operator::Order;
 
 /// Words of histories, each with the number of records that must have it.
-const WORDS: [(&str, u64); 64] = [
+const WORDS: [(&str, u64); 66] = [
     // What instances do.
     ("begun: No", 500),
     ("how: Answered", 10_000),
@@ -38,6 +39,7 @@ const WORDS: [(&str, u64); 64] = [
     ("looks: Looks { admin: Draining", 200),
     ("looks: Looks { admin: Disabled", 50),
     ("probed: Busy", 50),
+    ("probed: Starting", 50),
     ("probed: Down", 300),
     ("ejected: true", 100),
     // What callers get.
@@ -78,10 +80,11 @@ const WORDS: [(&str, u64); 64] = [
     ("ADMIN_STATE_DISABLED", 20),
     ("ADMIN_STATE_ACTIVE", 300),
     ("hedge: Usual", 200),
+    ("PushedBack {", 200),
 ];
 
 /// What takes more than a word to see.
-const SIGHTS: [(&str, u64); 8] = [
+const SIGHTS: [(&str, u64); 14] = [
     ("a drain that found calls running", 30),
     ("a drain that waited until they were over", 20),
     ("a hedge that brought the answer", 100),
@@ -90,6 +93,15 @@ const SIGHTS: [(&str, u64); 8] = [
     ("a key whose answer was kept", 100),
     ("a call that waited for an instance and got one", 20),
     ("a call that waited for its turn and got it", 20),
+    (
+        "a call that was turned away because its turn would come too late",
+        20,
+    ),
+    ("a hedge at the usual time", 20),
+    ("a hedge that the caller has timed", 100),
+    ("an answer for which ejections were ignored", 20),
+    ("health that was told while calls were refused", 20),
+    ("a drain that was told while calls were refused", 5),
 ];
 
 /// What a call waits beyond the time in which its request arrives whole.
@@ -147,9 +159,17 @@ fn sights(records: &[Record]) -> [u64; SIGHTS.len()] {
         kept,
         ready,
         turned,
+        hopeless,
+        usual,
+        timed,
+        panicked,
+        health,
+        drain,
     ] = &mut seen;
     let mut busy: BTreeMap<&str, bool> = BTreeMap::new();
     let mut asks = BTreeMap::new();
+    // When a call was refused for load last.
+    let mut refused_at = None::<Duration>;
     // When a task was answered first.
     let mut answered: BTreeMap<u32, Duration> = BTreeMap::new();
     for Record { at, what } in records {
@@ -165,11 +185,36 @@ fn sights(records: &[Record]) -> [u64; SIGHTS.len()] {
                 *found_work += u64::from(!drained && was_busy.is_none());
                 *waited += u64::from(*drained && was_busy == Some(true));
             }
+            What::Desk {
+                what,
+                refused: None,
+                ..
+            } => {
+                let is_busy = refused_at.is_some_and(|last| *at <= last + LONG);
+                *health += u64::from(is_busy && *what == "health");
+                *drain += u64::from(is_busy && *what == "drain");
+            }
             What::Ended { call, end } => {
                 let Some((asked, ask)) = asks.get(call) else {
                     continue;
                 };
                 let is_hedge = |tried: &&Tried| tried.kind == "ATTEMPT_KIND_HEDGE";
+                if let End::Answered { attempts, .. } | End::Failed { attempts, .. } = end
+                    && attempts.iter().any(|tried| is_hedge(&tried))
+                {
+                    *usual += u64::from(ask.hedge == Hedge::Usual);
+                    *timed += u64::from(ask.hedge != Hedge::Usual);
+                }
+                if let End::Failed {
+                    reason, too_late, ..
+                } = end
+                {
+                    *hopeless += u64::from(*too_late);
+                    if matches!(reason.as_str(), "OVERLOADED" | "CALLER_LIMIT") {
+                        refused_at = Some(*at);
+                    }
+                }
+                *panicked += u64::from(matches!(end, End::Answered { panic: true, .. }));
                 match end {
                     End::Answered {
                         attempts,

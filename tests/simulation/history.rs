@@ -34,6 +34,9 @@ pub(crate) enum What {
     Ended { call: u32, end: End },
     /// An instance has a whole request.
     Arrived(Arrival),
+    /// An instance that fails an execution asks not to be tried again before so many milliseconds have passed;
+    /// not at all when that is negative.
+    PushedBack { execution: u32, millis: i64 },
     /// The one end of an execution, as its instance sees it.
     Left { execution: u32, how: Left },
     /// An instance has been asked how it is.
@@ -62,6 +65,12 @@ pub(crate) enum What {
         admin: String,
         drained: bool,
         outstanding: u32,
+    },
+    /// The operator has asked for something that is not work; what came of it: the reason when it was refused.
+    Desk {
+        what: &'static str,
+        took: Duration,
+        refused: Option<String>,
     },
     /// What the orchestrator's view of an instance is from now on.
     Seen { instance: String, looks: Looks },
@@ -158,6 +167,8 @@ pub(crate) enum End {
         attempts: Vec<Tried>,
         /// Whether an earlier call is said to have brought it.
         deduplicated: bool,
+        /// Whether what calls said of instances is said to have been ignored.
+        panic: bool,
     },
     /// A status of the orchestrator.
     Failed {
@@ -166,6 +177,8 @@ pub(crate) enum End {
         attempts: Vec<Tried>,
         /// `grpc-retry-pushback-ms`.
         pushback: Option<i64>,
+        /// Whether it was turned away because its turn would come too late.
+        too_late: bool,
     },
     /// What came of a fan-out, until its caller had enough or the stream was over.
     Streamed(Stream),
@@ -260,6 +273,7 @@ struct Written {
     open: usize,
     asked: usize,
     has_stopped: bool,
+    is_stopping: bool,
 }
 
 impl History {
@@ -299,6 +313,16 @@ impl History {
                 |record| matches!(&record.what, What::Probed { instance, .. } if instance == id),
             )
             .count()
+    }
+
+    /// The orchestrator is about to be told to stop.
+    pub(crate) fn note_stopping(&self) {
+        self.0.lock().unwrap().is_stopping = true;
+    }
+
+    /// Whether it is.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.lock().unwrap().is_stopping
     }
 
     /// Whether the orchestrator has stopped.

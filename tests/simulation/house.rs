@@ -39,6 +39,17 @@ pub(crate) const PROBE: ProbeSettings = ProbeSettings {
     },
 };
 
+/// When an instance is ejected.
+pub(crate) fn ejection() -> observed::Settings {
+    observed::Settings {
+        window: Duration::from_secs(1),
+        calls_min: 10,
+        time: Duration::from_millis(200),
+        time_max: Duration::from_millis(800),
+        ..observed::Settings::default()
+    }
+}
+
 /// How many of a hundred instances may be ejected; one always may.
 pub(crate) const EJECTED_PERCENT_MAX: usize = 30;
 
@@ -107,15 +118,10 @@ pub(crate) fn config(
     if lie == Some(Lie::AllowsMore) {
         config.admission = Default::default();
     }
+    (config.retry, config.hedging) = (plan.means.retry, plan.means.hedging);
     config.probe = PROBE;
     config.health.ejected_percent_max = EJECTED_PERCENT_MAX as u32;
-    config.health.ejection = observed::Settings {
-        window: Duration::from_secs(1),
-        calls_min: 10,
-        time: Duration::from_millis(200),
-        time_max: Duration::from_millis(800),
-        ..observed::Settings::default()
-    };
+    config.health.ejection = ejection();
     config.networks = vec!["192.168.0.0/16".parse().unwrap()];
     config.limits = Limits {
         keepalive_interval: Duration::from_millis(150),

@@ -225,6 +225,10 @@ impl Instance {
             ))),
         };
         let how = self.play(act, &mut respond, &answered, orders).await;
+        if let (Act::PushBack(millis), Left::Failed) = (act, how) {
+            // At the time at which it leaves.
+            self.history.note(What::PushedBack { execution, millis });
+        }
         if self.lie != Some(Lie::HidesResets) || how != Left::Reset {
             self.history.note(What::Left { execution, how });
         }

@@ -37,6 +37,7 @@ mod instance;
 #[path = "../sessions/judge_tests.rs"]
 mod judge_tests;
 mod lie;
+mod means;
 mod mood;
 mod operator;
 mod payload;

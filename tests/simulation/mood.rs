@@ -114,6 +114,7 @@ const PUSHES_BACK: Mood = Mood {
     says: Says::Serving,
     does: &[
         (2, Act::PushBack(30)),
+        (2, Act::PushBack(150)),
         (1, Act::PushBack(-1)),
         (1, Act::PushBack(5000)),
         (1, Act::Answer(10)),
@@ -183,6 +184,9 @@ pub(crate) const BAD: [Mood; 11] = [
     SAYS_NOTHING,
     DOES_ANYTHING,
 ];
+
+/// As an instance may be that has not quite started.
+pub(crate) const NOT_READY: [Mood; 2] = [SAYS_IT_IS_OUT, SAYS_NOTHING];
 
 /// What makes everybody try again.
 pub(crate) const STORMY: [Mood; 4] = [FAILS_ALL, FAILS_ALL, REFUSES_ALL, HANGS_UP];

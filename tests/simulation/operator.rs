@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use orchestrator::domain::health::Admin;
 use orchestrator::proto::orchestrator::cluster_service_client::ClusterServiceClient;
-use orchestrator::proto::orchestrator::{DrainRequest, InstanceHealth, UndrainRequest};
+use orchestrator::proto::orchestrator::{
+    DrainRequest, HealthRequest, InstanceHealth, UndrainRequest,
+};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::Status;
 
+use crate::answer;
 use crate::caller::{self, HOUSE_KEY, authorized};
 use crate::history::{History, What};
 use crate::lie::Lie;
@@ -97,6 +101,8 @@ pub(crate) async fn work(
 ) -> turmoil::Result {
     let start = Instant::now() - turmoil::sim_elapsed().unwrap_or_default();
     let mut all = JoinSet::new();
+    let asking = ask_after_health(orchestrator, history.clone());
+    spawn_local(asking);
     for one in upkeep {
         let desk = Desk {
             orchestrator,
@@ -116,6 +122,47 @@ pub(crate) async fn work(
     while all.join_next().await.is_some() {}
     // The network would take it for gone.
     std::future::pending().await
+}
+
+/// Asks how everybody is, all the time.
+async fn ask_after_health(orchestrator: IpAddr, history: History) {
+    let Ok((wire, _driver)) = Wire::open(orchestrator, caller::PORT).await else {
+        return;
+    };
+    let mut client = caller::Client::with_origin(wire, caller::origin(orchestrator));
+    loop {
+        let asking = client.health(authorized(HOUSE_KEY, HealthRequest::default()));
+        if desk(&history, "health", asking).await.is_none() {
+            return;
+        }
+        sleep(ASKED_EVERY).await;
+    }
+}
+
+/// What comes of a question that is not work. Nothing disturbs the way between the operator and the orchestrator.
+async fn desk<T>(
+    history: &History,
+    what: &'static str,
+    asking: impl Future<Output = Result<T, Status>>,
+) -> Option<T> {
+    let began = Instant::now();
+    let told = timeout(TRY, asking).await;
+    // Whoever stops may close the door.
+    if history.is_stopping() {
+        return told.ok()?.ok();
+    }
+    let refused = match &told {
+        Ok(Ok(_)) => None,
+        Ok(Err(status)) => Some(answer::reason(status).unwrap_or_else(|| format!("{status:?}"))),
+        Err(_elapsed) => Some("no answer".to_owned()),
+    };
+    let took = began.elapsed();
+    history.note(What::Desk {
+        what,
+        took,
+        refused,
+    });
+    told.ok()?.ok()
 }
 
 struct Desk {
@@ -141,8 +188,12 @@ impl Desk {
             let mut pause = ASKED_EVERY;
             if self.lie == Some(Lie::DrainsNobody) {
                 self.heard(Order::Drain, "ADMIN_STATE_DRAINING", false, 1);
-            } else if let Ok(Ok(told)) =
-                timeout(TRY, client.drain(authorized(HOUSE_KEY, request))).await
+            } else if let Some(told) = desk(
+                &self.history,
+                "drain",
+                client.drain(authorized(HOUSE_KEY, request)),
+            )
+            .await
                 && let Some(health) = told.into_inner().instances.first()
             {
                 self.tell(Order::Drain, health);

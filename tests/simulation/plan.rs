@@ -11,6 +11,7 @@ use orchestrator::domain::health::Admin;
 use crate::allowance::{self, Allowance};
 use crate::ask::{self, Ask, Kind, Selection};
 use crate::history::Harm;
+use crate::means::{self, Means};
 use crate::mood::{self, Mood};
 use crate::operator::{self, Upkeep};
 use crate::watch::Watched;
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) disturbances: Vec<Disturbance>,
     /// How much work is taken at once.
     pub(crate) allowance: Allowance,
+    /// How often is tried again.
+    pub(crate) means: Means,
     /// What the operator does.
     pub(crate) upkeep: Vec<Upkeep>,
 }
@@ -142,6 +145,7 @@ impl Plan {
             disturbances,
             allowance,
             instances,
+            means: means::draw(dice),
         }
     }
 }
@@ -185,7 +189,13 @@ fn trial(id: &str, dice: &mut SmallRng) -> Ask {
 }
 
 fn moods(climate: Climate, dice: &mut SmallRng) -> Vec<(Duration, Mood)> {
-    let mut moods = vec![(Duration::ZERO, mood::WELL)];
+    // Some take their time to begin.
+    let first = if dice.random_bool(0.12) {
+        *mood::NOT_READY.choose(dice).unwrap()
+    } else {
+        mood::WELL
+    };
+    let mut moods = vec![(Duration::ZERO, first)];
     let mut from = ms(0..800, dice);
     while from < HEAL {
         let bad = dice.random_bool(match climate {

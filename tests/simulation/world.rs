@@ -123,10 +123,8 @@ impl<'a> World<'a> {
             house::orchestrate(config(), address, seed, slot, told, phases.clone(), lie)
         });
         add_callers(&mut sim, plan, address, &phase, &history, lie);
-        if !plan.upkeep.is_empty() {
-            let operator = operator::work(address, plan.upkeep.clone(), history.clone(), lie);
-            sim.client("operator", operator);
-        }
+        let operator = operator::work(address, plan.upkeep.clone(), history.clone(), lie);
+        sim.client("operator", operator);
         Self {
             plan,
             looked: Looked::default(),
@@ -160,6 +158,7 @@ impl<'a> World<'a> {
             let (asked, open) = world.history.calls();
             asked_before + last <= asked && open == 0
         });
+        self.history.note_stopping();
         self.phase.send_replace(Phase::Over);
         let stopped = self.sim.elapsed() + STOP_ENDS;
         let is_over = |world: &Self| world.history.has_stopped();

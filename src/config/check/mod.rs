@@ -20,6 +20,7 @@ mod instances;
 mod keys;
 mod limits;
 mod place;
+mod retry;
 mod sessions;
 mod surroundings;
 mod tls;
@@ -34,30 +35,35 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// Beyond it, clocks overflow.
 const LONGEST: Duration = SETTING_TIME_MAX;
 
+/// What may stand at the top.
+const SECTIONS: [&str; 20] = [
+    "$schema",
+    "listen",
+    "socket_mode",
+    "tls",
+    "plaintext",
+    "instances",
+    "keys",
+    "identities",
+    "forwarders",
+    "reflection",
+    "health",
+    "registration",
+    "limits",
+    "admission",
+    "retry",
+    "hedging",
+    "timeouts",
+    "shutdown",
+    "sessions",
+    "operators",
+];
+
 /// What is meant; of use only when nothing was noted.
 pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundings<'_>) -> Config {
     let mut config = Config::empty();
     let place = Place::root(item, notes);
-    let Some(fields) = place.fields(&[
-        "$schema",
-        "listen",
-        "socket_mode",
-        "tls",
-        "plaintext",
-        "instances",
-        "keys",
-        "identities",
-        "forwarders",
-        "reflection",
-        "health",
-        "registration",
-        "limits",
-        "admission",
-        "timeouts",
-        "shutdown",
-        "sessions",
-        "operators",
-    ]) else {
+    let Some(fields) = place.fields(&SECTIONS) else {
         return config;
     };
     // Of use to editors only.
@@ -99,7 +105,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         registered(&registration, &mut config);
     }
     fields.set("limits", &mut config.limits, limits::limits);
-    fields.set("timeouts", &mut config.timeouts, timeouts);
+    of_calls(&fields, &mut config);
     fields.set("shutdown", &mut config.shutdown, shutdown);
     let sessions = |place: &Place<'_>| sessions::sessions(place, surroundings);
     fields.set("sessions", &mut config.sessions, sessions);
@@ -142,6 +148,13 @@ fn callers_by_certificate(fields: &Fields<'_>, each: Quota, config: &mut Config)
         }
         (Some(_) | None, Some(_) | None) => {}
     }
+}
+
+/// How often calls are tried, and how long they may take.
+fn of_calls(fields: &Fields<'_>, config: &mut Config) {
+    fields.set("retry", &mut config.retry, retry::retry);
+    fields.set("hedging", &mut config.hedging, retry::hedging);
+    fields.set("timeouts", &mut config.timeouts, timeouts);
 }
 
 fn timeouts(place: &Place<'_>) -> Option<Timeouts> {

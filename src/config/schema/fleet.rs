@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{bounded_text, count, duration, networks, object, shared, text, time, words};
 use crate::domain::failure::Status;
 use crate::domain::limit::{
-    ID_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, PROBES_IN_A_ROW_MAX, SETTING_TIME_MAX, WEIGHT_MAX,
+    ATTEMPTS_MAX, BUDGET_TOKENS_ASKED_MAX, HEDGE_SAMPLES_ASKED_MAX, ID_BYTES_MAX, LABEL_BYTES_MAX,
+    LABELS_MAX, PROBES_IN_A_ROW_MAX, SETTING_TIME_MAX, WEIGHT_MAX,
 };
 
 pub(super) fn instance() -> Value {
@@ -188,6 +189,60 @@ fn ejection() -> Value {
             count(0..=100),
         ),
     ])
+}
+
+pub(super) fn retry() -> Value {
+    let attempts = || count(1..=u64::from(ATTEMPTS_MAX));
+    object(&[
+        (
+            "attempts_default",
+            "tries of a call that says nothing, the first included",
+            attempts(),
+        ),
+        ("attempts_max", "tries that a call may ask for", attempts()),
+        (
+            "backoff",
+            "the longest pause before the second try at the same instance; doubled with each further one",
+            time(),
+        ),
+        ("backoff_max", "the longest such pause of all", time()),
+        ("budget", "retries and hedges over all callers", budget()),
+        (
+            "instance_budget",
+            "retries after failures of one instance; as budget unless set",
+            budget(),
+        ),
+    ])
+}
+
+fn budget() -> Value {
+    object(&[
+        ("percent", "of the calls", count(0..=100)),
+        ("floor", "at once, when it is quiet", tokens()),
+        (
+            "per_second",
+            "that time alone brings, up to the floor",
+            tokens(),
+        ),
+        ("kept_max", "that are kept for later", tokens()),
+    ])
+}
+
+pub(super) fn hedging() -> Value {
+    object(&[
+        ("percent", "of the calls that were answered", count(0..=100)),
+        ("floor", "before any call was answered", tokens()),
+        ("kept_max", "that are kept for later", tokens()),
+        (
+            "samples_min",
+            "answers that must have come before it is known how long they usually take",
+            count(1..=u64::from(HEDGE_SAMPLES_ASKED_MAX)),
+        ),
+    ])
+}
+
+fn tokens() -> Value {
+    count(0..=BUDGET_TOKENS_ASKED_MAX)
 }
 
 pub(super) fn registration() -> Value {

@@ -70,6 +70,12 @@ pub fn schema() -> Value {
         ),
         ("limits", "limits of the front door", door::limits()),
         ("admission", "how much work is taken", door::admission()),
+        ("retry", "how often tasks are tried again", fleet::retry()),
+        (
+            "hedging",
+            "how often tasks are sent to a second instance while the first works on them",
+            fleet::hedging(),
+        ),
         ("timeouts", "how long calls may take", door::timeouts()),
         ("shutdown", "how it stops", door::shutdown()),
         ("sessions", "how sessions are kept", sessions::sessions()),

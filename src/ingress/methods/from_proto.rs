@@ -12,8 +12,8 @@ use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::idempotency::Word;
 use crate::domain::limit::{
-    ATTEMPTS_MAX, HASH_KEY_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, LEASE_DEFAULT, LEASE_MAX,
-    LEASE_MIN, PAGE_MAX, WEIGHT_MAX,
+    ATTEMPTS_MAX, DURATION_MAX, HASH_KEY_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, LEASE_DEFAULT,
+    LEASE_MAX, LEASE_MIN, PAGE_MAX, WEIGHT_MAX,
 };
 use crate::domain::payload::Payload;
 use crate::domain::retry;
@@ -62,7 +62,7 @@ pub(super) fn timeout(
     let read = Duration::try_from(timeout)
         .ok()
         .filter(|timeout| !timeout.is_zero());
-    read.map(Some)
+    read.map(|timeout| Some(timeout.min(DURATION_MAX)))
         .ok_or_else(|| invalid(field, "must be a positive duration such as 10s"))
 }
 
@@ -91,7 +91,11 @@ pub(super) fn selection(policy: &CallPolicy) -> Result<Policy, Failure> {
     }
 }
 
-pub(super) fn retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
+/// What the call does not say, and how much it may ask for, the settings say.
+pub(super) fn retry(
+    policy: &CallPolicy,
+    settings: &retry::Settings,
+) -> Result<retry::Policy, Failure> {
     let fallback = match Fallback::try_from(policy.fallback) {
         Ok(Fallback::Unspecified | Fallback::ListedOnly) => retry::Fallback::ListedOnly,
         Ok(Fallback::AnyHealthy) => retry::Fallback::AnyHealthy,
@@ -102,14 +106,15 @@ pub(super) fn retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
             ));
         }
     };
-    if ATTEMPTS_MAX < policy.attempts_max {
+    let attempts_max = settings.attempts_max.min(ATTEMPTS_MAX);
+    if attempts_max < policy.attempts_max {
         return Err(invalid(
             "policy.attempts_max",
-            format!("may be at most {ATTEMPTS_MAX}"),
+            format!("may be at most {attempts_max}"),
         ));
     }
     let attempts_max = if policy.attempts_max == 0 {
-        retry::ATTEMPTS_DEFAULT
+        settings.attempts_default.min(attempts_max)
     } else {
         policy.attempts_max
     };
@@ -124,10 +129,11 @@ pub(super) fn retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
         per_try_timeout,
         repeat,
         fallback,
+        backoff: settings.backoff,
     })
 }
 
-pub(super) fn hedge(policy: &CallPolicy) -> Result<hedge::Policy, Failure> {
+pub(super) fn hedge(policy: &CallPolicy, retry: &retry::Policy) -> Result<hedge::Policy, Failure> {
     let Some(asked) = &policy.hedge else {
         return Ok(hedge::Policy::Off);
     };
@@ -135,8 +141,12 @@ pub(super) fn hedge(policy: &CallPolicy) -> Result<hedge::Policy, Failure> {
         let what = "sends the task to two instances: set idempotent if that does no harm";
         return Err(invalid("policy.hedge", what));
     }
-    if policy.attempts_max == 1 {
-        let what = "is a second try, and policy.attempts_max allows one";
+    if retry.attempts_max == 1 {
+        let what = if policy.attempts_max == 1 {
+            "is a second try, and policy.attempts_max allows one"
+        } else {
+            "is a second try, and this orchestrator makes one unless policy.attempts_max says otherwise"
+        };
         return Err(invalid("policy.hedge", what));
     }
     let delay = timeout("policy.hedge.delay", asked.delay)?;
@@ -153,7 +163,10 @@ pub(super) fn idempotency_key(word: &str) -> Result<Option<Word>, Failure> {
 }
 
 /// A leg has nowhere else to go.
-pub(super) fn leg_retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
+pub(super) fn leg_retry(
+    policy: &CallPolicy,
+    settings: &retry::Settings,
+) -> Result<retry::Policy, Failure> {
     let elsewhere = policy.selection != 0 || policy.fallback != 0 || !policy.hash_key.is_empty();
     if elsewhere {
         let what = "a fan-out tries each target only at itself: leave out selection, fallback and hash_key";
@@ -163,7 +176,7 @@ pub(super) fn leg_retry(policy: &CallPolicy) -> Result<retry::Policy, Failure> {
         let what = "hedge and wait_for_ready are for a Route: leave them out";
         return Err(invalid("policy", what));
     }
-    retry(policy)
+    retry(policy, settings)
 }
 
 pub(super) fn completion(asked: Option<Completion>) -> Result<gather::Completion, Failure> {

@@ -10,6 +10,7 @@ use crate::chance::Chance;
 use crate::domain::budget::Budget;
 use crate::domain::hedge::Hedges;
 use crate::domain::limit::{FANOUT_TIMEOUT_DEFAULT, ROUTE_TIMEOUT_DEFAULT, TIMEOUT_MAX};
+use crate::domain::retry;
 use crate::fleet::Fleet;
 use crate::ingress::settings::SettingsNow;
 use crate::orchestrate::admit::Gate;
@@ -65,6 +66,10 @@ pub struct House {
 impl House {
     fn timeouts(&self) -> Timeouts {
         self.settings.load().timeouts
+    }
+
+    fn retry(&self) -> retry::Settings {
+        self.settings.load().retry
     }
 }
 

@@ -136,7 +136,7 @@ impl Orchestrator {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let policy = request.policy.unwrap_or_default();
         let selection = from_proto::selection(&policy)?;
-        let retry = from_proto::retry(&policy)?;
+        let retry = from_proto::retry(&policy, &self.house.retry())?;
         let fleet = self.house.fleet.view();
         let candidates = resolve(&fleet, &request.instances).map_err(from_proto::target)?;
         let limits = self.house.timeouts();
@@ -159,7 +159,7 @@ impl Orchestrator {
             candidates,
             selection,
             retry,
-            hedge: from_proto::hedge(&policy)?,
+            hedge: from_proto::hedge(&policy, &retry)?,
             readiness,
             fleet_now: Arc::clone(&self.fleet_now),
             retries: Arc::clone(&self.house.retries),
@@ -186,7 +186,8 @@ impl Orchestrator {
     ) -> Result<FanOut, Failure> {
         let timeout = from_proto::timeout("timeout", request.timeout)?;
         let completion = from_proto::completion(request.completion)?;
-        let retry = from_proto::leg_retry(&request.policy.unwrap_or_default())?;
+        let policy = request.policy.unwrap_or_default();
+        let retry = from_proto::leg_retry(&policy, &self.house.retry())?;
         let fleet = self.house.fleet.view();
         let roster = resolve(&fleet, &request.targets).map_err(from_proto::target)?;
         let limits = self.house.timeouts();

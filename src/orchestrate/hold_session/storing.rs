@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::client_side::Client;
@@ -13,8 +14,8 @@ use super::instance_side::Link;
 use super::owner::{Leave, Owner};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{
-    APPEND_MAX, SESSION_PARKED_MAX, SESSION_PARKED_MIN, UNACKNOWLEDGED_BYTES_MAX,
-    UNACKNOWLEDGED_MAX,
+    APPEND_MAX, SESSION_PARKED_MAX, SESSION_PARKED_MIN, SESSION_POSTS_WAITING_MAX,
+    UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX,
 };
 use crate::domain::session::to_client::{Reply, ToClient};
 use crate::domain::session::to_instance::{Source, ToInstance};
@@ -33,6 +34,8 @@ pub(super) struct Storing {
     noted: Noted,
     /// What it has said that it knows of them.
     confirmed: Noted,
+    /// Calls that have acknowledged everything up to a message for the client, and wait until that is written down.
+    acknowledging: Vec<(u64, oneshot::Sender<Result<(), Failure>>)>,
     /// Replies that were handed to posts, and of which the store was not told yet.
     pub(super) takes: Vec<u64>,
     /// The one of them of which the store is being told.
@@ -81,6 +84,30 @@ impl Storing {
             noted,
             confirmed: noted,
             ..Self::default()
+        }
+    }
+
+    /// A call waits until it is written down that the client has everything up to `seq`.
+    pub(super) fn acknowledging(&mut self, seq: u64, done: oneshot::Sender<Result<(), Failure>>) {
+        self.acknowledging.retain(|(_, done)| !done.is_closed());
+        if SESSION_POSTS_WAITING_MAX <= self.acknowledging.len() {
+            let detail = format!("{SESSION_POSTS_WAITING_MAX} calls that acknowledge are waiting");
+            // Whoever asked may have left, here and below.
+            drop(done.send(Err(Failure::new(Reason::TooMany, detail))));
+            return;
+        }
+        self.acknowledging.push((seq, done));
+        self.tell_acknowledging();
+    }
+
+    /// Tells those whose acknowledgement is written down.
+    fn tell_acknowledging(&mut self) {
+        let through = self.confirmed.to_client;
+        for (_, done) in self
+            .acknowledging
+            .extract_if(.., |(seq, _)| *seq <= through)
+        {
+            drop(done.send(Ok(())));
         }
     }
 
@@ -353,8 +380,12 @@ impl Owner {
                 self.storing.taking = None;
                 // It may have made room.
                 self.storing.has_found_room();
+                self.storing.tell_acknowledging();
             }
             Stored::Noted(Err(error)) => {
+                for (_, done) in self.storing.acknowledging.drain(..) {
+                    drop(done.send(Err(failure(&error))));
+                }
                 // It is told again.
                 self.storing.noted = self.storing.confirmed;
                 self.storing.takes.extend(self.storing.taking.take());

@@ -5,13 +5,15 @@ use std::time::Duration;
 use orchestrator::app::{App, Taken};
 use orchestrator::config::{Config, Planned};
 use orchestrator::domain::admission::Quota;
+use orchestrator::domain::budget::Share;
 use orchestrator::domain::health::State;
 use orchestrator::ingress::access::Scope;
 use orchestrator::ingress::caller::Key;
 use orchestrator::proto::orchestrator::fanout_response::Event;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 use orchestrator::proto::orchestrator::{
-    FanoutRequest, HealthWatchRequest, Outcome, RouteRequest, SessionSpawnRequest,
+    CallPolicy, FanoutRequest, HealthWatchRequest, Hedge, Outcome, RouteRequest,
+    SessionSpawnRequest,
 };
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -304,6 +306,70 @@ async fn limits_and_times_hold_from_the_next_call_on_and_let_those_in_who_wait()
         .await
         .unwrap_err();
     assert_eq!(late.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn how_often_tasks_are_tried_again_follows_the_config_and_no_call_may_ask_for_more() {
+    let failing = Instance::start(Act::Fail(Code::Unavailable)).await;
+    let mut usual = config();
+    usual.instances = vec![planned("A", failing.address)];
+    // It fails all the time, and is to be asked all the same.
+    usual.health.ejected_percent_max = 0;
+    let app = start(usual.clone()).await;
+    let mut client = client(&app).await;
+    // How many tries a call has had that fails every time, or why it was refused.
+    let mut tries = async |attempts_max, hedge: Option<Hedge>| {
+        let before = failing.counts.borrow().begun;
+        let policy = CallPolicy {
+            attempts_max,
+            idempotent: true,
+            hedge,
+            ..Default::default()
+        };
+        let call = RouteRequest {
+            policy: Some(policy),
+            ..route(&["A"])
+        };
+        let status = client.route(call).await.unwrap_err();
+        (failing.counts.borrow().begun - before, reason(&status))
+    };
+    let failed = |count| (count, "INSTANCE_FAILED".to_owned());
+    let refused = (0, "ARGUMENT_INVALID".to_owned());
+    assert_eq!(tries(0, None).await, failed(4));
+    assert_eq!(tries(5, None).await, failed(5));
+
+    let mut fewer = usual.clone();
+    (fewer.retry.attempts_default, fewer.retry.attempts_max) = (2, 3);
+    assert_eq!(take(&app, fewer).await.changes.settings, ["retry"]);
+    assert_eq!(tries(0, None).await, failed(2));
+    assert_eq!(tries(4, None).await, refused);
+
+    let mut once = usual.clone();
+    once.retry.attempts_default = 1;
+    take(&app, once).await;
+    let hedge = Some(Hedge::default());
+    assert_eq!(tries(0, hedge).await, refused, "a hedge is a second try");
+
+    let nothing = Share {
+        per_call: 0.0,
+        floor: 0.0,
+        per_second: 0.0,
+        kept_max: 0.0,
+    };
+    let mut strict = usual.clone();
+    strict.retry.budget = nothing;
+    take(&app, strict).await;
+    assert_eq!(tries(0, None).await, failed(1), "nobody has any left");
+    let mut strict = usual;
+    strict.retry.instance_budget = nothing;
+    strict.retry.budget.floor = 1000.0;
+    strict.retry.budget.kept_max = 1000.0;
+    take(&app, strict).await;
+    assert_eq!(
+        tries(0, None).await,
+        failed(1),
+        "the instance has none left"
+    );
 }
 
 #[tokio::test]

@@ -1,16 +1,18 @@
 //! How many tries there are in all.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use orchestrator::domain::budget::Share;
 
 use super::{Call, Facts};
-use crate::history::What;
+use crate::ask::{Hedge, Kind};
+use crate::history::{Arrival, What};
 
-/// Tries beyond the first that a quiet server has at once.
-const FLOOR: f64 = 10.0;
-/// As a share of the calls; a leg of a fan-out is a call.
-const PER_CALL: f64 = 0.2;
-/// With time alone.
-const PER_SECOND: f64 = 1.0;
+/// What a share allows after so many calls and so much time; a leg of a fan-out is a call.
+fn allowed(share: Share, calls: usize, passed: Duration) -> f64 {
+    share.floor + calls as f64 * share.per_call + passed.as_secs_f64() * share.per_second
+}
 
 /// 12: at every instant, tries beyond the first that have reached an instance stay within their share of what
 /// was asked so far.
@@ -44,7 +46,7 @@ pub(super) fn retries_stay_within_their_share(facts: &Facts<'_>) -> Vec<String> 
             _ => continue,
         }
         let again = again as f64;
-        let allowed = FLOOR + asked as f64 * PER_CALL + record.at.as_secs_f64() * PER_SECOND;
+        let allowed = allowed(facts.plan.means.retry.budget, asked, record.at);
         if allowed < again {
             let at = record.at;
             return vec![format!(
@@ -53,4 +55,62 @@ pub(super) fn retries_stay_within_their_share(facts: &Facts<'_>) -> Vec<String> 
         }
     }
     Vec::new()
+}
+
+/// 12: at every instant, tries that follow failures of one instance stay within the share of the calls that may have
+/// gone there: one bad instance does not spend what all have.
+pub(super) fn no_instance_spends_what_all_have(facts: &Facts<'_>) -> Vec<String> {
+    // Of each instance: calls that may have had their first try there, tries after its failures, lives.
+    let mut calls = BTreeMap::<&str, usize>::new();
+    let mut spent = BTreeMap::<&str, usize>::new();
+    let mut lives = BTreeMap::<&str, usize>::new();
+    for record in facts.records {
+        match &record.what {
+            What::Asked(ask) => {
+                for instance in &facts.plan.instances {
+                    let anywhere = matches!(ask.kind, Kind::Route { anywhere: true, .. });
+                    if anywhere || ask.targets.contains(&instance.id) {
+                        *calls.entry(&instance.id).or_default() += 1;
+                    }
+                }
+            }
+            // One that registers anew is another instance, with a budget of its own.
+            What::Restarted(id) => *lives.entry(id).or_default() += 1,
+            What::Arrived(arrival) => {
+                let Some(failed) = follows(facts, arrival) else {
+                    continue;
+                };
+                let spent = spent.entry(failed).or_default();
+                *spent += 1;
+                let share = facts.plan.means.retry.instance_budget;
+                let calls = calls.get(failed).copied().unwrap_or_default();
+                let lives = 1 + lives.get(failed).copied().unwrap_or_default();
+                let allowed = allowed(share, calls, record.at) + share.floor * (lives - 1) as f64;
+                if allowed < *spent as f64 {
+                    let at = record.at;
+                    return vec![format!(
+                        "beyond the budget of {failed} at {at:?}: {spent} tries again, {allowed:.1} are allowed"
+                    )];
+                }
+            }
+            _ => {}
+        }
+    }
+    Vec::new()
+}
+
+/// After whose failure this try was made, where that is certain: nothing ran beside it, and the try before was sent.
+fn follows<'a>(facts: &Facts<'a>, arrival: &Arrival) -> Option<&'a str> {
+    let mut bearers = facts.who_ask(arrival.task);
+    let (call, None) = (bearers.next()?, bearers.next()) else {
+        return None;
+    };
+    if call.ask.hedge != Hedge::Never || arrival.attempt < 2 {
+        return None;
+    }
+    let before = facts.of_task(arrival.task).find(|execution| {
+        let is_own = !call.is_fan_out() || execution.arrival.instance == arrival.instance;
+        is_own && execution.arrival.attempt + 1 == arrival.attempt
+    });
+    before.map(|before| before.arrival.instance.as_str())
 }

@@ -40,7 +40,7 @@ pub(super) fn no_task_is_executed_twice_unless_it_may_be(facts: &Facts<'_>) -> V
 pub(super) fn tries_are_bounded(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for (number, call) in &facts.calls {
-        let most = call.attempts_max().min(TRIES_MAX);
+        let most = call.attempts_max(facts.plan).min(TRIES_MAX);
         // A task with a key may be begun anew, from its first try on.
         let is_alone = facts.who_ask(*number).count() == 1;
         let mut seen = BTreeSet::new();

@@ -7,12 +7,8 @@ use crate::ask::Hedge;
 use crate::history::{End, Left, Tried};
 
 const HEDGE: &str = "ATTEMPT_KIND_HEDGE";
-/// Hedges that there may be before anything was answered.
-const FLOOR: f64 = 5.0;
-/// As a share of the answers.
-const PER_ANSWER: f64 = 0.05;
-/// Answers that must have come before the usual delay is known.
-const SAMPLES_MIN: usize = 100;
+/// Of a hundred answers that took longer than the usual delay, at most, whatever has been miscounted: five are meant.
+const LONGER_PERCENT_MAX: usize = 30;
 
 /// Only what may be executed twice is hedged, and only what may be tried twice: anything else is refused.
 pub(super) fn what_contradicts_itself_is_refused(facts: &Facts<'_>) -> Vec<String> {
@@ -79,8 +75,12 @@ fn judge(
         Hedge::Usual => {
             // From an earlier call's arrival it may be counted, which was no later.
             let at = call.asked + hedge.offset + facts.latency;
-            let is_known = SAMPLES_MIN <= answers(facts, at).count();
-            (!is_known).then_some("after a time that nobody knew")
+            let samples_min = facts.plan.means.hedging.samples_min as usize;
+            if answers(facts, at).count() < samples_min {
+                return Some("after a time that nobody knew");
+            }
+            let delay = hedge.offset.saturating_sub(last.offset);
+            is_short(facts, call.asked + last.offset, delay).then_some("before its usual time")
         }
         Hedge::After(_) => None,
     }
@@ -93,6 +93,24 @@ fn answers<'f>(facts: &'f Facts<'_>, until: Duration) -> impl Iterator<Item = &'
         let call = facts.calls.get(&execution.arrival.task);
         is_answered && !call.is_some_and(Call::is_fan_out)
     })
+}
+
+/// Whether far too many of the answers that were known by then took longer than this delay.
+fn is_short(facts: &Facts<'_>, by: Duration, delay: Duration) -> bool {
+    let (mut known, mut longer) = (0, 0);
+    for execution in answers(facts, by.saturating_sub(facts.latency * 2)) {
+        let Some((left, _)) = execution.left else {
+            continue;
+        };
+        // Nobody took it: it was late.
+        let budget = execution.arrival.budget.unwrap_or_default();
+        if execution.at + budget <= left + facts.latency {
+            continue;
+        }
+        known += 1;
+        longer += usize::from(delay < left.saturating_sub(execution.at));
+    }
+    known * LONGER_PERCENT_MAX < longer * 100
 }
 
 /// 12: at every instant, hedges that have reached an instance are at most a twentieth of the answers, and a few.
@@ -110,7 +128,8 @@ pub(super) fn hedges_stay_within_their_share(facts: &Facts<'_>) -> Vec<String> {
             continue;
         }
         hedges += 1;
-        let allowed = FLOOR + answers(facts, execution.at).count() as f64 * PER_ANSWER;
+        let share = facts.plan.means.hedging.share;
+        let allowed = share.floor + answers(facts, execution.at).count() as f64 * share.per_call;
         if allowed < hedges as f64 {
             let at = execution.at;
             return vec![format!(

@@ -10,7 +10,9 @@ use crate::plan::{Link, Plan};
 mod admission;
 mod budget;
 mod deadlines;
+mod desk;
 mod drains;
+mod ejections;
 mod ends;
 mod executions;
 mod health;
@@ -25,7 +27,10 @@ mod tests;
 #[cfg(test)]
 mod tests_of_load;
 #[cfg(test)]
+mod tests_of_patience;
+#[cfg(test)]
 mod tests_of_tries;
+mod tries;
 mod weather;
 
 use weather::Weather;
@@ -67,7 +72,7 @@ pub(crate) struct Execution<'a> {
 pub(crate) fn complaints(records: &[Record], plan: &Plan) -> Vec<String> {
     let mut complaints = Vec::new();
     let facts = Facts::of(records, plan, &mut complaints);
-    let checks: [fn(&Facts<'_>) -> Vec<String>; 26] = [
+    let checks: [fn(&Facts<'_>) -> Vec<String>; 32] = [
         executions::no_task_is_executed_twice_unless_it_may_be,
         executions::tries_are_bounded,
         deadlines::nothing_is_sent_late_or_with_more_time_than_is_left,
@@ -75,6 +80,12 @@ pub(crate) fn complaints(records: &[Record], plan: &Plan) -> Vec<String> {
         resets::nothing_goes_on_that_nobody_waits_for,
         resets::nothing_is_reset_that_somebody_waits_for,
         budget::retries_stay_within_their_share,
+        budget::no_instance_spends_what_all_have,
+        desk::what_is_no_work_is_never_refused_for_load,
+        ejections::an_ejection_has_a_cause,
+        ejections::who_is_ejected_has_one_trial_at_a_time,
+        tries::what_an_instance_asks_for_is_waited_for,
+        tries::the_untried_come_first,
         health::who_is_down_gets_nothing,
         health::who_looks_down_gets_nothing,
         reports::what_is_reported_is_what_instances_saw,
@@ -155,6 +166,8 @@ impl<'a> Facts<'a> {
                 What::Calm => facts.calm = Some(*at),
                 What::Stopped(remains) => facts.remains = Some(*remains),
                 What::Probed { .. }
+                | What::PushedBack { .. }
+                | What::Desk { .. }
                 | What::WatchBegan { .. }
                 | What::Told { .. }
                 | What::WatchOver { .. }
@@ -262,10 +275,9 @@ impl Call<'_> {
     }
 
     /// How often it may be tried at most, at each target of a fan-out.
-    fn attempts_max(&self) -> u32 {
-        const DEFAULT: u32 = 4;
+    fn attempts_max(&self, plan: &Plan) -> u32 {
         match self.ask.attempts_max {
-            0 => DEFAULT,
+            0 => plan.means.retry.attempts_default,
             asked => asked,
         }
     }

@@ -14,7 +14,7 @@ use crate::history::{End, Looks, What};
 const LOOKED_AFTER: Duration = READY_LOOK_INTERVAL.saturating_mul(2);
 
 /// When instances were well, by the orchestrator's own view.
-type Spells<'a> = BTreeMap<&'a str, Vec<(Duration, Duration)>>;
+pub(super) type Spells<'a> = BTreeMap<&'a str, Vec<(Duration, Duration)>>;
 
 /// Who waits for an instance is neither turned away before its time nor left waiting when there is one.
 pub(super) fn who_waits_for_an_instance_gets_it(facts: &Facts<'_>) -> Vec<String> {
@@ -78,7 +78,7 @@ fn who_was_well<'a>(
         .map(|(id, _)| *id)
 }
 
-fn spells<'a>(facts: &Facts<'a>) -> Spells<'a> {
+pub(super) fn spells<'a>(facts: &Facts<'a>) -> Spells<'a> {
     let mut spells = Spells::new();
     let mut well: BTreeMap<&str, Duration> = BTreeMap::new();
     for record in facts.records {

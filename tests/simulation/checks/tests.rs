@@ -10,6 +10,7 @@ use crate::ask::{Ask, Hedge, Kind, Order, Rule, Selection, TimeoutIn};
 use crate::history::{
     Arrival, Begun, End, Left, Part, Record, Remains, Said, Stream, Sum, Tried, Verdict, What,
 };
+use crate::means;
 use crate::payload;
 use crate::plan::Plan;
 
@@ -23,6 +24,7 @@ pub(super) fn plan() -> Plan {
         latency_max: ms(2),
         callers: 2,
         allowance: allowance::ample(2),
+        means: means::usual(),
         ..Plan::of(0)
     };
     for instance in &mut plan.instances {
@@ -102,6 +104,7 @@ pub(super) fn answered(call: u32, by: &str, attempts: Vec<Tried>) -> What {
         payload: payload::answered(call, by, 1),
         attempts,
         deduplicated: false,
+        panic: false,
     };
     What::Ended { call, end }
 }
@@ -112,6 +115,7 @@ pub(super) fn failed(call: u32, code: &str, reason: &str, attempts: Vec<Tried>) 
         reason: reason.to_owned(),
         attempts,
         pushback: None,
+        too_late: false,
     };
     What::Ended { call, end }
 }

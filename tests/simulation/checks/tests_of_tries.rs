@@ -145,6 +145,7 @@ fn told(call: u32, task: u32, execution: u32, is_earlier: bool) -> What {
         payload: payload::answered(task, "A", execution),
         attempts: vec![tried("A", None)],
         deduplicated: is_earlier,
+        panic: false,
     };
     What::Ended { call, end }
 }

@@ -1,6 +1,7 @@
 //! Instances that come and go by themselves: leases and incarnations.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,7 @@ use super::network;
 use super::view::Origin;
 use super::{Entry, Fleet};
 use crate::domain::admission::Rate;
+use crate::domain::budget::Share;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::CONNECT_TIMEOUT;
@@ -29,6 +31,8 @@ pub struct Settings {
     pub calls_in_flight_max: u32,
     /// How fast calls may come to one instance.
     pub rate: Option<Rate>,
+    /// Retries of calls that failed at one instance, as a share of its calls.
+    pub retries: Share,
     /// Who may take over a name.
     pub take_over: TakeOver,
 }
@@ -265,18 +269,37 @@ impl Fleet {
         network::judge(address, networks, |address| self.is_ourselves(address))
     }
 
+    /// One more door of ours: no instance can be registered there, whatever the settings say from now on.
+    pub fn add_own_door(&self, door: SocketAddr) {
+        self.doors.rcu(|doors| {
+            let mut doors = Vec::clone(doors);
+            doors.push(door);
+            doors
+        });
+    }
+
     fn is_ourselves(&self, address: SocketAddr) -> bool {
-        self.registration.load().ourselves.iter().any(|door| {
-            let same_host = door.ip().to_canonical() == address.ip()
-                || (door.ip().is_unspecified() && is_of_this_machine(address));
-            door.port() == address.port() && same_host
+        let (settings, doors) = (self.registration.load(), self.doors.load());
+        let mut doors = settings.ourselves.iter().chain(doors.iter());
+        // The port first: where that is another one, the system need not be asked.
+        doors.any(|door| {
+            let ip = door.ip().to_canonical();
+            door.port() == address.port()
+                && (ip == address.ip() || ip.is_unspecified() && is_of_this_machine(address))
         })
     }
 }
 
-/// Only an address of this machine can be bound.
 fn is_of_this_machine(address: SocketAddr) -> bool {
-    UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
+    can_be_ours(UdpSocket::bind(SocketAddr::new(address.ip(), 0)))
+}
+
+/// Only an address of this machine can be bound. Where the system cannot say, it may be one.
+fn can_be_ours<T>(bound: io::Result<T>) -> bool {
+    bound.map_or_else(
+        |error| error.kind() != io::ErrorKind::AddrNotAvailable,
+        |_| true,
+    )
 }
 
 enum Decision {
@@ -331,169 +354,4 @@ fn failure(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::chance::Chance;
-    use crate::fleet::ProbeSettings;
-    use crate::instance::scripted::Scripted;
-    use crate::tasks::Tasks;
-
-    fn fleet() -> Arc<Fleet> {
-        let settings = Settings {
-            networks: network::loopback(),
-            ourselves: vec!["0.0.0.0:7070".parse().unwrap()],
-            calls_in_flight_max: 10,
-            rate: None,
-            take_over: TakeOver::SameKey,
-        };
-        Fleet::new(
-            Arc::new(|_| Ok(Scripted::new("A", []))),
-            ProbeSettings::default(),
-            crate::domain::health::Settings::default(),
-            settings,
-            Tasks::new(),
-            Chance::default(),
-        )
-    }
-
-    fn asker(key: &str, rank: Rank) -> Asker {
-        let key = key.into();
-        Asker { key, rank }
-    }
-
-    fn registration(id: &str, address: &str, incarnation: u64) -> Registration {
-        Registration {
-            id: InstanceId::parse(id).unwrap(),
-            endpoint: Endpoint::parse(address).unwrap(),
-            labels: BTreeMap::new(),
-            weight: 1,
-            incarnation,
-            lease: Duration::from_secs(30),
-        }
-    }
-
-    async fn check(
-        fleet: &Arc<Fleet>,
-        id: &str,
-        address: &str,
-        incarnation: u64,
-        expected: Result<(), Reason>,
-    ) {
-        let registration = registration(id, address, incarnation);
-        let found = fleet
-            .register(registration, &asker("one", Rank::Ordinary))
-            .await;
-        assert_eq!(
-            found.map(|_| ()).map_err(|failure| failure.reason),
-            expected,
-            "{id} {address} {incarnation}"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_newer_incarnation_replaces_and_an_older_one_is_refused() {
-        let fleet = fleet();
-        check(&fleet, "A", "127.0.0.1:1", 5, Ok(())).await;
-        let first = fleet.view().members()[0].serial;
-        check(&fleet, "A", "127.0.0.1:1", 5, Ok(())).await;
-        assert_eq!(
-            fleet.view().members()[0].serial,
-            first,
-            "a renewal replaces nothing"
-        );
-        check(&fleet, "A", "127.0.0.1:2", 5, Err(Reason::IncarnationStale)).await;
-        check(&fleet, "A", "127.0.0.1:2", 4, Err(Reason::IncarnationStale)).await;
-        check(&fleet, "A", "127.0.0.1:2", 6, Ok(())).await;
-        assert_ne!(fleet.view().members()[0].serial, first);
-        let (id, one) = (
-            InstanceId::parse("A").unwrap(),
-            asker("one", Rank::Ordinary),
-        );
-        assert_eq!(
-            fleet.deregister(&id, 5, &one).unwrap_err().reason,
-            Reason::IncarnationStale
-        );
-        fleet.deregister(&id, 6, &one).unwrap();
-        assert_eq!(
-            fleet.deregister(&id, 6, &one).unwrap_err().reason,
-            Reason::RegistrationUnknown
-        );
-        assert!(fleet.view().members().is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_socket_in_the_file_system_is_never_registered() {
-        let refused = Err(Reason::AddressNotAllowed);
-        check(&fleet(), "A", "unix:/run/a.sock", 1, refused).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_name_belongs_to_its_key_where_the_config_says_so_and_to_operators() {
-        let fleet = fleet();
-        check(&fleet, "A", "127.0.0.1:1", 1, Ok(())).await;
-        let id = InstanceId::parse("A").unwrap();
-        let other = asker("other", Rank::Ordinary);
-        let taken = fleet
-            .register(registration("A", "127.0.0.1:2", 2), &other)
-            .await;
-        assert_eq!(taken.unwrap_err().reason, Reason::ScopeMissing);
-        let renewed = fleet
-            .register(registration("A", "127.0.0.1:1", 1), &other)
-            .await;
-        assert_eq!(renewed.unwrap_err().reason, Reason::ScopeMissing);
-        let gone = fleet.deregister(&id, 9, &other);
-        assert_eq!(gone.unwrap_err().reason, Reason::ScopeMissing);
-        let operator = asker("other", Rank::Operator);
-        let taken = fleet
-            .register(registration("A", "127.0.0.1:2", 2), &operator)
-            .await;
-        assert!(taken.is_ok());
-        assert!(
-            fleet.deregister(&id, 9, &other).is_ok(),
-            "the key that registered it last"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn addresses_outside_the_networks_and_our_own_doors_are_refused() {
-        let fleet = fleet();
-        check(&fleet, "A", "10.0.0.1:1", 1, Err(Reason::AddressNotAllowed)).await;
-        check(
-            &fleet,
-            "A",
-            "169.254.169.254:80",
-            1,
-            Err(Reason::AddressNotAllowed),
-        )
-        .await;
-        check(
-            &fleet,
-            "A",
-            "127.0.0.1:7070",
-            1,
-            Err(Reason::AddressNotAllowed),
-        )
-        .await;
-        check(&fleet, "A", "[::1]:7071", 1, Ok(())).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_instance_that_does_not_renew_leaves_and_one_that_does_stays() {
-        let fleet = fleet();
-        check(&fleet, "A", "127.0.0.1:1", 1, Ok(())).await;
-        check(&fleet, "B", "127.0.0.1:2", 1, Ok(())).await;
-        time::advance(Duration::from_secs(29)).await;
-        check(&fleet, "B", "127.0.0.1:2", 1, Ok(())).await;
-        fleet.remove_expired(Instant::now());
-        assert_eq!(fleet.view().members().len(), 2);
-        time::advance(Duration::from_secs(2)).await;
-        fleet.remove_expired(Instant::now());
-        let view = fleet.view();
-        let left: Vec<_> = view
-            .members()
-            .iter()
-            .map(|member| member.id().as_str())
-            .collect();
-        assert_eq!(left, ["B"]);
-    }
-}
+mod tests;

@@ -11,16 +11,58 @@
 
 use std::time::{Duration, Instant};
 
+use super::budget::Share;
 use super::failure::{Failure, Progress, Reason, Status};
-use super::limit::ATTEMPTS_MAX;
+use super::limit::{ATTEMPTS_MAX, DURATION_MAX};
 use super::task::AttemptKind;
 
-/// Backoff before the second try at the same instance, at most; doubled for each further one.
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-/// The longest backoff.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// Tries of a call that says nothing, the first included.
+/// Tries of a call that says nothing, the first included, unless the config says otherwise.
 pub const ATTEMPTS_DEFAULT: u32 = 4;
+
+/// How tasks are tried again, as far as their callers do not say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Tries of a call that says nothing, the first included; at most `attempts_max`.
+    pub attempts_default: u32,
+    /// Tries that a call may ask for; at most `ATTEMPTS_MAX`.
+    pub attempts_max: u32,
+    /// How long the same instance is left alone.
+    pub backoff: Backoff,
+    /// Retries and hedges over all callers, as a share of the calls.
+    pub budget: Share,
+    /// Retries after failures of one instance, as a share of its calls.
+    pub instance_budget: Share,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            attempts_default: ATTEMPTS_DEFAULT,
+            attempts_max: ATTEMPTS_MAX,
+            backoff: Backoff::default(),
+            budget: Share::default(),
+            instance_budget: Share::default(),
+        }
+    }
+}
+
+/// How long the same instance is left alone, at most: a random part of it is waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// Before the second try; doubled for each further one.
+    pub first: Duration,
+    /// At the most.
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(50),
+            max: Duration::from_secs(1),
+        }
+    }
+}
 
 /// How a caller wants a task to be tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +75,8 @@ pub struct Policy {
     pub repeat: Repeat,
     /// Where else it may be tried.
     pub fallback: Fallback,
+    /// How long the same instance is left alone; not the caller's to say.
+    pub backoff: Backoff,
 }
 
 /// Whether a task may be executed more than once.
@@ -62,6 +106,7 @@ impl Default for Policy {
             per_try_timeout: None,
             repeat: Repeat::default(),
             fallback: Fallback::default(),
+            backoff: Backoff::default(),
         }
     }
 }
@@ -76,6 +121,12 @@ pub enum Pushback {
 }
 
 impl Pushback {
+    /// So long, or as long as anything may last here.
+    #[must_use]
+    pub fn wait(wait: Duration) -> Self {
+        Self::Wait(wait.min(DURATION_MAX))
+    }
+
     /// Reads `grpc-retry-pushback-ms` (gRFC A6): a number of milliseconds; negative, or not a number, means stop.
     #[must_use]
     pub fn from_grpc(value: &[u8]) -> Self {
@@ -83,7 +134,7 @@ impl Pushback {
             .ok()
             .and_then(|text| text.trim().parse::<i64>().ok());
         match number.map(u64::try_from) {
-            Some(Ok(millis)) => Self::Wait(Duration::from_millis(millis)),
+            Some(Ok(millis)) => Self::wait(Duration::from_millis(millis)),
             Some(Err(_)) | None => Self::Stop,
         }
     }
@@ -95,7 +146,7 @@ impl Pushback {
         let text = std::str::from_utf8(value).ok()?.trim();
         let digits = text.bytes().all(|c| c.is_ascii_digit());
         let seconds = text.parse().ok().filter(|_| digits)?;
-        Some(Self::Wait(Duration::from_secs(seconds)))
+        Some(Self::wait(Duration::from_secs(seconds)))
     }
 
     /// Writes `grpc-retry-pushback-ms`; rounded up, so that nobody comes too early.
@@ -204,7 +255,7 @@ pub fn decide(policy: &Policy, facts: Facts<'_>) -> Verdict {
         (_, Place::Elsewhere) => Duration::ZERO,
         // A connection that had just gone away is no reason to wait; a refused one is.
         (_, Place::Again) if transparent && !is_free => Duration::ZERO,
-        (_, Place::Again) => backoff(made, random),
+        (_, Place::Again) => policy.backoff.wait(made, random),
     };
     if left <= wait {
         return Verdict::Stop(Stop::NoTime);
@@ -276,219 +327,16 @@ fn is_transient(reason: Reason) -> bool {
     )
 }
 
-/// Full jitter: uniform between nothing and the doubled step.
-fn backoff(made: u32, random: u32) -> Duration {
-    let step = BACKOFF_FIRST
-        .saturating_mul(1 << made.saturating_sub(1).min(10))
-        .min(BACKOFF_MAX);
-    step.mul_f64(f64::from(random) / f64::from(u32::MAX))
+impl Backoff {
+    /// Full jitter: uniform between nothing and the doubled step.
+    fn wait(self, made: u32, random: u32) -> Duration {
+        let step = self
+            .first
+            .saturating_mul(1 << made.saturating_sub(1).min(10))
+            .min(self.max);
+        step.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn failure(reason: Reason, progress: Progress) -> Failure {
-        Failure {
-            progress,
-            ..Failure::new(reason, "")
-        }
-    }
-
-    fn facts(failure: &Failure) -> Facts<'_> {
-        Facts {
-            failure,
-            made: 1,
-            place: Place::Elsewhere,
-            means: Means::Left,
-            left: Duration::from_secs(10),
-            random: u32::MAX,
-        }
-    }
-
-    fn idempotent() -> Policy {
-        Policy {
-            repeat: Repeat::Idempotent,
-            ..Policy::default()
-        }
-    }
-
-    #[test]
-    fn what_is_known_of_the_try_decides() {
-        let check = |policy: Policy, reason, progress, expected: Result<AttemptKind, Stop>| {
-            let failure = failure(reason, progress);
-            let found = match decide(&policy, facts(&failure)) {
-                Verdict::Again(kind, _) => Ok(kind),
-                Verdict::Stop(stop) => Err(stop),
-            };
-            assert_eq!(found, expected, "{reason:?} {progress:?}");
-        };
-        let unsafe_ = Policy::default();
-        check(
-            unsafe_,
-            Reason::InstanceDown,
-            Progress::NeverSent,
-            Ok(AttemptKind::TransparentRetry),
-        );
-        check(
-            unsafe_,
-            Reason::InstanceDown,
-            Progress::NeverBegan,
-            Ok(AttemptKind::TransparentRetry),
-        );
-        check(
-            unsafe_,
-            Reason::InstanceLost,
-            Progress::MayHaveBegun,
-            Err(Stop::NotRepeatable),
-        );
-        check(
-            idempotent(),
-            Reason::InstanceLost,
-            Progress::MayHaveBegun,
-            Ok(AttemptKind::Retry),
-        );
-        check(
-            idempotent(),
-            Reason::InstanceLost,
-            Progress::Answered,
-            Err(Stop::NotRepeatable),
-        );
-        let failed = Reason::InstanceFailed;
-        check(
-            idempotent(),
-            failed(Status::Unavailable),
-            Progress::MayHaveBegun,
-            Ok(AttemptKind::Retry),
-        );
-        check(
-            unsafe_,
-            failed(Status::Unavailable),
-            Progress::MayHaveBegun,
-            Err(Stop::NotRepeatable),
-        );
-        check(
-            idempotent(),
-            failed(Status::NotFound),
-            Progress::MayHaveBegun,
-            Err(Stop::NotRepeatable),
-        );
-        check(
-            idempotent(),
-            Reason::AnswerMalformed,
-            Progress::Answered,
-            Err(Stop::NotRepeatable),
-        );
-    }
-
-    #[test]
-    fn another_instance_is_tried_at_once_and_the_same_one_after_a_backoff() {
-        let lost = failure(Reason::InstanceLost, Progress::MayHaveBegun);
-        let check = |made, place, random, expected| {
-            let policy = Policy {
-                attempts_max: 5,
-                ..idempotent()
-            };
-            let verdict = decide(
-                &policy,
-                Facts {
-                    made,
-                    place,
-                    random,
-                    ..facts(&lost)
-                },
-            );
-            assert_eq!(
-                verdict,
-                Verdict::Again(AttemptKind::Retry, Duration::from_millis(expected))
-            );
-        };
-        check(1, Place::Elsewhere, u32::MAX, 0);
-        check(1, Place::Again, u32::MAX, 50);
-        check(2, Place::Again, u32::MAX, 100);
-        check(4, Place::Again, u32::MAX, 400);
-        check(4, Place::Again, 0, 0);
-    }
-
-    #[test]
-    fn pushback_is_obeyed_to_the_letter() {
-        let check = |value: &str, expected| {
-            assert_eq!(Pushback::from_grpc(value.as_bytes()), expected, "{value}")
-        };
-        check("250", Pushback::Wait(Duration::from_millis(250)));
-        check("0", Pushback::Wait(Duration::ZERO));
-        check("-1", Pushback::Stop);
-        check("soon", Pushback::Stop);
-        let pushed = |pushback| Failure {
-            pushback: Some(pushback),
-            ..failure(Reason::InstanceDown, Progress::NeverBegan)
-        };
-        let wait = pushed(Pushback::Wait(Duration::from_millis(250)));
-        let again = Verdict::Again(AttemptKind::TransparentRetry, Duration::from_millis(250));
-        assert_eq!(decide(&Policy::default(), facts(&wait)), again);
-        let stop = pushed(Pushback::Stop);
-        assert_eq!(
-            decide(&Policy::default(), facts(&stop)),
-            Verdict::Stop(Stop::Exhausted)
-        );
-        let long = pushed(Pushback::Wait(Duration::from_secs(60)));
-        assert_eq!(
-            decide(&Policy::default(), facts(&long)),
-            Verdict::Stop(Stop::NoTime)
-        );
-    }
-
-    #[test]
-    fn what_is_asked_of_callers_is_never_too_early() {
-        let check = |wait: u64, grpc: &str, http: u64| {
-            let pushback = Pushback::Wait(Duration::from_micros(wait));
-            assert_eq!(pushback.to_grpc(), grpc);
-            assert_eq!(pushback.to_retry_after(), Some(http));
-            let read = Pushback::from_grpc(grpc.as_bytes());
-            assert!(matches!(read, Pushback::Wait(read) if Duration::from_micros(wait) <= read));
-        };
-        check(0, "0", 0);
-        check(1, "1", 1);
-        check(2_000_000, "2000", 2);
-        check(2_000_001, "2001", 3);
-        assert_eq!(Pushback::Stop.to_grpc(), "-1");
-        assert_eq!(Pushback::Stop.to_retry_after(), None);
-        let seconds = |text: &str| Pushback::from_retry_after(text.as_bytes());
-        assert_eq!(
-            seconds("120"),
-            Some(Pushback::Wait(Duration::from_secs(120)))
-        );
-        for bad in ["", "-1", "+1", "1.5", "soon", "99999999999999999999"] {
-            assert_eq!(seconds(bad), None, "{bad}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_history_breaks_a_promise(
-            progress in prop_oneof![Just(Progress::NeverSent), Just(Progress::NeverBegan), Just(Progress::MayHaveBegun), Just(Progress::Answered)],
-            reason in prop_oneof![
-                Just(Reason::InstanceDown), Just(Reason::InstanceLost), Just(Reason::DeadlineExceeded),
-                Just(Reason::InstanceFailed(Status::Unavailable)), Just(Reason::AnswerMalformed)
-            ],
-            repeat in prop_oneof![Just(Repeat::Unsafe), Just(Repeat::Idempotent)],
-            made in 1_u32..8, attempts_max in 1_u32..8, left_ms in 0_u64..2000, random in any::<u32>(),
-            elsewhere in any::<bool>(), spent in any::<bool>(),
-        ) {
-            let failure = failure(reason, progress);
-            let policy = Policy { attempts_max, repeat, ..Policy::default() };
-            let left = Duration::from_millis(left_ms);
-            let place = if elsewhere { Place::Elsewhere } else { Place::Again };
-            let means = if spent { Means::Spent } else { Means::Left };
-            if let Verdict::Again(_, wait) = decide(&policy, Facts { failure: &failure, made, place, means, left, random }) {
-                prop_assert!(wait < left, "never a sleep past the deadline");
-                prop_assert!(made < attempts_max.min(ATTEMPTS_MAX));
-                prop_assert!(progress != Progress::Answered);
-                prop_assert!(progress != Progress::MayHaveBegun || repeat == Repeat::Idempotent);
-                prop_assert!(!spent || progress == Progress::NeverSent);
-            }
-        }
-    }
-}
+mod tests;
