@@ -158,8 +158,8 @@ impl Writer {
         }
         let space = Space::of(&self.path);
         let is_tight = space.is_some_and(Space::is_tight);
-        let commits = self.desk.as_ref().map(Desk::commits);
         let makes_room = self.had_no_space || space.is_some_and(Space::is_outgrown);
+        let commits = self.desk.as_ref().map(Desk::commits);
         let outcome = match &mut self.desk {
             Some(desk) => {
                 desk.reserve.is_tight = is_tight;
@@ -176,12 +176,12 @@ impl Writer {
         match &outcome {
             Ok(()) => {
                 self.publish_changes();
-                // As long as clients would be refused, an empty batch is no sign of room; nor is one that wrote nothing.
-                let wrote_nothing = commits == self.desk.as_ref().map(Desk::commits);
+                // As long as clients would be refused there is no room; and what has written nothing has found none.
                 let had_none = *self.readiness.borrow() == Readiness::NoSpace;
+                let has_written = commits < self.desk.as_ref().map(Desk::commits);
                 let has_refused = self.desk.as_mut();
                 let has_refused = has_refused.is_some_and(|desk| desk.reserve.take_refused());
-                if has_refused || (had_none && (is_tight || wrote_nothing)) {
+                if has_refused || (had_none && (is_tight || !has_written)) {
                     self.turn(Readiness::NoSpace);
                 } else {
                     self.turn(Readiness::Ready);
