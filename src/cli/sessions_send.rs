@@ -30,6 +30,14 @@ pub(super) struct Arguments {
     /// The message: JSON, @FILE, or - for standard input. null when absent.
     #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
     data: Option<String>,
+    /// The number of the instance's message that this one replies to.
+    #[arg(
+        long,
+        value_name = "SEQ",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    in_reply_to: u64,
     /// Do not wait for the reply: answer once the message is safe.
     #[arg(long)]
     no_wait: bool,
@@ -53,6 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
         idempotency_key: arguments.idempotency_key.clone().unwrap_or_default(),
         no_wait: arguments.no_wait,
         timeout: timeout_field(arguments.timeout)?,
+        in_reply_to: arguments.in_reply_to,
     };
     let timeout = arguments.timeout;
     let posted = block_on(async {

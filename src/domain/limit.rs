@@ -74,6 +74,9 @@ pub const CLOSE_MAX: Duration = Duration::from_secs(60);
 pub const ROUTE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 /// Deadline of a Fanout that names none.
 pub const FANOUT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// What anybody else says that lasts longer counts as this. It is longer than anything here, and may be added to any
+/// instant: two are within what a clock can hold.
+pub const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// The longest deadline.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// How long a unary request may take to arrive whole when it names no deadline.
@@ -140,6 +143,11 @@ pub const WATCHERS_MAX: usize = 1000;
 pub const LINKS_PER_INSTANCE_MAX: usize = 4;
 /// Calls on one connection to an instance.
 pub const LINK_STREAMS_MAX: usize = 1000;
+/// How often a call that waits for room on the connections to an instance looks for it unasked: the peer may take more
+/// streams than it said at first, of which nothing is heard.
+pub const STREAM_ROOM_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Connections to an instance that turn out to be gone before a call gives up.
+pub const CONNECTIONS_STALE_MAX: usize = 3;
 /// Connections to one instance for sessions, beside those for calls.
 pub const SESSION_LINKS_PER_INSTANCE_MAX: usize = 16;
 /// Sessions on one connection to an instance.
@@ -209,7 +217,8 @@ pub const SESSION_FRAME_BYTES_QUEUED_MAX: usize = 256 * 1024;
 pub const SESSION_COMMANDS_QUEUED_MAX: usize = 256;
 /// Calls that wait for what was posted to one session.
 pub const SESSION_POSTS_WAITING_MAX: usize = 1000;
-/// Posts of one session whose keys are known while it is held, before the store is asked.
+/// Posts of one session whose keys are known while it is held, before the store is asked; beside those that are not
+/// stored yet.
 pub const SESSION_POSTS_KNOWN_MAX: usize = 64;
 /// How long the reply to a post is remembered under its key.
 pub const POSTS_REMEMBERED_FOR: Duration = Duration::from_secs(600);
@@ -295,8 +304,10 @@ pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub const TLS_BYTES_MAX: u64 = 128 * 1024;
 /// Lines about failed handshakes in one interval; the next line says how many were left out.
 pub const HANDSHAKE_LINES_MAX: u32 = 10;
-/// The interval over which these lines are counted.
-pub const HANDSHAKE_LINES_INTERVAL: Duration = Duration::from_secs(10);
+/// Lines about failed tries, and about targets that take no work, in one interval.
+pub const DELEGATION_LINES_MAX: u32 = 100;
+/// The interval over which such lines are counted.
+pub const LINES_INTERVAL: Duration = Duration::from_secs(10);
 /// Names in one caller's certificate. With more of them it names nobody.
 pub const CERTIFICATE_NAMES_MAX: usize = 64;
 /// Bytes of a SPIFFE ID (SPIFFE-ID, 2.3).

@@ -93,15 +93,23 @@ pub fn order<'n>(
     fitness: impl Fn(usize) -> Fitness,
     load: impl Fn(usize) -> Load,
 ) -> Vec<usize> {
-    let fit = |at: &usize| fitness(*at) != Fitness::Unfit;
-    let mut order: Vec<_> = (0..count).filter(fit).collect();
+    // Each is asked once: a fleet may have thousands.
+    let found = (0..count).map(|at| (at, fitness(at)));
+    let mut fit: Vec<_> = found
+        .filter(|(_, fitness)| *fitness != Fitness::Unfit)
+        .collect();
     match policy {
         Policy::Ordered => {}
-        Policy::Hash(key) => order.sort_by_cached_key(|&at| Reverse(rendezvous(key, name(at)))),
-        Policy::Balanced => order.sort_by(|&one, &other| compared(load(one), load(other))),
+        Policy::Hash(key) => fit.sort_by_cached_key(|(at, _)| Reverse(rendezvous(key, name(*at)))),
+        Policy::Balanced => {
+            let loads = fit.iter().map(|(at, _)| load(*at));
+            let mut loaded: Vec<_> = loads.zip(fit.iter().copied()).collect();
+            loaded.sort_by(|(one, _), (other, _)| compared(*one, *other));
+            fit = loaded.into_iter().map(|(_, found)| found).collect();
+        }
     }
-    order.sort_by_key(|&at| Reverse(fitness(at)));
-    order
+    fit.sort_by_key(|(_, fitness)| Reverse(*fitness));
+    fit.into_iter().map(|(at, _)| at).collect()
 }
 
 /// Two candidates of the best fitness there is; the same one twice when there is only one.

@@ -77,8 +77,8 @@ pub enum BadMetadata {
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Names that mean something to the protocol, to proxies, or to the orchestrator. Names that begin with
-/// `grpc-`, `x-orchestrator-` or `:` are reserved too, and binary names (`-bin`) have no text value.
-const RESERVED: [&str; 24] = [
+/// one of `RESERVED_STARTS` or `:` are reserved too, and binary names (`-bin`) have no text value.
+const RESERVED: [&str; 26] = [
     "accept",
     "accept-encoding",
     "authorization",
@@ -88,6 +88,7 @@ const RESERVED: [&str; 24] = [
     "content-type",
     "cookie",
     "expect",
+    "forwarded",
     "host",
     IDEMPOTENCY_KEY,
     "keep-alive",
@@ -101,9 +102,13 @@ const RESERVED: [&str; 24] = [
     "upgrade",
     "user-agent",
     "traceparent",
-    "x-forwarded-client-cert",
+    "via",
+    "x-real-ip",
     "x-request-id",
 ];
+
+/// An instance's sidecar would repeat a task, or cut its time, for whoever could write `x-envoy-…`.
+const RESERVED_STARTS: [&str; 4] = ["grpc-", "x-envoy-", "x-forwarded-", "x-orchestrator-"];
 
 impl Metadata {
     /// Checks names and values that came from outside.
@@ -144,8 +149,7 @@ fn check_entry(name: &str, value: &str) -> Result<(), BadMetadata> {
         return Err(BadMetadata::Name(name.chars().take(80).collect()));
     }
     let reserved = RESERVED.contains(&name)
-        || name.starts_with("grpc-")
-        || name.starts_with("x-orchestrator-")
+        || RESERVED_STARTS.iter().any(|start| name.starts_with(start))
         || name.ends_with("-bin");
     if reserved {
         return Err(BadMetadata::Reserved(name.to_owned()));
@@ -221,6 +225,10 @@ mod tests {
             "expect",
             "request-timeout",
             "x-orchestrator-attempt",
+            "x-envoy-upstream-rq-timeout-ms",
+            "x-forwarded-for",
+            "x-forwarded-client-cert",
+            "forwarded",
             "idempotency-key",
             "k-bin",
         ] {

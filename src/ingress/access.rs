@@ -126,7 +126,7 @@ pub const METHODS: [(&str, Scope); 16] = [
 
 /// The paths of the REST door and what each needs; the first that fits counts. They are served with `/api` in
 /// front, too. `{id}` stands for the name of a session.
-pub const PATHS: [(&str, Access); 17] = [
+pub const PATHS: [(&str, Access); 18] = [
     ("/orchestrator/route", Access::Scope(Scope::Route)),
     ("/orchestrator/fanout", Access::Scope(Scope::Fanout)),
     ("/orchestrator/explain", Access::Scope(Scope::Health)),
@@ -140,6 +140,7 @@ pub const PATHS: [(&str, Access); 17] = [
     ("/orchestrator/sessions", Access::Scope(Scope::Session)),
     (ONE_PATH, Access::Scope(Scope::Session)),
     (EVENTS_PATH, Access::Scope(Scope::Session)),
+    (ACK_PATH, Access::Scope(Scope::Session)),
     ("/cluster/register", Access::Scope(Scope::Register)),
     ("/cluster/deregister", Access::Scope(Scope::Register)),
     ("/cluster/instances", Access::Scope(Scope::Health)),
@@ -159,6 +160,8 @@ const SEND_PATH: &str = "/orchestrator/sessions/send";
 const ONE_PATH: &str = "/orchestrator/sessions/{id}";
 /// The path by which a session is listened to.
 const EVENTS_PATH: &str = "/orchestrator/sessions/{id}/events";
+/// The path by which a listener says what it has.
+const ACK_PATH: &str = "/orchestrator/sessions/{id}/ack";
 
 /// Names that no session may have: where the name of a session stands in a path, these are words of their own.
 pub const SESSION_NAMES_TAKEN: [&str; 2] = ["spawn", "send"];
@@ -215,7 +218,7 @@ pub const TOKEN_METHODS: [&str; 4] = [
 ];
 
 /// The paths of the REST door for which it is, too.
-pub const TOKEN_PATHS: [&str; 3] = [SEND_PATH, ONE_PATH, EVENTS_PATH];
+pub const TOKEN_PATHS: [&str; 4] = [SEND_PATH, ONE_PATH, EVENTS_PATH, ACK_PATH];
 
 /// Whether the token of a session is as good as a key for a path, for its own session.
 #[must_use]

@@ -13,7 +13,7 @@ use super::failure_table::Protocol;
 use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::REQUEST_ID_CHARS_MAX;
+use crate::domain::limit::{DURATION_MAX, REQUEST_ID_CHARS_MAX};
 use crate::domain::session::SessionId;
 use crate::domain::task::Names;
 use crate::fleet::registration::{Asker, Rank};
@@ -139,7 +139,7 @@ fn one(
         (Some(value), None) => read(value.as_bytes()),
         (Some(_), Some(_)) => None,
     };
-    read.map(Some)
+    read.map(|timeout| Some(timeout.min(DURATION_MAX)))
         .ok_or_else(|| Failure::new(Reason::TimeoutInvalid, detail))
 }
 
@@ -260,6 +260,9 @@ mod tests {
         assert_eq!(millis(&["500ms"]), Ok(500));
         // As with grpc-timeout: nobody waits.
         assert_eq!(millis(&["0"]), Ok(0));
+        // Longer than the clock: it may be added to an instant all the same.
+        let longest = DURATION_MAX.as_millis();
+        assert_eq!(millis(&["10000000000000000000"]), Ok(longest));
         for bad in [&["soon"][..], &[""], &["-1"], &["1e3"], &["1", "1"]] {
             assert_eq!(millis(bad), Err(Reason::TimeoutInvalid), "{bad:?}");
         }

@@ -21,6 +21,7 @@ pub mod grpc;
 pub mod http;
 mod reset;
 mod retry_after;
+mod room;
 #[cfg(test)]
 pub mod scripted;
 pub mod session;

@@ -11,7 +11,7 @@ pub(super) fn of(headers: &HeaderMap) -> Option<Pushback> {
     Pushback::from_retry_after(value.as_bytes()).or_else(|| {
         let date = |value: &http::HeaderValue| httpdate::parse_http_date(value.to_str().ok()?).ok();
         let (then, now) = (date(value)?, date(headers.get(header::DATE)?)?);
-        Some(Pushback::Wait(then.duration_since(now).unwrap_or_default()))
+        Some(Pushback::wait(then.duration_since(now).unwrap_or_default()))
     })
 }
 

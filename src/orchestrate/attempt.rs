@@ -9,13 +9,14 @@ use tokio::time::{self, Instant};
 use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::health::observed::{self, Said};
-use crate::domain::limit::ANSWER_PASSED_ON_BYTES_MAX;
+use crate::domain::limit::{ANSWER_PASSED_ON_BYTES_MAX, DELEGATION_LINES_MAX, LINES_INTERVAL};
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
 use crate::fleet::Pass;
 use crate::fleet::view::Member;
 use crate::instance::{Call, Sent};
 use crate::orchestrate::excluded::at_limit;
+use crate::telemetry::lines::Lines;
 
 /// What holds for one try.
 pub struct Terms {
@@ -167,8 +168,14 @@ fn did_not_answer(member: &Member) -> Failure {
     )
 }
 
-/// The log line of a failed delegation; number 0 when nothing was tried.
+static LINES: Lines = Lines::new(DELEGATION_LINES_MAX, LINES_INTERVAL);
+
+/// The log line of a failed delegation; number 0 when nothing was tried. A fleet that fails as a whole does not fill
+/// the log: each call tells its own tries in its answer.
 pub(super) fn report(task: &Task, number: u32, failure: &Failure) {
+    let Some(untold) = LINES.next(Instant::now()) else {
+        return;
+    };
     let request_id = String::from_utf8_lossy(&task.names.request_id);
     let instance = failure.instance.as_ref().map_or("", |id| id.as_str());
     let code = failure.reason.name();
@@ -178,5 +185,5 @@ pub(super) fn report(task: &Task, number: u32, failure: &Failure) {
     } else {
         failure.detail.as_ref()
     };
-    tracing::warn!(%request_id, instance, attempt = number, code, detail, "delegation failed");
+    tracing::warn!(%request_id, instance, attempt = number, code, detail, untold, "delegation failed");
 }

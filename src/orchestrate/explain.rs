@@ -1,5 +1,6 @@
 //! Explain: what Route or Fanout would do now. It looks and does nothing: no instance is asked, no budget used.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -59,12 +60,10 @@ pub fn route(route: &Route) -> Vec<Explained> {
     let mut all: Vec<_> = asked.iter().map(|&at| explained(&listed[at])).collect();
     if route.retry.fallback == Fallback::AnyHealthy {
         let fleet = (route.fleet_now)();
-        let healthy = |member: &Member| {
-            let is_listed = listed.iter().any(|listed| listed.id() == member.id());
-            match unless_full(member, member.fitness(Panic::Off, now)) {
-                Fitness::Fit if !is_listed => Fitness::Fit,
-                Fitness::Fit | Fitness::Unknown | Fitness::Unfit => Fitness::Unfit,
-            }
+        let named: HashSet<_> = listed.iter().map(|listed| listed.id()).collect();
+        let healthy = |member: &Member| match unless_full(member, member.fitness(Panic::Off, now)) {
+            Fitness::Fit if !named.contains(member.id()) => Fitness::Fit,
+            Fitness::Fit | Fitness::Unknown | Fitness::Unfit => Fitness::Unfit,
         };
         let others = order(route, fleet.members(), healthy, now);
         let member = |at: usize| &fleet.members()[at];

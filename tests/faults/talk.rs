@@ -204,6 +204,7 @@ impl Talk {
             idempotency_key: text.to_owned(),
             no_wait: false,
             timeout: None,
+            in_reply_to: 0,
         });
         authorize(&mut request);
         self.tell(Event::Posting(text.to_owned()));

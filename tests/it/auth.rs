@@ -261,6 +261,11 @@ fn a_path_needs_what_its_method_needs() {
             orchestrator,
             "SessionSend",
         ),
+        (
+            "/orchestrator/sessions/{id}/ack",
+            orchestrator,
+            "SessionSend",
+        ),
         ("/orchestrator/health/events", orchestrator, "HealthWatch"),
         ("/cluster/register", cluster, "Register"),
         ("/cluster/deregister", cluster, "Deregister"),

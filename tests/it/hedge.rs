@@ -22,6 +22,43 @@ fn policy() -> CallPolicy {
     }
 }
 
+/// As long as the contract can say.
+const LONGEST: Option<prost_types::Duration> = Some(prost_types::Duration {
+    seconds: i64::MAX,
+    nanos: 999_999_999,
+});
+
+#[tokio::test]
+async fn a_time_beyond_all_clocks_is_a_long_time() {
+    let app = start(stage::embedded()).await;
+    let mut client = client(&app).await;
+    let policy = CallPolicy {
+        per_try_timeout: LONGEST,
+        hedge: Some(Hedge { delay: LONGEST }),
+        ..policy()
+    };
+    let asked = RouteRequest {
+        timeout: LONGEST,
+        ..route(policy)
+    };
+    client.route(asked).await.unwrap();
+    let asked = FanoutRequest {
+        targets: vec!["A-H".into()],
+        timeout: LONGEST,
+        policy: Some(CallPolicy {
+            per_try_timeout: LONGEST,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut events = client.fanout(asked).await.unwrap().into_inner();
+    let mut read = 0;
+    while events.message().await.unwrap().is_some() {
+        read += 1;
+    }
+    assert_eq!(read, 10, "started, eight targets, a summary");
+}
+
 fn route(policy: CallPolicy) -> RouteRequest {
     RouteRequest {
         instances: vec!["A B".into()],

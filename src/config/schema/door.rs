@@ -201,7 +201,7 @@ fn limit_times() -> [Setting; 9] {
         ),
         (
             "connection_age_grace",
-            "how long its calls may go on after that",
+            "how long its calls may go on after that; less than timeouts.max cuts some of them",
             duration(Duration::ZERO, SETTING_TIME_MAX),
         ),
     ]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::budget::Share;
 use super::failure::{Failure, Progress, Reason, Status};
-use super::limit::ATTEMPTS_MAX;
+use super::limit::{ATTEMPTS_MAX, DURATION_MAX};
 use super::task::AttemptKind;
 
 /// Tries of a call that says nothing, the first included, unless the config says otherwise.
@@ -121,6 +121,12 @@ pub enum Pushback {
 }
 
 impl Pushback {
+    /// So long, or as long as anything may last here.
+    #[must_use]
+    pub fn wait(wait: Duration) -> Self {
+        Self::Wait(wait.min(DURATION_MAX))
+    }
+
     /// Reads `grpc-retry-pushback-ms` (gRFC A6): a number of milliseconds; negative, or not a number, means stop.
     #[must_use]
     pub fn from_grpc(value: &[u8]) -> Self {
@@ -128,7 +134,7 @@ impl Pushback {
             .ok()
             .and_then(|text| text.trim().parse::<i64>().ok());
         match number.map(u64::try_from) {
-            Some(Ok(millis)) => Self::Wait(Duration::from_millis(millis)),
+            Some(Ok(millis)) => Self::wait(Duration::from_millis(millis)),
             Some(Err(_)) | None => Self::Stop,
         }
     }
@@ -140,7 +146,7 @@ impl Pushback {
         let text = std::str::from_utf8(value).ok()?.trim();
         let digits = text.bytes().all(|c| c.is_ascii_digit());
         let seconds = text.parse().ok().filter(|_| digits)?;
-        Some(Self::Wait(Duration::from_secs(seconds)))
+        Some(Self::wait(Duration::from_secs(seconds)))
     }
 
     /// Writes `grpc-retry-pushback-ms`; rounded up, so that nobody comes too early.

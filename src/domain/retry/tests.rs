@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::limit::TIMEOUT_MAX;
 
 fn failure(reason: Reason, progress: Progress) -> Failure {
     Failure {
@@ -164,6 +165,20 @@ fn pushback_is_obeyed_to_the_letter() {
         decide(&Policy::default(), facts(&long)),
         Verdict::Stop(Stop::NoTime)
     );
+}
+
+#[test]
+fn a_wait_beyond_all_clocks_is_a_long_wait() {
+    let now = Instant::now();
+    let longest = u64::MAX.to_string();
+    let mut asked = Asked::default();
+    for pushback in [
+        Pushback::from_grpc(i64::MAX.to_string().as_bytes()),
+        Pushback::from_retry_after(longest.as_bytes()).unwrap(),
+    ] {
+        asked.note(Some(pushback), now).unwrap();
+        assert!(now + TIMEOUT_MAX < asked.not_before(now));
+    }
 }
 
 #[test]

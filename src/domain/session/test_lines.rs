@@ -67,7 +67,7 @@ proptest! {
                 }
                 Step::Post => {
                     posts += 1;
-                    let position = line.post(payload(posts)).unwrap();
+                    let position = line.post(0, payload(posts)).unwrap();
                     positions.push((position, 0));
                 }
                 Step::Store(through) => line.store(through),
@@ -170,13 +170,13 @@ fn a_line_is_full_at_its_bounds_and_one_message_always_fits() {
     for seq in 1..=UNACKNOWLEDGED_MAX as u64 {
         line.stream(seq, 0, payload(seq)).unwrap();
     }
-    assert_eq!(line.post(payload(0)), Err(Refused::Full));
+    assert_eq!(line.post(0, payload(0)), Err(Refused::Full));
     let mut text = vec![0x1a, 0x80, 0x80, 0x80, 0x01];
     text.resize(5 + 2 * UNACKNOWLEDGED_BYTES_MAX, b'x');
     let large = Payload::check(Bytes::from(text)).unwrap();
     let mut line = ToInstance::default();
-    assert_eq!(line.post(large.clone()), Ok(1));
-    assert_eq!(line.post(large), Err(Refused::Full));
+    assert_eq!(line.post(0, large.clone()), Ok(1));
+    assert_eq!(line.post(0, large), Err(Refused::Full));
     assert!(!line.has_room(1));
 }
 
@@ -186,7 +186,7 @@ fn a_line_that_was_stored_is_the_same_line() {
     for seq in 1..=4 {
         line.stream(seq, 0, payload(seq)).unwrap();
     }
-    line.post(payload(5)).unwrap();
+    line.post(0, payload(5)).unwrap();
     line.store(5);
     line.ack(2, 5).unwrap();
     let counters = super::to_instance::Counters {

@@ -188,8 +188,8 @@ impl ToInstance {
     }
 
     /// Accepts a message that came by itself; tells its position.
-    pub fn post(&mut self, payload: Payload) -> Result<u64, Refused> {
-        self.push(Source::Posted, 0, payload)
+    pub fn post(&mut self, in_reply_to: u64, payload: Payload) -> Result<u64, Refused> {
+        self.push(Source::Posted, in_reply_to, payload)
     }
 
     fn push(&mut self, source: Source, in_reply_to: u64, payload: Payload) -> Result<u64, Refused> {

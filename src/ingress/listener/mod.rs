@@ -17,7 +17,8 @@ use super::Door;
 use super::visitor::{Forwarder, Visitor};
 use crate::chance::Chance;
 use crate::domain::limit::{
-    ANSWER_SMALL_BYTES, BODY_TIMEOUT, HEADER_LIST_BYTES_MAX, STREAM_IDLE_MAX, TLS_BYTES_MAX,
+    ANSWER_SMALL_BYTES, BODY_TIMEOUT, HEADER_LIST_BYTES_MAX, STREAM_IDLE_MAX, TIMEOUT_MAX,
+    TLS_BYTES_MAX,
 };
 use crate::ingress::settings::SettingsNow;
 use crate::memory::Memory;
@@ -70,7 +71,7 @@ pub struct Limits {
     pub keepalive_timeout: Duration,
     /// When a connection is asked to come again, give or take a tenth.
     pub age: Duration,
-    /// How long its calls may go on after that.
+    /// How long its calls may go on after that. Those that may last longer are cut.
     pub age_grace: Duration,
 }
 
@@ -91,7 +92,7 @@ impl Default for Limits {
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             age: Duration::from_secs(30 * 60),
-            age_grace: Duration::from_secs(60),
+            age_grace: TIMEOUT_MAX,
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A peer that answers PINGs and never opens its window would otherwise keep its answer here until the
 //! connection is too old. HTTP/2 asks an answer for its next piece only when there is room for the one before,
-//! so that a piece that stays in our hands is a reader that stands still.
+//! so that a piece that stays in our hands is a reader that stands still. Such an answer does not hear either that its
+//! caller's key is revoked: its stream is reset here.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -15,6 +16,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::ingress::Door;
 use crate::ingress::exchange::Exchange;
@@ -133,17 +135,37 @@ where
         self.tasks.spawn(async move {
             let mut stream = pin!(stream);
             let mut idle = Idle::new(idle_max);
+            let mut revoked = None;
             // A stream that is dropped before its end is reset, and what it had to send is dropped with it.
             std::future::poll_fn(|context| {
                 if stream.as_mut().poll(context).is_ready() {
                     return Poll::Ready(());
                 }
-                let waiting = exchange.as_ref().and_then(|exchange| exchange.waiting());
+                let Some(exchange) = &exchange else {
+                    return Poll::Pending;
+                };
+                let waiting = exchange.waiting();
+                if waiting.is_some() && poll_revoked(exchange, &mut revoked, context).is_ready() {
+                    return Poll::Ready(());
+                }
                 idle.poll_over(waiting, context)
             })
             .await;
         });
     }
+}
+
+/// Ready once the key by which the call came is accepted no more.
+fn poll_revoked(
+    exchange: &Exchange,
+    revoked: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let Some(key) = exchange.key() else {
+        return Poll::Pending;
+    };
+    let revoked = revoked.get_or_insert_with(|| Box::pin(key.wait()));
+    revoked.as_mut().poll(context)
 }
 
 /// How long the same piece has waited.

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use tokio_rustls::server::TlsStream;
 
 use super::Peer;
 use super::secure::Keeper;
-use crate::domain::limit::{HANDSHAKE_LINES_INTERVAL, HANDSHAKE_LINES_MAX};
+use crate::domain::limit::{HANDSHAKE_LINES_MAX, LINES_INTERVAL};
+use crate::telemetry::lines::Lines;
 
 /// A connection, with TLS or without.
 pub(super) enum Wire<S> {
@@ -35,14 +36,14 @@ impl<S> Wire<S> {
 /// TLS at the front door, for all of its connections.
 pub(super) struct Handshakes {
     keeper: Arc<Keeper>,
-    lines: Mutex<Lines>,
+    lines: Lines,
 }
 
 impl Handshakes {
     pub(super) fn new(keeper: Arc<Keeper>) -> Self {
         Self {
             keeper,
-            lines: Mutex::default(),
+            lines: Lines::new(HANDSHAKE_LINES_MAX, LINES_INTERVAL),
         }
     }
 
@@ -62,8 +63,7 @@ impl Handshakes {
             Ok(Err(error)) => what_failed(&error),
             Err(_elapsed) => format!("not done within {}", humantime::format_duration(limit)),
         };
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(untold) = lines.next(Instant::now()) {
+        if let Some(untold) = self.lines.next(Instant::now()) {
             tracing::warn!(%peer, what, untold, "tls handshake failed");
         }
         None
@@ -89,31 +89,6 @@ fn what_failed(error: &io::Error) -> String {
         }
         Some(other) => other.to_string(),
         None => error.to_string(),
-    }
-}
-
-/// How many lines were written of late: nobody can fill the log by failing.
-#[derive(Debug, Default)]
-struct Lines {
-    since: Option<Instant>,
-    written: u32,
-    untold: u64,
-}
-
-impl Lines {
-    /// Whether another line may be written, and how many were not since the last one.
-    fn next(&mut self, now: Instant) -> Option<u64> {
-        let is_over = |since: Instant| HANDSHAKE_LINES_INTERVAL <= now.duration_since(since);
-        if self.since.is_none_or(is_over) {
-            self.since = Some(now);
-            self.written = 0;
-        }
-        if HANDSHAKE_LINES_MAX <= self.written {
-            self.untold += 1;
-            return None;
-        }
-        self.written += 1;
-        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -172,22 +147,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Secure(stream) => stream.is_write_vectored(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_of_failures_is_a_few_lines_and_a_count() {
-        let mut lines = Lines::default();
-        let max = HANDSHAKE_LINES_MAX as usize;
-        let told: Vec<_> = (0..max + 5).map(|_| lines.next(Instant::now())).collect();
-        assert!(told[..max].iter().all(|told| *told == Some(0)));
-        assert!(told[max..].iter().all(Option::is_none));
-        tokio::time::advance(HANDSHAKE_LINES_INTERVAL).await;
-        assert_eq!(lines.next(Instant::now()), Some(5));
-        assert_eq!(lines.next(Instant::now()), Some(0));
     }
 }

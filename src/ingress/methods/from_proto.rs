@@ -12,8 +12,8 @@ use crate::domain::hedge;
 use crate::domain::id::InstanceId;
 use crate::domain::idempotency::Word;
 use crate::domain::limit::{
-    ATTEMPTS_MAX, HASH_KEY_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, LEASE_DEFAULT, LEASE_MAX,
-    LEASE_MIN, PAGE_MAX, WEIGHT_MAX,
+    ATTEMPTS_MAX, DURATION_MAX, HASH_KEY_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, LEASE_DEFAULT,
+    LEASE_MAX, LEASE_MIN, PAGE_MAX, WEIGHT_MAX,
 };
 use crate::domain::payload::Payload;
 use crate::domain::retry;
@@ -62,7 +62,7 @@ pub(super) fn timeout(
     let read = Duration::try_from(timeout)
         .ok()
         .filter(|timeout| !timeout.is_zero());
-    read.map(Some)
+    read.map(|timeout| Some(timeout.min(DURATION_MAX)))
         .ok_or_else(|| invalid(field, "must be a positive duration such as 10s"))
 }
 

@@ -158,10 +158,12 @@ fn key(key: String) -> Result<Option<String>, Failure> {
 
 pub(super) fn post_key(
     asked: String,
+    in_reply_to: u64,
     payload: &Payload,
 ) -> Result<Option<(String, [u8; 32])>, Failure> {
     let key = key(asked)?;
-    let body = || Fingerprint::of::<&str>(&[], payload).bytes();
+    let replies = (in_reply_to != 0).then(|| in_reply_to.to_string());
+    let body = || Fingerprint::of(replies.as_slice(), payload).bytes();
     Ok(key.map(|key| (key, body())))
 }
 
@@ -269,10 +271,12 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_makes_no_other_post() {
-        let key = |payload: &Payload| post_key("k".to_owned(), payload).unwrap();
+        let key = |payload: &Payload| post_key("k".to_owned(), 0, payload).unwrap();
         let (one, other) = (object(["a", "b"]), object(["b", "a"]));
         assert_ne!(one.encoded(), other.encoded());
         assert_eq!(key(&one), key(&other));
         assert_ne!(key(&one), key(&object(["a", "c"])));
+        let reply = post_key("k".to_owned(), 1, &one).unwrap();
+        assert_ne!(key(&one), reply, "a reply is another message");
     }
 }

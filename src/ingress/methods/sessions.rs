@@ -17,8 +17,8 @@ use crate::orchestrate::hold_session::{Deduplicated, Post, Wait};
 use crate::proto::orchestrator as proto;
 use crate::proto::orchestrator::session_send_request::Frame;
 use crate::proto::orchestrator::{
-    SessionCloseRequest, SessionCloseResponse, SessionGetRequest, SessionGetResponse, SessionHello,
-    SessionListRequest, SessionListResponse, SessionPostRequest, SessionPostResponse,
+    SessionAck, SessionCloseRequest, SessionCloseResponse, SessionGetRequest, SessionGetResponse,
+    SessionHello, SessionListRequest, SessionListResponse, SessionPostRequest, SessionPostResponse,
     SessionSendRequest, SessionSendResponse, SessionSpawnRequest, SessionSpawnResponse,
 };
 
@@ -129,9 +129,11 @@ impl Orchestrator {
             self.house.timeouts().max,
         );
         let payload = from_proto::payload(request.payload)?;
-        let idempotency = session_from_proto::post_key(request.idempotency_key, &payload)?;
+        let idempotency =
+            session_from_proto::post_key(request.idempotency_key, request.in_reply_to, &payload)?;
         let posted = self.house.sessions.post(Post {
             session,
+            in_reply_to: request.in_reply_to,
             payload,
             idempotency,
             wait: if request.no_wait {
@@ -151,6 +153,21 @@ impl Orchestrator {
             reply_seq,
             payload,
             deduplicated: posted.deduplicated == Deduplicated::Yes,
+        })
+    }
+
+    /// What a client has received that listens and says nothing: it need not come back to say so.
+    pub(crate) async fn session_acknowledge(
+        &self,
+        arrival: Arrival,
+        session_id: &str,
+        ack: SessionAck,
+    ) -> Result<SessionGetResponse, Failure> {
+        let id = session_from_proto::id("session_id", session_id)?;
+        allowed(&arrival, &id)?;
+        let shown = self.house.sessions.acknowledge(&id, ack.seq).await?;
+        Ok(SessionGetResponse {
+            session: Some(session_to_proto::session(shown)),
         })
     }
 

@@ -29,6 +29,7 @@ pub(super) fn forms(operation: Operation) -> &'static [&'static str] {
         | Operation::SessionGet
         | Operation::SessionList
         | Operation::SessionClose
+        | Operation::SessionAck
         | Operation::Health
         | Operation::Register
         | Operation::Deregister

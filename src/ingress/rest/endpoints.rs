@@ -17,6 +17,7 @@ pub(super) enum Operation {
     SessionList,
     SessionClose,
     SessionEvents,
+    SessionAck,
     Health,
     HealthWatch,
     Register,
@@ -179,7 +180,7 @@ const DEREGISTER: &[Reason] = &[
 ];
 
 /// Every endpoint.
-pub(super) static ENDPOINTS: [Endpoint; 18] = [
+pub(super) static ENDPOINTS: [Endpoint; 19] = [
     Endpoint {
         verb: Method::POST,
         path: "/orchestrator/route",
@@ -327,6 +328,26 @@ pub(super) static ENDPOINTS: [Endpoint; 18] = [
         example: None,
         query: &[],
         reasons: &[EVERY, KEYED, KEPT, LISTEN],
+    },
+    Endpoint {
+        verb: Method::POST,
+        path: "/orchestrator/sessions/{id}/ack",
+        operation: Operation::SessionAck,
+        summary: "Says what has arrived of what the instance says, so that it is not sent again",
+        body: Some("SessionAck"),
+        example: Some(r#"{"seq": 0}"#),
+        query: &[],
+        reasons: &[
+            EVERY,
+            KEYED,
+            BODY,
+            KEPT,
+            &[
+                Reason::SessionUnknown,
+                Reason::SessionStale,
+                Reason::TooMany,
+            ],
+        ],
     },
     Endpoint {
         verb: Method::POST,

@@ -226,6 +226,7 @@ async fn carry_out(
         Operation::SessionGet => sessions::get(&shared, call).await,
         Operation::SessionList => sessions::list(&shared, call).await,
         Operation::SessionClose => sessions::close(&shared, call).await,
+        Operation::SessionAck => sessions::acknowledge(&shared, call).await,
         Operation::SessionEvents => session_events::listen(shared, call).await,
         Operation::Health => orchestrator::health(&shared, &call),
         Operation::HealthWatch => orchestrator::health_watch(shared, call),

@@ -232,7 +232,7 @@ fn success(operation: Operation, schemas: &mut Schemas<'_>) -> Value {
         Operation::Explain => message("ExplainResponse"),
         Operation::SessionSpawn => schemas.spawned(),
         Operation::SessionSend => message("SessionPostResponse"),
-        Operation::SessionGet => message("SessionGetResponse"),
+        Operation::SessionGet | Operation::SessionAck => message("SessionGetResponse"),
         Operation::SessionList => message("SessionListResponse"),
         Operation::SessionClose => message("SessionCloseResponse"),
         Operation::Drain => message("DrainResponse"),

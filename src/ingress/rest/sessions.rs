@@ -10,7 +10,7 @@ use super::{Call, Shared, answer};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::message_json::Means;
 use crate::proto::orchestrator::{
-    SessionCloseRequest, SessionGetRequest, SessionListRequest, SessionPostRequest,
+    SessionAck, SessionCloseRequest, SessionGetRequest, SessionListRequest, SessionPostRequest,
     SessionSpawnRequest,
 };
 
@@ -74,6 +74,16 @@ pub(super) async fn get(shared: &Shared, call: Call) -> Result<Response<Body>, P
     };
     let told = shared.orchestrator.session_get(call.arrival, request).await;
     answer::message(shared, "SessionGetResponse", &told.map_err(Problem::of)?)
+}
+
+pub(super) async fn acknowledge(shared: &Shared, call: Call) -> Result<Response<Body>, Problem> {
+    let id = call.id.clone();
+    let (arrival, asked) = call.message::<SessionAck>(shared, &[]).await?;
+    let told = shared
+        .orchestrator
+        .session_acknowledge(arrival, &id, asked.message);
+    let told = told.await.map_err(Problem::of)?;
+    answer::message(shared, "SessionGetResponse", &told)
 }
 
 pub(super) async fn list(shared: &Shared, call: Call) -> Result<Response<Body>, Problem> {

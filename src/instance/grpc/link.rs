@@ -9,7 +9,7 @@
 //! ```
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -26,19 +26,17 @@ use super::frame::Frame;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
-    CONNECT_TIMEOUT, HEADER_LIST_BYTES_MAX, LINK_CONNECTION_WINDOW, LINK_KEEPALIVE_INTERVAL,
-    LINK_KEEPALIVE_TIMEOUT, LINK_STREAM_WINDOW, LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX,
-    SESSION_LINK_CONNECTION_WINDOW, SESSION_LINK_STREAM_WINDOW, SESSION_LINK_STREAMS_MAX,
-    SESSION_LINKS_PER_INSTANCE_MAX,
+    CONNECT_TIMEOUT, CONNECTIONS_STALE_MAX, HEADER_LIST_BYTES_MAX, LINK_CONNECTION_WINDOW,
+    LINK_KEEPALIVE_INTERVAL, LINK_KEEPALIVE_TIMEOUT, LINK_STREAM_WINDOW, LINK_STREAMS_MAX,
+    LINKS_PER_INSTANCE_MAX, SESSION_LINK_CONNECTION_WINDOW, SESSION_LINK_STREAM_WINDOW,
+    SESSION_LINK_STREAMS_MAX, SESSION_LINKS_PER_INSTANCE_MAX,
 };
 use crate::instance::endpoint::{Dial, Endpoint};
+use crate::instance::room::{Place, Queue, Streams, Turn};
 use crate::instance::tls::Connector;
 use crate::late_flush::LateFlush;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
-
-/// Connections that turn out to be gone, before a call gives up.
-const STALE_MAX: usize = 3;
 
 /// How streams of one kind share connections.
 #[derive(Clone, Copy)]
@@ -85,6 +83,7 @@ pub(super) struct Link {
     secure: Option<Connector>,
     tasks: Tasks,
     pool: Mutex<Pool>,
+    queue: Arc<Queue>,
 }
 
 #[derive(Default)]
@@ -104,7 +103,7 @@ struct Connecting {
 #[derive(Clone)]
 struct Connection {
     sender: SendRequest<Frame>,
-    streams: Arc<AtomicUsize>,
+    streams: Streams,
     gone: Arc<AtomicBool>,
 }
 
@@ -112,30 +111,14 @@ struct Connection {
 pub(super) struct Sender {
     id: InstanceId,
     connection: Connection,
-    count: StreamCount,
+    place: Place,
 }
 
 /// A stream that has begun: its answer, and the way to send more.
 pub(super) struct Begun {
     pub(super) response: ResponseFuture,
     pub(super) stream: SendStream<Frame>,
-    pub(super) count: StreamCount,
-}
-
-/// The place of one stream among those of its connection.
-pub(super) struct StreamCount(Arc<AtomicUsize>);
-
-impl StreamCount {
-    fn new(connection: &Connection) -> Self {
-        connection.streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&connection.streams))
-    }
-}
-
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    pub(super) place: Place,
 }
 
 impl Link {
@@ -155,6 +138,7 @@ impl Link {
             secure,
             tasks,
             pool: Mutex::default(),
+            queue: Arc::default(),
         })
     }
 
@@ -164,16 +148,27 @@ impl Link {
         self: &Arc<Self>,
         before_send: &mut (dyn FnMut(Instant) + Send),
     ) -> Result<Sender, Failure> {
-        for _ in 0..STALE_MAX {
-            let connecting = match self.find() {
-                Found::Open(connection, count) => {
-                    if let Some(sender) = self.sender(connection, count).await {
+        let mut stale = 0;
+        while stale < CONNECTIONS_STALE_MAX {
+            let found = match self.find(Turn::Comes) {
+                Found::Busy => {
+                    let look = || Some(self.find(Turn::Has)).filter(Found::is_something);
+                    self.queue.wait(look).await
+                }
+                found => found,
+            };
+            let connecting = match found {
+                Found::Open(connection, place) => {
+                    if let Some(sender) = self.sender(connection, place).await {
                         before_send(Instant::now());
                         return Ok(sender);
                     }
+                    stale += 1;
                     continue;
                 }
                 Found::Connecting(connecting) => connecting,
+                // Looked for again, in its turn.
+                Found::Busy => continue,
                 Found::Full => {
                     let what = "the connections to the instance hold as many sessions as they may";
                     return Err(Failure::at(
@@ -186,10 +181,12 @@ impl Link {
             };
             connecting.over.cancelled().await;
             match connecting.outcome.get() {
-                Some(Ok(())) => {}
+                Some(Ok(())) if self.has_open() => {}
+                Some(Ok(())) => stale += 1,
                 Some(Err(failure)) => return Err(failure.clone()),
                 // Whoever was connecting is gone; the next round begins anew.
                 None => {
+                    stale += 1;
                     let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
                     let is_same =
                         |other: &mut Connecting| Arc::ptr_eq(&other.outcome, &connecting.outcome);
@@ -200,7 +197,7 @@ impl Link {
         Err(self.down("the instance closes its connections at once"))
     }
 
-    async fn sender(&self, connection: Connection, count: StreamCount) -> Option<Sender> {
+    async fn sender(&self, connection: Connection, place: Place) -> Option<Sender> {
         match connection.sender.clone().ready().await {
             Ok(sender) => Some(Sender {
                 id: self.id.clone(),
@@ -208,7 +205,7 @@ impl Link {
                     sender,
                     ..connection
                 },
-                count,
+                place,
             }),
             Err(_gone) => {
                 connection.gone.store(true, Ordering::Release);
@@ -217,23 +214,25 @@ impl Link {
         }
     }
 
-    fn find(self: &Arc<Self>) -> Found {
+    fn has_open(&self) -> bool {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.open.iter().any(|connection| !connection.is_gone())
+    }
+
+    fn find(self: &Arc<Self>, turn: Turn) -> Found {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.open
-            .retain(|connection| !connection.gone.load(Ordering::Acquire));
-        let least = pool
-            .open
-            .iter()
-            .min_by_key(|connection| connection.streams.load(Ordering::Relaxed));
-        if let Some(least) = least {
-            let all_made = self.sharing.links_max <= pool.open.len();
-            let may_wait = all_made && self.sharing.when_full == WhenFull::Wait;
-            if least.has_room(self.sharing.streams_max) || may_wait {
+        pool.open.retain(|connection| !connection.is_gone());
+        let streams = |connection: &&Connection| connection.streams.open();
+        if let Some(least) = pool.open.iter().min_by_key(streams) {
+            if least.has_room(self.sharing.streams_max) && self.queue.lets_in(turn) {
                 // Counted before anybody else looks: a connection takes no more than it has room for.
-                return Found::Open(least.clone(), StreamCount::new(least));
+                return Found::Open(least.clone(), least.streams.take());
             }
-            if all_made {
-                return Found::Full;
+            if self.sharing.links_max <= pool.open.len() {
+                return match self.sharing.when_full {
+                    WhenFull::Wait => Found::Busy,
+                    WhenFull::Refuse => Found::Full,
+                };
             }
         }
         if let Some(connecting) = &pool.connecting {
@@ -285,15 +284,27 @@ impl Link {
 }
 
 enum Found {
-    Open(Connection, StreamCount),
+    Open(Connection, Place),
     Connecting(Connecting),
+    /// All connections that there may be are full, and the stream waits.
+    Busy,
+    /// The same, and it does not.
     Full,
 }
 
+impl Found {
+    fn is_something(&self) -> bool {
+        !matches!(self, Self::Busy)
+    }
+}
+
 impl Connection {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
     fn has_room(&self, streams_max: usize) -> bool {
-        let streams = self.streams.load(Ordering::Relaxed);
-        streams < streams_max.min(self.sender.current_max_send_streams())
+        self.streams.open() < streams_max.min(self.sender.current_max_send_streams())
     }
 }
 
@@ -355,7 +366,7 @@ impl Sender {
         Ok(Begun {
             response,
             stream,
-            count: self.count,
+            place: self.place,
         })
     }
 }
@@ -457,13 +468,16 @@ async fn connect(
             let gone = Arc::new(AtomicBool::new(false));
             pool.open.push(Connection {
                 sender,
-                streams: Arc::default(),
+                streams: Streams::new(&alive.queue),
                 gone: Arc::clone(&gone),
             });
             let _ = outcome.set(Ok(()));
+            let queue = Arc::clone(&alive.queue);
+            queue.look_again();
             async move {
                 drive.await;
                 gone.store(true, Ordering::Release);
+                queue.look_again();
             }
         }
     };

@@ -51,7 +51,7 @@ fn retry_info(encoded: &[u8]) -> Option<Pushback> {
     let delay = RetryInfo::decode(&detail.value[..]).ok()?.retry_delay?;
     std::time::Duration::try_from(delay)
         .ok()
-        .map(Pushback::Wait)
+        .map(Pushback::wait)
 }
 
 #[cfg(test)]

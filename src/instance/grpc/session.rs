@@ -15,11 +15,12 @@ use prost::Message as _;
 
 use super::answer::{self, MESSAGE_BYTES_MAX, PREFIX_BYTES, malformed};
 use super::frame;
-use super::link::{Begun, End, Sender, StreamCount};
+use super::link::{Begun, End, Sender};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::instance::reset::within_answer;
+use crate::instance::room::Place;
 use crate::instance::session::{
     CloseReason, Data, Frame, Gone, Open, Opened, ReceiveFrames, Receiver, SendFrames,
     Sender as SessionSender,
@@ -41,14 +42,14 @@ pub(super) async fn open(
     let Begun {
         response,
         stream,
-        count,
+        place,
     } = sender.begin(request, first, End::Later)?;
     let body = answer::begin(&id, response).await?;
-    let count = Arc::new(count);
+    let place = Arc::new(place);
     let mut incoming = Incoming {
         id,
         messages: Some(Messages::new(body)),
-        _count: Arc::clone(&count),
+        _place: Arc::clone(&place),
     };
     let first = poll_fn(|context| incoming.poll_message(context)).await;
     let received_through = match first {
@@ -63,7 +64,7 @@ pub(super) async fn open(
         received_through,
         sender: SessionSender::new(Outgoing {
             stream,
-            _count: count,
+            _place: place,
         }),
         receiver: Receiver::new(incoming),
     })
@@ -96,7 +97,7 @@ fn encoded(frame: session_request::Frame) -> frame::Frame {
 /// What goes to the instance.
 struct Outgoing {
     stream: SendStream<frame::Frame>,
-    _count: Arc<StreamCount>,
+    _place: Arc<Place>,
 }
 
 impl SendFrames for Outgoing {
@@ -142,7 +143,7 @@ struct Incoming {
     id: InstanceId,
     /// Gone once the stream has ended or failed.
     messages: Option<Messages>,
-    _count: Arc<StreamCount>,
+    _place: Arc<Place>,
 }
 
 impl ReceiveFrames for Incoming {

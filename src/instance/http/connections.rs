@@ -8,7 +8,7 @@
 //!   └──▶ its place among all ──▶ one that was kept, or a new one ──▶ send ──▶ answer read ──▶ kept
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Request;
@@ -23,16 +23,14 @@ use super::{Body, answer, broken};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
-    CONNECT_TIMEOUT, HTTP_CONNECTIONS_PER_INSTANCE_MAX, HTTP_IDLE_PER_INSTANCE_MAX,
-    LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX,
+    CONNECT_TIMEOUT, CONNECTIONS_STALE_MAX, HTTP_CONNECTIONS_PER_INSTANCE_MAX,
+    HTTP_IDLE_PER_INSTANCE_MAX, LINK_STREAMS_MAX, LINKS_PER_INSTANCE_MAX,
 };
 use crate::instance::Sent;
 use crate::instance::endpoint::{Dial, Endpoint};
+use crate::instance::room::{Place, Queue, Streams, Turn};
 use crate::instance::tls::Connector;
 use crate::tasks::Tasks;
-
-/// Connections that turn out to be gone, before a call gives up.
-const STALE_MAX: usize = 3;
 
 /// All connections to one instance.
 pub(super) struct Connections {
@@ -46,6 +44,8 @@ pub(super) struct Connections {
     /// Where HTTP/2 may be spoken, one connection is made at a time: it may be enough for all.
     turn: Arc<Semaphore>,
     pool: Mutex<Pool>,
+    /// Calls for which no shared connection has room, and no further one may be made.
+    queue: Arc<Queue>,
 }
 
 #[derive(Default)]
@@ -67,7 +67,7 @@ struct Idle {
 #[derive(Clone)]
 struct Shared {
     connection: Http2,
-    streams: Arc<AtomicUsize>,
+    streams: Streams,
     gone: Arc<AtomicBool>,
 }
 
@@ -83,7 +83,22 @@ pub(super) enum User<'a> {
 /// A connection that takes a request now.
 enum Way {
     Alone(http1::SendRequest<Body>, Option<OwnedSemaphorePermit>),
-    Shared(Http2, StreamCount),
+    Shared(Http2, Place),
+}
+
+/// What there is of shared connections.
+enum Room {
+    Found(Way),
+    /// None with room; another one may be made.
+    None,
+    /// None with room, and none may be made.
+    Busy,
+}
+
+impl Room {
+    fn something(self) -> Option<Self> {
+        Some(self).filter(|room| !matches!(room, Self::Busy))
+    }
 }
 
 /// An answer that has begun. Dropping it ends the call: its connection is closed, or its stream reset.
@@ -101,24 +116,8 @@ pub(super) enum Used {
         Arc<Connections>,
     ),
     Shared {
-        _count: StreamCount,
+        _place: Place,
     },
-}
-
-/// The place of one stream among those of its connection.
-pub(super) struct StreamCount(Arc<AtomicUsize>);
-
-impl StreamCount {
-    fn new(streams: &Arc<AtomicUsize>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
-    }
-}
-
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// While a probe waits for its answer. When nobody waits any longer before that has come, new calls get new
@@ -157,6 +156,7 @@ impl Connections {
             places: Arc::new(Semaphore::new(HTTP_CONNECTIONS_PER_INSTANCE_MAX)),
             turn: Arc::new(Semaphore::new(1)),
             pool: Mutex::default(),
+            queue: Arc::default(),
         })
     }
 
@@ -168,7 +168,7 @@ impl Connections {
         request: &mut (dyn FnMut(Spoken, Instant) -> Request<Body> + Send),
     ) -> Result<Answer, Failure> {
         let mut cause = String::new();
-        for _ in 0..STALE_MAX {
+        for _ in 0..CONNECTIONS_STALE_MAX {
             let way = self.way(user).await?;
             let request = request(way.spoken(), Instant::now());
             if let User::Call(sent) = user {
@@ -203,9 +203,9 @@ impl Connections {
                 let answer = sender.try_send_request(request).await?;
                 (answer, Used::Alone(sender, place, Arc::clone(self)))
             }
-            Way::Shared(mut connection, count) => {
+            Way::Shared(mut connection, place) => {
                 let answer = connection.sender.try_send_request(request).await?;
-                (answer, Used::Shared { _count: count })
+                (answer, Used::Shared { _place: place })
             }
         };
         let (head, body) = answer.into_parts();
@@ -215,34 +215,47 @@ impl Connections {
     /// Waits for a connection that takes a request, and makes one when there is none.
     async fn way(self: &Arc<Self>, user: User<'_>) -> Result<Way, Failure> {
         let came = Instant::now();
-        if let Some(way) = self.shared() {
-            return Ok(way);
-        }
-        let mut place = match user {
-            User::Call(_) => Some(self.permit(&self.places).await?),
-            User::Probe => None,
-        };
-        if let Some(way) = self.found(&mut place) {
-            return Ok(way);
-        }
-        let turn = if self.may_share() {
-            let turn = self.permit(&self.turn).await?;
-            if let Some(way) = self.found(&mut place) {
+        loop {
+            let found = match self.shared(Turn::Comes) {
+                Room::Busy => self.queue.wait(|| self.shared(Turn::Has).something()).await,
+                room => room,
+            };
+            if let Room::Found(way) = found {
                 return Ok(way);
             }
-            // Somebody has just tried in vain, while this one waited.
-            if let Some((_, failure)) = self.lock().failed.as_ref().filter(|(at, _)| came < *at) {
-                return Err(failure.clone());
+            let mut place = match user {
+                User::Call(_) => Some(self.permit(&self.places).await?),
+                User::Probe => None,
+            };
+            if let Some(way) = self.kept(&mut place) {
+                return Ok(way);
             }
-            Some(turn)
-        } else {
-            None
-        };
-        let (told, made) = oneshot::channel();
-        let connecting = Arc::clone(self).connect(place, turn, told);
-        self.tasks.spawn(self.tasks.until_stop(connecting));
-        made.await
-            .unwrap_or_else(|_| Err(self.down("the orchestrator is stopping")))
+            let turn = if self.may_share() {
+                let turn = self.permit(&self.turn).await?;
+                match self.shared(Turn::Comes) {
+                    Room::Found(way) => return Ok(way),
+                    Room::Busy => continue,
+                    Room::None => {}
+                }
+                if let Some(way) = self.kept(&mut place) {
+                    return Ok(way);
+                }
+                // Somebody has just tried in vain, while this one waited.
+                if let Some((_, failure)) = self.lock().failed.as_ref().filter(|(at, _)| came < *at)
+                {
+                    return Err(failure.clone());
+                }
+                Some(turn)
+            } else {
+                None
+            };
+            let (told, made) = oneshot::channel();
+            let connecting = Arc::clone(self).connect(place, turn, told);
+            self.tasks.spawn(self.tasks.until_stop(connecting));
+            return made
+                .await
+                .unwrap_or_else(|_| Err(self.down("the orchestrator is stopping")));
+        }
     }
 
     /// Makes a connection, whether or not somebody still waits for it in the end: short deadlines would otherwise
@@ -269,20 +282,22 @@ impl Connections {
             Ok(Opened::Http2(connection, drive)) => {
                 let shared = Shared {
                     connection: connection.clone(),
-                    streams: Arc::default(),
+                    streams: Streams::new(&self.queue),
                     gone: Arc::default(),
                 };
-                let count = StreamCount::new(&shared.streams);
+                let place = shared.streams.take();
                 let gone = Arc::clone(&shared.gone);
+                let queue = Arc::clone(&self.queue);
                 let driven = async move {
                     drive.await;
                     gone.store(true, Ordering::Release);
+                    queue.look_again();
                 };
                 self.tasks.spawn(self.tasks.until_stop(driven));
                 let mut pool = self.lock();
                 pool.spoken = Some(Spoken::Http2);
                 pool.shared.push(shared);
-                Ok(Way::Shared(connection, count))
+                Ok(Way::Shared(connection, place))
             }
         };
         // The next in turn finds what was made here.
@@ -296,25 +311,27 @@ impl Connections {
         }
     }
 
-    /// A shared connection with room. When no more can be made, the least used one: it has room sooner or later.
-    fn shared(&self) -> Option<Way> {
+    /// Looks for a shared connection with room.
+    fn shared(&self, turn: Turn) -> Room {
         let mut pool = self.lock();
         pool.shared
             .retain(|shared| !shared.gone.load(Ordering::Acquire));
-        let streams = |shared: &&Shared| shared.streams.load(Ordering::Relaxed);
-        let least = pool.shared.iter().min_by_key(streams)?;
+        let streams = |shared: &&Shared| shared.streams.open();
+        let Some(least) = pool.shared.iter().min_by_key(streams) else {
+            return Room::None;
+        };
         let room = least.connection.room.load(Ordering::Relaxed);
-        let has_room = streams(&least) < room.min(LINK_STREAMS_MAX);
-        let all_made = LINKS_PER_INSTANCE_MAX <= pool.shared.len();
-        (has_room || all_made)
-            .then(|| Way::Shared(least.connection.clone(), StreamCount::new(&least.streams)))
+        if streams(&least) < room.min(LINK_STREAMS_MAX) && self.queue.lets_in(turn) {
+            return Room::Found(Way::Shared(least.connection.clone(), least.streams.take()));
+        }
+        if LINKS_PER_INSTANCE_MAX <= pool.shared.len() {
+            return Room::Busy;
+        }
+        Room::None
     }
 
-    /// A shared connection, or one that was kept; that one goes with the place.
-    fn found(&self, place: &mut Option<OwnedSemaphorePermit>) -> Option<Way> {
-        if let Some(way) = self.shared() {
-            return Some(way);
-        }
+    /// A connection for one call at a time that was kept; it goes with the place.
+    fn kept(&self, place: &mut Option<OwnedSemaphorePermit>) -> Option<Way> {
         let now = Instant::now();
         let mut pool = self.lock();
         pool.idle

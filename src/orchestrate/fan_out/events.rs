@@ -34,9 +34,9 @@ pub(super) struct Feed {
     bytes: Arc<Semaphore>,
 }
 
-/// How the call ended; read once all events are.
+/// How the call ended; read once all events are. It is set before the way is closed.
 #[derive(Clone, Default)]
-pub(super) struct Verdict(Arc<OnceLock<Failure>>);
+pub(super) struct Verdict(Arc<OnceLock<Result<(), Failure>>>);
 
 struct Queued {
     event: Event,
@@ -60,14 +60,17 @@ pub(super) fn channel() -> (Feed, Verdict, Queue) {
 
 impl Verdict {
     pub(super) fn set(&self, ended: Result<(), Failure>) {
-        if let Err(failure) = ended {
-            // There is one driver, which ends once.
-            let _ = self.0.set(failure);
-        }
+        // There is one driver, which ends once.
+        let _ = self.0.set(ended);
     }
 }
 
 impl Feed {
+    /// Keeps the way open for as long as what comes back is held.
+    pub(super) fn hold_open(&self) -> impl Sized + Send + use<> {
+        self.events.clone()
+    }
+
     /// Hands the event over, or gives it back when the reader lags behind.
     pub(super) fn try_send(&self, event: Event) -> Result<Option<Event>, Failure> {
         let Ok(bytes) = Arc::clone(&self.bytes).try_acquire_many_owned(bytes_of(&event)) else {
@@ -169,7 +172,9 @@ impl Stream for Events {
             Poll::Ready(Some(queued)) => Poll::Ready(Some(Ok(queued.event))),
             Poll::Ready(None) => {
                 queue.is_over = true;
-                Poll::Ready(queue.verdict.0.get().cloned().map(Err))
+                let ended = queue.verdict.0.get().cloned();
+                let broken_off = || Err(Failure::new(Reason::Internal, "the fan-out broke off"));
+                Poll::Ready(ended.unwrap_or_else(broken_off).err().map(Err))
             }
         }
     }

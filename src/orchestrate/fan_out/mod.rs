@@ -134,9 +134,10 @@ pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> 
         unread: Vec::new(),
         fan_out,
     };
+    let way = driver.feed.hold_open();
     let driver = tasks.spawn_owned(async move {
-        let ended = driver.run().await;
-        verdict.set(ended);
+        verdict.set(driver.run().await);
+        drop(way);
     });
     Ok(Events::new(queue, driver))
 }

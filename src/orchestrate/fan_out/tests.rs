@@ -47,6 +47,22 @@ async fn check(stage: &Stage, completion: Completion, timeout: Duration, expecte
     assert_eq!(stage.running(), 0, "no leg is left");
 }
 
+#[tokio::test]
+async fn a_fan_out_that_breaks_off_does_not_end_well() {
+    let tasks = Tasks::new();
+    let ends = async |verdict: Option<Result<(), Failure>>| {
+        let (feed, told, queue) = events::channel();
+        if let Some(verdict) = verdict {
+            told.set(verdict);
+        }
+        drop(feed);
+        read(Events::new(queue, tasks.spawn_owned(async {}))).await
+    };
+    assert_eq!(ends(Some(Ok(()))).await, "");
+    // Nobody has said how it ended.
+    assert_eq!(ends(None).await, "INTERNAL: the fan-out broke off");
+}
+
 #[tokio::test(start_paused = true)]
 async fn partials_come_in_order_of_arrival_and_all_ends_ok() {
     let mut stage = Stage::new([

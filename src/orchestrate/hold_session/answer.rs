@@ -66,6 +66,8 @@ pub struct Page {
 pub struct Post {
     /// For this session.
     pub session: SessionId,
+    /// The number of the instance's message that it replies to; 0 for none.
+    pub in_reply_to: u64,
     /// What it carries.
     pub payload: Payload,
     /// The caller's own key for it, and what was posted under it.
@@ -172,6 +174,7 @@ impl Sessions {
             id,
             Command::Post {
                 key,
+                in_reply_to: post.in_reply_to,
                 payload: post.payload,
                 stored,
                 replied,
@@ -271,6 +274,14 @@ impl Sessions {
         };
         let sessions = found.into_iter().take(size).filter_map(shown).collect();
         Ok(Page { sessions, next })
+    }
+
+    /// The client has received everything up to `seq`: it is not sent again. Nobody need be attached.
+    pub async fn acknowledge(&self, id: &SessionId, seq: u64) -> Result<Shown, Failure> {
+        let (done, is_done) = oneshot::channel();
+        self.send(id, Command::Acknowledge { seq, done })?;
+        is_done.await.unwrap_or_else(|_| Err(self.no_answer(id)))?;
+        self.get(id).await
     }
 
     /// Ends a session for both sides; no error when it had ended.

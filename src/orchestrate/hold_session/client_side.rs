@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::closing::Life;
@@ -225,6 +226,21 @@ impl Owner {
         let sent = self.client.as_ref().map_or(0, |client| client.sent);
         if let Err(bad) = self.to_client.ack(seq, sent) {
             self.detach_with(Failure::new(Reason::ArgumentInvalid, format!("ack: {bad}")));
+        }
+    }
+
+    /// The client says by a call of its own what it has received: what its stream has sent it, or, when it is away,
+    /// what an earlier one may have. It is told once that is written down.
+    pub(super) fn acknowledge(&mut self, seq: u64, done: oneshot::Sender<Result<(), Failure>>) {
+        let client = self.client.as_ref();
+        let sent = client.map_or(self.sent_before.to_client, |client| client.sent);
+        match self.to_client.ack(seq, sent) {
+            Ok(_is_news) => self.storing.acknowledging(seq, done),
+            Err(bad) => {
+                let refused = Failure::new(Reason::ArgumentInvalid, format!("seq: {bad}"));
+                // Whoever asked may have left.
+                drop(done.send(Err(refused)));
+            }
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) enum Command {
     Post {
         /// By which it is known when it comes again.
         key: Option<PostKey>,
+        /// The instance's message that it replies to; 0 for none.
+        in_reply_to: u64,
         /// What it carries.
         payload: Payload,
         /// Told once it is safe.
@@ -47,6 +49,13 @@ pub(super) enum Command {
         position: u64,
         /// Told when the instance replies.
         replied: oneshot::Sender<Result<Replied, Failure>>,
+    },
+    /// The client says outside its stream what it has received.
+    Acknowledge {
+        /// Everything up to this one.
+        seq: u64,
+        /// Told once that is written down.
+        done: oneshot::Sender<Result<(), Failure>>,
     },
     /// The session is to end.
     Close {

@@ -241,10 +241,12 @@ impl Owner {
             }
             Command::Post {
                 key,
+                in_reply_to,
                 payload,
                 stored,
                 replied,
-            } => self.post(key, payload, stored, replied),
+            } => self.post(key, in_reply_to, payload, stored, replied),
+            Command::Acknowledge { seq, done } => self.acknowledge(seq, done),
             Command::Await { position, replied } => self.await_reply(position, replied),
             Command::Close { closed } => self.close_for(closed),
         }

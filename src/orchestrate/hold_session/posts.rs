@@ -38,11 +38,12 @@ impl Owner {
     pub(super) fn post(
         &mut self,
         key: Option<PostKey>,
+        in_reply_to: u64,
         payload: Payload,
         stored: oneshot::Sender<Result<u64, Failure>>,
         replied: Option<oneshot::Sender<Result<Replied, Failure>>>,
     ) {
-        let position = self.accept_post(key, payload);
+        let position = self.accept_post(key, in_reply_to, payload);
         match position {
             Ok(position) => {
                 self.waiting.push(Waiting {
@@ -73,7 +74,12 @@ impl Owner {
         Ok(())
     }
 
-    fn accept_post(&mut self, key: Option<PostKey>, payload: Payload) -> Result<u64, Failure> {
+    fn accept_post(
+        &mut self,
+        key: Option<PostKey>,
+        in_reply_to: u64,
+        payload: Payload,
+    ) -> Result<u64, Failure> {
         self.may_wait()?;
         if let Some(key) = &key
             && let Some(known) = self
@@ -92,10 +98,17 @@ impl Owner {
         }
         let position = self
             .to_instance
-            .post(payload)
+            .post(in_reply_to, payload)
             .map_err(|full| Failure::new(Reason::SessionFull, full.to_string()))?;
         if let Some(key) = key {
-            if SESSION_POSTS_KNOWN_MAX <= self.known_posts.len() {
+            // One that is not stored yet is known here only, and is stored with its key.
+            let stored = self.to_instance.stored();
+            while SESSION_POSTS_KNOWN_MAX <= self.known_posts.len()
+                && self
+                    .known_posts
+                    .front()
+                    .is_some_and(|known| known.position <= stored)
+            {
                 self.known_posts.pop_front();
             }
             self.known_posts.push_back(KnownPost { key, position });

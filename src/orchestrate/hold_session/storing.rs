@@ -4,12 +4,16 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
+use tokio::sync::oneshot;
+
 use super::client_side::Client;
 use super::closing::Life;
 use super::instance_side::Link;
 use super::owner::{Leave, Owner};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{APPEND_MAX, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX};
+use crate::domain::limit::{
+    APPEND_MAX, SESSION_POSTS_WAITING_MAX, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX,
+};
 use crate::domain::session::to_client::{Reply, ToClient};
 use crate::domain::session::to_instance::{Source, ToInstance};
 use crate::store::record::{Appended, Direction, NewToClient, NewToInstance, Origin, Session};
@@ -27,6 +31,8 @@ pub(super) struct Storing {
     noted: Noted,
     /// What it has said that it knows of them.
     confirmed: Noted,
+    /// Calls that have acknowledged everything up to a message for the client, and wait until that is written down.
+    acknowledging: Vec<(u64, oneshot::Sender<Result<(), Failure>>)>,
     /// Replies that were handed to posts, and of which the store was not told yet.
     pub(super) takes: Vec<u64>,
 }
@@ -66,6 +72,30 @@ impl Storing {
             noted,
             confirmed: noted,
             ..Self::default()
+        }
+    }
+
+    /// A call waits until it is written down that the client has everything up to `seq`.
+    pub(super) fn acknowledging(&mut self, seq: u64, done: oneshot::Sender<Result<(), Failure>>) {
+        self.acknowledging.retain(|(_, done)| !done.is_closed());
+        if SESSION_POSTS_WAITING_MAX <= self.acknowledging.len() {
+            let detail = format!("{SESSION_POSTS_WAITING_MAX} calls that acknowledge are waiting");
+            // Whoever asked may have left, here and below.
+            drop(done.send(Err(Failure::new(Reason::TooMany, detail))));
+            return;
+        }
+        self.acknowledging.push((seq, done));
+        self.tell_acknowledging();
+    }
+
+    /// Tells those whose acknowledgement is written down.
+    fn tell_acknowledging(&mut self) {
+        let through = self.confirmed.to_client;
+        for (_, done) in self
+            .acknowledging
+            .extract_if(.., |(seq, _)| *seq <= through)
+        {
+            drop(done.send(Ok(())));
         }
     }
 
@@ -301,8 +331,16 @@ impl Owner {
                 self.lose_link(&failure(&error));
                 self.follow(&error);
             }
-            Stored::Noted(Ok(())) => self.storing.confirmed = self.storing.noted,
-            Stored::Noted(Err(error)) => self.follow(&error),
+            Stored::Noted(Ok(())) => {
+                self.storing.confirmed = self.storing.noted;
+                self.storing.tell_acknowledging();
+            }
+            Stored::Noted(Err(error)) => {
+                for (_, done) in self.storing.acknowledging.drain(..) {
+                    drop(done.send(Err(failure(&error))));
+                }
+                self.follow(&error);
+            }
             Stored::Closed(answer) => self.on_closed(answer),
             Stored::TakenOver(answer) => self.on_taken_over(answer),
         }

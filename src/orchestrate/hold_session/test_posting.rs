@@ -1,10 +1,12 @@
 //! Messages that come to a session by themselves.
 
 use super::test_stage::{House, name, posted, reason, settle, text};
-use super::{Deduplicated, Wait};
+use super::{Deduplicated, Post, Wait};
 use crate::domain::failure::Reason;
+use crate::domain::limit::SESSION_POSTS_KNOWN_MAX;
 use crate::domain::session::LossPolicy;
 use crate::instance::scripted::SessionAct;
+use crate::instance::session::{Data, Frame};
 
 #[tokio::test(start_paused = true)]
 async fn a_post_brings_its_reply_and_evicts_nobody() {
@@ -76,6 +78,33 @@ async fn two_posts_with_one_key_at_once_are_one_message() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn posts_that_wait_for_one_sync_together_are_all_known_by_their_keys_afterwards() {
+    let mut house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Reassign).await;
+    let many = 3 * SESSION_POSTS_KNOWN_MAX;
+    let post = |at: usize| {
+        let key = format!("k{at}");
+        let post = posted("s", Some(&key), &format!("p{at}"), Wait::Stored);
+        house.sessions.post(post)
+    };
+    let posted_all = futures_util::future::join_all((0..many).map(post)).await;
+    let positions: Vec<_> = posted_all
+        .into_iter()
+        .map(|posted| posted.unwrap().position)
+        .collect();
+    house.crash().await;
+    for (at, position) in positions.into_iter().enumerate() {
+        let key = format!("k{at}");
+        let again = posted("s", Some(&key), &format!("p{at}"), Wait::Stored);
+        let again = house.sessions.post(again).await.unwrap();
+        assert_eq!(
+            (again.position, again.deduplicated),
+            (position, Deduplicated::Yes)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_post_that_does_not_wait_is_answered_once_it_is_safe() {
     let house = House::new(&["A"]).await;
     house.instance("A").sessions.script([SessionAct::Silent]);
@@ -87,6 +116,52 @@ async fn a_post_that_does_not_wait_is_answered_once_it_is_safe() {
     assert_eq!(reason(waited), Reason::DeadlineExceeded);
     let kept = house.sessions.get(&name("s")).await.unwrap().session;
     assert_eq!(kept.to_instance.last, 2, "what was accepted stays accepted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_says_what_it_replies_to() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let reply = Post {
+        in_reply_to: 7,
+        ..posted("s", Some("k"), "yes", Wait::Replied)
+    };
+    house.sessions.post(reply).await.unwrap();
+    let seen = house.instance("A").sessions.opened()[0].seen();
+    let said = seen.into_iter().find_map(|frame| match frame {
+        Frame::Data(Data { in_reply_to, .. }) => Some(in_reply_to),
+        Frame::Ack { .. } | Frame::Close { .. } => None,
+    });
+    assert_eq!(said, Some(Some(7)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_away_or_only_listens_may_say_what_it_has() {
+    let mut house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Reassign).await;
+    let mut client = house.attach("s", Some(0)).await;
+    for at in 1..=4 {
+        client.send(at, "x").await;
+        client.message().await;
+    }
+    let session = name("s");
+    house.sessions.acknowledge(&session, 2).await.unwrap();
+    let beyond = house.sessions.acknowledge(&session, 5).await;
+    assert_eq!(reason(beyond), Reason::ArgumentInvalid, "it was never sent");
+    drop(client);
+    // What was said twice is said once, and the older word is no news.
+    for seq in [3, 3, 1] {
+        house.sessions.acknowledge(&session, seq).await.unwrap();
+    }
+    settle().await;
+    let (mut client, ready) = house.ready("s", None).await;
+    assert_eq!(ready.first_seq, 4);
+    assert_eq!(client.message().await.0, 4);
+    // Also when nobody has come since the start.
+    house.crash().await;
+    house.sessions.acknowledge(&session, 4).await.unwrap();
+    let (_, ready) = house.ready("s", None).await;
+    assert_eq!(ready.first_seq, 5);
 }
 
 #[tokio::test(start_paused = true)]

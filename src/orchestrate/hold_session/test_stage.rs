@@ -196,6 +196,7 @@ pub(super) fn posted(id: &str, key: Option<&str>, text: &str, wait: Wait) -> Pos
     let body = crate::domain::session::token::hash(payload.encoded());
     Post {
         session: name(id),
+        in_reply_to: 0,
         payload,
         idempotency: key.map(|key| (key.to_owned(), body)),
         wait,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Reason as Reset, RecvStream};
 use http::{Request, Response};
+use orchestrator::domain::limit::LINKS_PER_INSTANCE_MAX;
 use orchestrator::instance::Serving;
 use orchestrator::tasks::Finish;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -111,6 +112,24 @@ async fn further_calls_get_further_connections_where_one_takes_no_more() {
         held.push((request, respond));
     }
     for (_, respond) in held {
+        answer(respond, "1");
+    }
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap(), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_burst_over_an_instance_that_takes_one_call_on_a_connection_fails_none() {
+    let authority = Authority::new();
+    let (port, mut streams) = over_http2(&authority, 1).await;
+    let reached = reach(&behind_tls(port, "/run", &authority));
+    let calls: Vec<_> = (0..50)
+        .map(|_| tokio::spawn(told(reached.instance.execute(call("1")))))
+        .collect();
+    for _ in 0..50 {
+        let (connection, _, respond) = soon(streams.recv()).await.unwrap();
+        assert!(connection <= LINKS_PER_INSTANCE_MAX, "one more is made");
         answer(respond, "1");
     }
     for call in calls {

@@ -24,7 +24,7 @@ mod builtin;
 mod many;
 
 /// The way to an instance that listens there.
-fn instance(address: SocketAddr, tasks: &Tasks) -> GrpcInstance {
+pub(crate) fn instance(address: SocketAddr, tasks: &Tasks) -> GrpcInstance {
     let spec = Spec {
         id: InstanceId::parse("A").unwrap(),
         endpoint: Endpoint::parse(&address.to_string()).unwrap(),

@@ -6,10 +6,11 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
 
-use super::House;
+use super::{House, bearer, route_fields};
 use crate::raw::caller::{self, Answer, Body};
-use crate::raw::rest;
-use crate::stage::KEY;
+use crate::raw::frame;
+use crate::raw::{End, Peer, rest};
+use crate::stage::{self, KEY, start};
 
 /// Everything but health, what is not there included.
 fn paths() -> Vec<&'static str> {
@@ -120,4 +121,27 @@ async fn a_request_that_is_not_grpc_is_told_in_json_over_http1() {
             is_refusal(401, &headers, body.as_bytes(), &expected.to_lowercase());
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_ends_the_stream_of_one_who_does_not_read() {
+    let config = stage::embedded();
+    let revoked = config.keys.keys[0].revoked.clone();
+    let app = start(config).await;
+    let no_window = [(frame::INITIAL_WINDOW_SIZE, 0)];
+    let mut peer = Peer::with_settings(app.address(), &no_window).await;
+    let own_key = bearer();
+    let mut fields = route_fields(&own_key);
+    fields[2].1 = "/openclaw.orchestrator.v1.OrchestratorService/HealthWatch";
+    peer.send(&[
+        frame::headers(1, &fields, 0),
+        frame::data(1, &frame::prefix(0), frame::END_STREAM),
+    ])
+    .await;
+    peer.until(|frame| frame.kind == frame::HEADERS && frame.stream == 1)
+        .await;
+    // The first message is in our hands now, and there it stays.
+    peer.pong().await;
+    revoked.revoke();
+    assert!(matches!(peer.end_of(1).await, End::Reset(_)));
 }

@@ -90,6 +90,35 @@ async fn what_an_instance_says_comes_as_events_and_goes_on_behind_the_last_one()
 }
 
 #[tokio::test]
+async fn a_listener_says_what_it_has_without_coming_back_and_replies_to_what_it_was_asked() {
+    for way in WAYS {
+        let house = House::new(way).await;
+        house.spawn(json!({"sessionId": "s"})).await;
+        let ack = format!("{SESSIONS}/s/ack");
+        let mut reading = house.listen(None).await;
+        reading.expect("ready").await;
+        for at in 1..=3 {
+            house.post_to_s(&json!(at)).await;
+            reading.expect("data").await;
+        }
+        let acked = house.post(&ack, json!({"seq": 2})).await;
+        assert_eq!(acked.status, 200, "{acked:?}");
+        let session = &acked.json()["session"];
+        assert_eq!(session["unacknowledgedByClient"], "1");
+        let beyond = house.post(&ack, json!({"seq": "4"})).await;
+        assert_eq!(beyond.failure(), (400, "argument_invalid".to_owned()));
+        // Whoever listens is neither sent away nor sent anything again.
+        let reply = json!({"sessionId": "s", "data": "yes", "inReplyTo": "3", "wait": false});
+        assert_eq!(house.send(reply).await.status, 200);
+        let event = reading.expect("data").await;
+        assert_eq!(message(&event), (Some(4), &json!("yes")));
+        let nobody = format!("{SESSIONS}/t/ack");
+        let nobody = house.post(&nobody, json!({"seq": 1})).await;
+        assert_eq!(nobody.failure(), (404, "session_unknown".to_owned()));
+    }
+}
+
+#[tokio::test]
 async fn a_place_that_cannot_be_meant_is_refused_before_anybody_is_sent_away() {
     for way in WAYS {
         let house = House::new(way).await;

@@ -32,7 +32,7 @@ impl House {
         ask.send(self.way, self.app.address()).await
     }
 
-    async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.ask(Ask::post(path, body.to_string())).await
     }
 

@@ -204,14 +204,19 @@ class Orchestrator:
         payload: Json = None,
         *,
         idempotency_key: str = "",
+        in_reply_to: int = 0,
         wait: bool = True,
         timeout: float | None = None,
     ) -> models.Reply:
-        """Sends one message of a session without attaching, and waits for the reply unless told not to."""
+        """Sends one message of a session without attaching, and waits for the reply unless told not to.
+
+        `in_reply_to` is the number of the message of the instance that it answers; 0 for none.
+        """
         request = pb.SessionPostRequest(
             session_id=session_id,
             payload=to_value(payload),
             idempotency_key=idempotency_key,
+            in_reply_to=in_reply_to,
             no_wait=not wait,
             timeout=_write.duration(timeout),
         )
