@@ -97,12 +97,53 @@ fn read_descriptors(limits: &str) -> Option<u64> {
     line.split_whitespace().nth(3)?.parse().ok()
 }
 
-/// The memory limit of the control group, or the machine's memory.
+/// The machine's memory, or the least that a control group grants which this process is in.
 fn memory() -> Option<u64> {
-    let group = fs::read_to_string("/sys/fs/cgroup/memory.max")
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    group.or_else(|| read_memory(&fs::read_to_string("/proc/meminfo").ok()?))
+    least_memory(|path| fs::read_to_string(path).ok())
+}
+
+fn least_memory(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let granted = limit_files(&groups);
+    let granted = granted
+        .iter()
+        .filter_map(|file| read(file)?.trim().parse().ok());
+    let machine = read("/proc/meminfo").and_then(|text| read_memory(&text));
+    granted.chain(machine).min()
+}
+
+/// Where the limits of these groups may stand, and those of all groups above, which hold as well: cgroup-v2 in the
+/// kernel's documentation, and its memory controller of version 1. In a namespace of its own a process is told of
+/// groups that it does not see; the topmost that it does see is then its own, or above it.
+fn limit_files(groups: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    // hierarchy:controllers:path
+    for group in groups.lines() {
+        let mut parts = group.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let (folders, file): (&[_], _) = if controllers.is_empty() {
+            (&["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], "memory.max")
+        } else if controllers.split(',').any(|name| name == "memory") {
+            (&["/sys/fs/cgroup/memory"], "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        let mut above = path.trim_end_matches('/');
+        // Above its own namespace: it does not see that.
+        if path.split('/').any(|part| part == "..") {
+            above = "";
+        }
+        loop {
+            files.extend(folders.iter().map(|at| format!("{at}{above}/{file}")));
+            let Some((parent, _)) = above.rsplit_once('/') else {
+                break;
+            };
+            above = parent;
+        }
+    }
+    files
 }
 
 fn read_memory(meminfo: &str) -> Option<u64> {
@@ -164,5 +205,55 @@ mod tests {
             read_memory("MemTotal:       25000000 kB\nMemFree: 1 kB"),
             Some(25_600_000_000)
         );
+    }
+
+    fn check_memory(groups: &str, files: &[(&str, &str)], expected_mib: u64) {
+        let read = |path: &str| match path {
+            "/proc/self/cgroup" => Some(groups.to_owned()),
+            "/proc/meminfo" => Some("MemTotal:       65536 kB\n".to_owned()),
+            other => {
+                let file = files.iter().find(|(path, _)| *path == other);
+                file.map(|(_, text)| (*text).to_owned())
+            }
+        };
+        let found = least_memory(read);
+        assert_eq!(found, Some(expected_mib << 20), "{groups} {files:?}");
+    }
+
+    #[test]
+    fn the_least_that_any_group_above_grants_is_the_memory_there_is() {
+        let unit = "0::/system.slice/orchestrator.service\n";
+        let (own, slice, root) = (
+            "/sys/fs/cgroup/system.slice/orchestrator.service/memory.max",
+            "/sys/fs/cgroup/system.slice/memory.max",
+            "/sys/fs/cgroup/memory.max",
+        );
+        // As under systemd, where the root has no such file.
+        check_memory(unit, &[(own, "33554432\n"), (slice, "max\n")], 32);
+        check_memory(unit, &[(own, "max\n"), (slice, "16777216\n")], 16);
+        check_memory(unit, &[(own, "33554432\n"), (slice, "16777216\n")], 16);
+        check_memory(unit, &[(own, "max\n")], 64);
+        // More than there is is no more.
+        check_memory(unit, &[(own, "1099511627776\n")], 64);
+        // As in a container with a namespace of its own, and in one without, which sees its own group at the top.
+        check_memory("0::/\n", &[(root, "33554432\n")], 32);
+        check_memory("0::/kubepods/pod1/c1\n", &[(root, "33554432\n")], 32);
+        check_memory("0::/../other\n", &[(root, "33554432\n")], 32);
+    }
+
+    #[test]
+    fn the_first_version_of_control_groups_is_read_too() {
+        let groups = "9:name=systemd:/\n4:cpu,memory:/jobs/one\n3:cpuset:/jobs\n0::/\n";
+        let (own, above, root) = (
+            "/sys/fs/cgroup/memory/jobs/one/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/jobs/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        );
+        let unlimited = (root, "9223372036854771712\n");
+        check_memory(groups, &[(own, "33554432\n"), unlimited], 32);
+        check_memory(groups, &[(above, "16777216\n"), unlimited], 16);
+        check_memory(groups, &[unlimited], 64);
+        check_memory("", &[(own, "1\n")], 64);
+        check_memory("nonsense\n::\n", &[], 64);
     }
 }

@@ -5,6 +5,7 @@
 //! part as a whole, so that whoever reads it sees one config or the other.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -20,10 +21,12 @@ use crate::domain::budget::Budget;
 use crate::domain::health::Admin;
 use crate::domain::hedge::Hedges;
 use crate::domain::id::InstanceId;
+use crate::fleet::view::Origin;
 use crate::fleet::{Configured, Fleet, Left, registration};
 use crate::ingress::caller::Keys;
 use crate::ingress::listener::Address;
 use crate::ingress::settings::{Settings, SettingsNow};
+use crate::instance::Spec;
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
 use crate::tasks::Tasks;
@@ -124,12 +127,13 @@ impl Live {
         }
         let (limits, means) = capacity::within_means(later.limits.clone(), later.admission);
         let (instances, builtins) = self.builtins.house(&later.instances, &self.tasks).await?;
+        let ourselves = doors(&later, &self.address, &instances);
         let configured = Configured {
             instances,
             admin: wanted_otherwise(&self.running.admin, &later.admin),
             probe: later.probe,
             health: later.health,
-            registration: registration_of(&later, &self.address, means.instance_calls_max),
+            registration: registration_of(&later, ourselves, means.instance_calls_max),
         };
         let left = self
             .fleet
@@ -202,17 +206,32 @@ fn wanted_otherwise(
     other.map(|id| (id.clone(), of(later, id))).collect()
 }
 
+/// Where this process listens: for callers, for operators, and as the instances that run in it. No instance can be
+/// registered at a socket in the file system.
+pub(super) fn doors(
+    config: &Config,
+    address: &Address,
+    instances: &[(Spec, Origin)],
+) -> Vec<SocketAddr> {
+    let of_this_process = |(spec, origin): &(Spec, Origin)| match origin {
+        Origin::Builtin => spec.endpoint.pinned.clone(),
+        Origin::Config | Origin::Registered => Vec::new(),
+    };
+    let instances = instances.iter().flat_map(of_this_process);
+    let named = address.tcp().into_iter().chain(config.operators);
+    named.chain(instances).collect()
+}
+
 /// What may register, by a config.
 pub(super) fn registration_of(
     config: &Config,
-    address: &Address,
+    ourselves: Vec<SocketAddr>,
     calls_in_flight_max: u32,
 ) -> registration::Settings {
     registration::Settings {
         networks: config.networks.clone(),
         take_over: config.take_over,
-        // No instance can be registered at a socket in the file system.
-        ourselves: address.tcp().into_iter().collect(),
+        ourselves,
         calls_in_flight_max,
         rate: config.admission.instance_rate,
         retries: config.retry.instance_budget,

@@ -43,7 +43,7 @@ mod operators;
 
 use builtins::Builtins;
 pub use follow::{Follow, Outcome, Reading};
-use live::{Live, quotas, registration_of};
+use live::{Live, doors, quotas, registration_of};
 pub use live::{Reload, Taken};
 
 /// A running orchestrator.
@@ -433,12 +433,13 @@ async fn gather(
     let mut builtins = Builtins::default();
     let (instances, housed) = builtins.house(&config.instances, tasks).await?;
     builtins.replace(housed);
+    let ourselves = doors(config, own.0, &instances);
     let configured = Configured {
         instances,
         admin: config.admin.clone().into_iter().collect(),
         probe: config.probe,
         health: config.health,
-        registration: registration_of(config, own.0, own.1),
+        registration: registration_of(config, ourselves, own.1),
     };
     let fleet = Fleet::new(
         connect,

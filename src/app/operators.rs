@@ -27,6 +27,8 @@ impl App {
     ) -> io::Result<SocketAddr> {
         let listener = listener::bind(address).await?;
         let address = listener.local_addr()?;
+        // Where the config leaves the port to the system, it is known only now.
+        self.house.fleet.add_own_door(address);
         let tasks = &self.house.tasks;
         let (upkeep, levels) = (exposition.clone(), self.levels());
         tasks.spawn(tasks.until_stop(async move {
@@ -37,6 +39,7 @@ impl App {
         }));
         let (fallen, draining) = (self.fallen(), self.house.draining.clone());
         let settings = self.house.settings.clone();
+        let journal = self.house.sessions.readiness();
         let view = View {
             metrics: Arc::new(move || {
                 note(&levels());
@@ -44,6 +47,7 @@ impl App {
             }),
             is_alive: Arc::new(move || !fallen()),
             is_ready: Arc::new(move || !draining.is_cancelled()),
+            sessions_complaint: Arc::new(move || journal.borrow().complaint()),
             config: Arc::new(move || settings.load().shown.to_string()),
         };
         tasks.spawn(tasks.until_stop(admin::serve(listener, view, tasks.clone())));
@@ -81,5 +85,6 @@ fn levels(house: &methods::House, memory: &Memory, connections: &Tasks) -> Level
         message_bytes: (memory.held(), memory.limit()),
         retry_tokens: retries.tokens(Instant::now().into_std()),
         is_draining: house.draining.is_cancelled(),
+        is_journal_ready: house.sessions.readiness().borrow().complaint().is_none(),
     }
 }

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Instances in the fleet, those of the config and registered ones together.
 pub const FLEET_MAX: usize = 10_000;
+/// In a fleet of more than these, what probes change at the same time is shown together.
+pub const FLEET_SHOWN_AT_ONCE_MAX: usize = 256;
+/// How much later what a probe has changed is then shown, at most.
+pub const VIEW_BEHIND_MAX: Duration = Duration::from_millis(20);
 /// Targets of one fan-out.
 pub const FANOUT_TARGETS_MAX: usize = 4096;
 /// Target expressions of one request.
@@ -25,6 +29,9 @@ pub const AGGREGATE_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024 * 1024;
 pub const ANSWER_PASSED_ON_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 /// Nested messages in a payload. Runtimes refuse more than 100 levels, and our own envelopes need three.
 pub const PAYLOAD_DEPTH_MAX: usize = 94;
+/// A payload of a session up to this is copied when it is kept: connections are read into buffers of this size and more,
+/// and a slice of one holds on to all of it.
+pub const PAYLOAD_COPIED_BYTES_MAX: usize = 16 * 1024;
 /// Entries, and bytes of names and values, of the metadata of one task.
 pub const METADATA_ENTRIES_MAX: usize = 64;
 /// Bytes of all names and values of the metadata of one task.
@@ -247,6 +254,11 @@ pub const SESSION_MOVE_WAIT: Duration = Duration::from_secs(10);
 pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 /// Sessions that are read at once when the orchestrator starts.
 pub const SESSION_PAGE_READ: usize = 1000;
+/// Sessions whose time is looked at without letting go of the list of sessions.
+pub const SESSIONS_LOOKED_AT_ONCE: usize = 256;
+/// Sessions that ended long ago which the store is asked to forget at once: what they take of its queue, and how many
+/// share one sync.
+pub const SESSIONS_FORGOTTEN_AT_ONCE: usize = 64;
 /// Silence on a stream of events after which a comment is sent: proxies cut streams on which nothing moves.
 pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Idle TTL of a session that names none.

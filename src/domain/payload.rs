@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::limit::PAYLOAD_DEPTH_MAX;
+use super::limit::{PAYLOAD_COPIED_BYTES_MAX, PAYLOAD_DEPTH_MAX};
 
 /// An encoded `google.protobuf.Value` that has been looked over. Cloning shares the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,17 @@ impl Payload {
     #[must_use]
     pub fn copied(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
+    }
+
+    /// The same, for somebody who keeps it for long: in memory of its own where the buffer that it came in may be many
+    /// times larger.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        if self.0.len() <= PAYLOAD_COPIED_BYTES_MAX {
+            self.copied()
+        } else {
+            self
+        }
     }
 
     /// The encoded Value.
@@ -278,6 +289,21 @@ mod tests {
         Text(String),
         List(Vec<Json>),
         Object(Vec<(String, Json)>),
+    }
+
+    #[test]
+    fn a_small_payload_that_is_kept_lets_go_of_the_buffer_that_it_came_in() {
+        let text = |bytes: usize| length_delimited(3, &vec![b'x'; bytes]);
+        for (bytes, is_copied) in [(1, true), (PAYLOAD_COPIED_BYTES_MAX, false)] {
+            let mut buffer = text(bytes);
+            buffer.resize(buffer.len() + 64 * 1024, 0);
+            let buffer = Bytes::from(buffer);
+            let payload = Payload::check(buffer.slice(..text(bytes).len())).unwrap();
+            let kept = payload.clone().kept();
+            assert_eq!(kept, payload);
+            drop(payload);
+            assert_eq!(buffer.is_unique(), is_copied, "{bytes}");
+        }
     }
 
     fn length_delimited(number: u8, bytes: &[u8]) -> Vec<u8> {

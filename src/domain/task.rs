@@ -225,7 +225,7 @@ mod tests {
             "expect",
             "request-timeout",
             "x-orchestrator-attempt",
-            "x-envoy-upstream-rq-timeout-ms",
+            "x-envoy-max-retries",
             "x-forwarded-for",
             "x-forwarded-client-cert",
             "forwarded",

@@ -1,9 +1,12 @@
 //! Who is there and who is well. Readers get an immutable view and never a lock.
 //!
 //! The roll is the one place that changes: configured instances stay, registered ones come and go with their
-//! leases, probes report. After each change a new view is published.
+//! leases, probes report. After each change a new view is published; in a large fleet what probes change at the same
+//! time comes in one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +18,10 @@ use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::health::{self, Admin, probed};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::{FLEET_MAX, HEALTH_REASON_CHARS_MAX, PROBES_AT_ONCE_MAX};
+use crate::domain::limit::{
+    FLEET_MAX, FLEET_SHOWN_AT_ONCE_MAX, HEALTH_REASON_CHARS_MAX, PROBES_AT_ONCE_MAX,
+    VIEW_BEHIND_MAX,
+};
 use crate::instance::{InstanceClient, Spec};
 use crate::tasks::{Owned, Tasks};
 
@@ -47,6 +53,8 @@ pub struct Fleet {
     view: ArcSwap<View>,
     roll: Mutex<Roll>,
     changed: watch::Sender<u64>,
+    /// Whether the view is to follow the roll in a moment.
+    is_behind: AtomicBool,
     connect: Connect,
     probe: ArcSwap<ProbeSettings>,
     probe_changed: Arc<Notify>,
@@ -54,6 +62,8 @@ pub struct Fleet {
     probes: Arc<Semaphore>,
     tasks: Tasks,
     registration: ArcSwap<registration::Settings>,
+    /// Doors of ours that no settings name.
+    doors: ArcSwap<Vec<SocketAddr>>,
     chance: Chance,
 }
 
@@ -95,6 +105,7 @@ impl Fleet {
             view: ArcSwap::from_pointee(View::default()),
             roll: Mutex::default(),
             changed: watch::Sender::new(0),
+            is_behind: AtomicBool::new(false),
             connect,
             probe: ArcSwap::from_pointee(probe),
             probe_changed: Arc::default(),
@@ -102,6 +113,7 @@ impl Fleet {
             probes: Arc::new(Semaphore::new(PROBES_AT_ONCE_MAX)),
             tasks,
             registration: ArcSwap::from_pointee(registration),
+            doors: ArcSwap::default(),
             chance,
         })
     }
@@ -216,18 +228,47 @@ impl Fleet {
     }
 
     /// Notes what a probe has changed, unless the member has been replaced since.
-    fn note_probe(&self, id: &InstanceId, serial: u64, state: probed::State, reason: &str) {
+    fn note_probe(
+        self: &Arc<Self>,
+        id: &InstanceId,
+        serial: u64,
+        state: probed::State,
+        reason: &str,
+    ) {
         // All of a large fleet's reasons travel in one answer.
         let reason: String = reason.chars().take(HEALTH_REASON_CHARS_MAX).collect();
         let mut roll = self.roll();
         if roll.repaint(id, serial, |member| {
             member.health.after_probe(state, &reason)
         }) {
-            self.publish(&roll);
+            self.publish_soon(&roll);
         }
     }
 
+    /// Publishes what a probe has changed. Each view costs by the size of its fleet, and when a large one starts, or
+    /// its network breaks, all of it changes: what changes within a moment then comes in one view. Who comes or goes,
+    /// and what an operator wants, is never put off.
+    fn publish_soon(self: &Arc<Self>, roll: &Roll) {
+        if roll.entries.len() <= FLEET_SHOWN_AT_ONCE_MAX {
+            return self.publish(roll);
+        }
+        if self.is_behind.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let fleet = Arc::downgrade(self);
+        let later = async move {
+            tokio::time::sleep(VIEW_BEHIND_MAX).await;
+            let Some(fleet) = fleet.upgrade() else { return };
+            let roll = fleet.roll();
+            if fleet.is_behind.load(Ordering::Acquire) {
+                fleet.publish(&roll);
+            }
+        };
+        self.tasks.spawn(self.tasks.until_stop(later));
+    }
+
     fn publish(&self, roll: &Roll) {
+        self.is_behind.store(false, Ordering::Release);
         let members = roll.entries.values().map(|entry| Arc::clone(&entry.member));
         let previous = self.view.load();
         let view = View::after_change(

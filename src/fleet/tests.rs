@@ -428,3 +428,57 @@ async fn hundreds_of_silent_instances_do_not_hold_up_the_others() {
         started.elapsed()
     );
 }
+
+fn probed_down(stage: &Stage, name: &str) {
+    let member = stage.member(name);
+    let down = probed::State::Down;
+    stage
+        .fleet
+        .note_probe(member.id(), member.serial, down, "as the test wants it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_probes_of_a_large_fleet_change_at_once_is_shown_in_few_looks() {
+    let names: Vec<_> = (0..1000).map(|at| format!("w{at:04}")).collect();
+    let stage = Stage::empty(&names);
+    let specs = names.iter().map(|name| (spec(name), Origin::Config));
+    stage.fleet.add(specs.collect()).unwrap();
+    let changes = stage.fleet.changes();
+    stage
+        .until(|member| member.health.state == State::Healthy)
+        .await;
+    let looks = *changes.borrow();
+    assert!(looks < 50, "{looks}");
+
+    names.iter().for_each(|name| probed_down(&stage, name));
+    assert_eq!(*changes.borrow(), looks, "a moment later");
+    time::sleep(VIEW_BEHIND_MAX).await;
+    tokio::task::yield_now().await;
+    assert_eq!(*changes.borrow(), looks + 1);
+    let view = stage.fleet.view();
+    let is_down = |member: &Arc<Member>| member.health.state == State::Down;
+    assert!(view.members().iter().all(is_down));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_fleet_and_what_an_operator_wants_are_shown_at_once() {
+    let stage = Stage::new(10).await;
+    probed_down(&stage, "w03");
+    assert_eq!(stage.member("w03").health.state, State::Down);
+
+    let names: Vec<_> = (0..1000).map(|at| format!("w{at:04}")).collect();
+    let stage = Stage::empty(&names);
+    let specs = names.iter().map(|name| (spec(name), Origin::Config));
+    stage.fleet.add(specs.collect()).unwrap();
+    probed_down(&stage, "w0003");
+    assert_ne!(stage.member("w0003").health.state, State::Down);
+    stage
+        .fleet
+        .set_admin([&id("w0005")], Admin::Draining, "test");
+    assert_eq!(stage.member("w0005").health.state, State::Draining);
+    let looks = *stage.fleet.changes().borrow();
+    // What was to be shown later has come with it.
+    assert_eq!(stage.member("w0003").health.state, State::Down);
+    time::sleep(VIEW_BEHIND_MAX / 2).await;
+    assert_eq!(*stage.fleet.changes().borrow(), looks);
+}

@@ -28,12 +28,14 @@ pub struct View {
     pub is_alive: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Whether calls are taken: not once a stop has begun.
     pub is_ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Why nothing that is said in sessions can be kept; none when it can.
+    pub sessions_complaint: Arc<dyn Fn() -> Option<&'static str> + Send + Sync>,
     /// The config as JSON, without secrets.
     pub config: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
 /// The paths, for whoever calls another one.
-const PATHS: &str = "/metrics, /livez, /readyz and /config are here\n";
+const PATHS: &str = "/metrics, /livez, /readyz, /readyz/sessions and /config are here\n";
 /// How long no connection is taken when the system has no room for one.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -96,7 +98,18 @@ fn answer<B>(request: &Request<B>, view: &View) -> Response<Full<Bytes>> {
             response(StatusCode::OK, text, (view.metrics)())
         }
         "/livez" => state((view.is_alive)(), "alive", "a part has died"),
-        "/readyz" => state((view.is_ready)(), "ready", "stopping"),
+        // Route and Fanout need no journal: whoever routes by this would take them away too.
+        "/readyz" => match (view.sessions_complaint)() {
+            Some(complaint) if (view.is_ready)() => {
+                let said = format!("ready, but not for sessions: {complaint}\n");
+                response(StatusCode::OK, plain, said)
+            }
+            Some(_) | None => state((view.is_ready)(), "ready", "stopping"),
+        },
+        "/readyz/sessions" => match (view.sessions_complaint)() {
+            Some(complaint) if (view.is_ready)() => state(false, "ready", complaint),
+            Some(_) | None => state((view.is_ready)(), "ready", "stopping"),
+        },
         "/config" => response(StatusCode::OK, "application/json", (view.config)()),
         _ => response(StatusCode::NOT_FOUND, plain, PATHS.to_owned()),
     }
@@ -118,18 +131,19 @@ mod tests {
 
     use super::*;
 
-    fn view(is_ready: bool) -> View {
+    fn view(is_ready: bool, complaint: Option<&'static str>) -> View {
         View {
             metrics: Arc::new(|| "m 1\n".to_owned()),
             is_alive: Arc::new(|| true),
             is_ready: Arc::new(move || is_ready),
+            sessions_complaint: Arc::new(move || complaint),
             config: Arc::new(|| "{}".to_owned()),
         }
     }
 
-    async fn ask(method: Method, path: &str, is_ready: bool) -> (u16, String) {
+    async fn ask(method: Method, path: &str, view: &View) -> (u16, String) {
         let request = Request::builder().method(method).uri(path);
-        let response = answer(&request.body(()).unwrap(), &view(is_ready));
+        let response = answer(&request.body(()).unwrap(), view);
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -137,13 +151,32 @@ mod tests {
 
     #[tokio::test]
     async fn each_path_says_what_it_is_there_for() {
-        let get = async |path, is_ready| ask(Method::GET, path, is_ready).await;
+        let get = async |path, is_ready| ask(Method::GET, path, &view(is_ready, None)).await;
         assert_eq!(get("/metrics", true).await, (200, "m 1\n".to_owned()));
         assert_eq!(get("/livez", false).await, (200, "alive\n".to_owned()));
         assert_eq!(get("/readyz", true).await, (200, "ready\n".to_owned()));
         assert_eq!(get("/readyz", false).await, (503, "stopping\n".to_owned()));
         assert_eq!(get("/config", true).await, (200, "{}".to_owned()));
         assert_eq!(get("/metric", true).await, (404, PATHS.to_owned()));
-        assert_eq!(ask(Method::POST, "/metrics", true).await.0, 405);
+        let post = ask(Method::POST, "/metrics", &view(true, None)).await;
+        assert_eq!(post.0, 405);
+    }
+
+    #[tokio::test]
+    async fn sessions_have_a_readiness_of_their_own() {
+        let get = async |path, is_ready, complaint| {
+            let (status, said) = ask(Method::GET, path, &view(is_ready, complaint)).await;
+            format!("{status} {said}")
+        };
+        let full = Some("the disk is full");
+        let check = async |is_ready, complaint, whole: &str, sessions: &str| {
+            assert_eq!(get("/readyz", is_ready, complaint).await, whole);
+            assert_eq!(get("/readyz/sessions", is_ready, complaint).await, sessions);
+        };
+        check(true, None, "200 ready\n", "200 ready\n").await;
+        let but = "200 ready, but not for sessions: the disk is full\n";
+        check(true, full, but, "503 the disk is full\n").await;
+        check(false, None, "503 stopping\n", "503 stopping\n").await;
+        check(false, full, "503 stopping\n", "503 stopping\n").await;
     }
 }

@@ -353,6 +353,10 @@ impl Store for MemoryStore {
         self.call(Strength::Durable, move |world| world.forget(&id))
     }
 
+    fn try_room(&self) -> Pending<Result<(), Error>> {
+        self.call(Strength::Durable, |_| Ok(()))
+    }
+
     fn forget_old(&self, old: Old) -> Pending<Result<usize, Error>> {
         self.call(Strength::Relaxed, move |world| Ok(world.forget_old(old)))
     }

@@ -155,7 +155,11 @@ pub trait Store: Send + Sync {
     /// The post with this idempotency key, as long as it is remembered.
     fn find_post(&self, session: &SessionId, key: &str) -> Pending<Result<Option<Post>, Error>>;
 
-    /// Whether the store takes what it is given, now and whenever that changes.
+    /// Writes a little that means nothing, so that it is known whether there is room again. *Durable.*
+    fn try_room(&self) -> Pending<Result<(), Error>>;
+
+    /// Whether the store takes what it is given, now and whenever that changes. A call that wrote nothing says nothing
+    /// about the room that there is.
     fn readiness(&self) -> watch::Receiver<Readiness>;
 
     /// Finishes what it was given before, and lets go of its files. Every later call answers `Stopped`.
@@ -173,6 +177,19 @@ pub enum Readiness {
     Failed,
     /// It was stopped.
     Stopped,
+}
+
+impl Readiness {
+    /// Why nothing is taken; none when it is.
+    #[must_use]
+    pub fn complaint(self) -> Option<&'static str> {
+        match self {
+            Self::Ready => None,
+            Self::NoSpace => Some("the disk of the journal is full"),
+            Self::Failed => Some("the journal has failed"),
+            Self::Stopped => Some("the journal is closed"),
+        }
+    }
 }
 
 /// Why a call to the store did nothing, `Failed` apart, after which nobody knows.

@@ -133,25 +133,28 @@ impl World {
     }
 
     pub(super) fn forget_old(&mut self, old: Old) -> usize {
-        let ids = self.ids();
+        let is_old = |shelf: &Shelf| {
+            let closed = shelf.book.closed();
+            closed.is_ok_and(|at| at < old.closed_before_ms)
+        };
+        // Most sessions have nothing that is old.
+        let with_old = |(id, shelf): (&SessionId, &Shelf)| {
+            let is_old = is_old(shelf);
+            let has_old = is_old || shelf.book.has_posts_before(old.posted_before_ms);
+            has_old.then(|| (id.clone(), is_old))
+        };
+        let found: Vec<_> = self.shelves.iter().filter_map(with_old).collect();
         let mut forgotten = 0;
-        for id in &ids {
-            let Ok(shelf) = self.shelf(id) else {
+        for (id, is_old) in found {
+            if is_old {
+                forgotten += usize::from(self.forget(&id).is_ok());
                 continue;
-            };
-            if shelf
-                .book
-                .closed()
-                .is_ok_and(|at| at < old.closed_before_ms)
-            {
-                forgotten += usize::from(self.forget(id).is_ok());
-            } else if shelf.book.has_posts_before(old.posted_before_ms) {
-                // It is there: it was looked up just now.
-                let _ = self.change(id, |shelf, _| {
-                    shelf.book.forget_posts(old.posted_before_ms);
-                    Ok::<_, Error>(())
-                });
             }
+            // It is there: it was looked up just now.
+            let _ = self.change(&id, |shelf, _| {
+                shelf.book.forget_posts(old.posted_before_ms);
+                Ok::<_, Error>(())
+            });
         }
         forgotten
     }

@@ -67,12 +67,13 @@ const MESSAGE_BYTES: &str = "orchestrator_message_bytes";
 const MESSAGE_BYTES_LIMIT: &str = "orchestrator_message_bytes_limit";
 const RETRY_TOKENS: &str = "orchestrator_retry_tokens";
 const DRAINING: &str = "orchestrator_draining";
+const JOURNAL_READY: &str = "orchestrator_journal_ready";
 const TASKS: &str = "orchestrator_runtime_tasks";
 const QUEUE: &str = "orchestrator_runtime_queue_depth";
 
 /// Every metric of the program. Beside them stand those of the process, as every client of Prometheus names them:
 /// `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` and so on.
-pub const METRICS: [Metric; 21] = [
+pub const METRICS: [Metric; 22] = [
     metric(
         CALLS,
         Kind::Counter,
@@ -182,6 +183,12 @@ pub const METRICS: [Metric; 21] = [
         "Retries that the shared budget has left",
     ),
     metric(DRAINING, Kind::Gauge, &[], "1 once a stop has begun"),
+    metric(
+        JOURNAL_READY,
+        Kind::Gauge,
+        &[],
+        "1 while the journal takes what sessions say, 0 while its disk is full or has failed",
+    ),
     metric(
         TASKS,
         Kind::Gauge,
@@ -318,6 +325,8 @@ pub struct Levels {
     pub retry_tokens: f64,
     /// Whether a stop has begun.
     pub is_draining: bool,
+    /// Whether the journal takes what it is given.
+    pub is_journal_ready: bool,
 }
 
 /// Notes the levels, as they are now.
@@ -337,6 +346,7 @@ pub fn note(levels: &Levels) {
         (MESSAGE_BYTES_LIMIT, levels.message_bytes.1 as f64),
         (RETRY_TOKENS, levels.retry_tokens),
         (DRAINING, f64::from(u8::from(levels.is_draining))),
+        (JOURNAL_READY, f64::from(u8::from(levels.is_journal_ready))),
         (TASKS, runtime.num_alive_tasks() as f64),
         (QUEUE, runtime.global_queue_depth() as f64),
     ] {

@@ -182,6 +182,15 @@ def test_the_config_is_shown_without_secrets_and_other_paths_are_refused(operato
     assert operators.get("/else")[0] == 404
 
 
+def test_the_port_is_no_instance(operators, caller):
+    address = operators.url.removeprefix("http://")
+    for address in (address, operators.url + "/metrics"):
+        instance = caller.messages.Instance(id="x", address=address)
+        request = caller.messages.RegisterRequest(instance=instance, incarnation=1)
+        error = refused(lambda: caller.cluster.Register(request, timeout=LONG, metadata=BEARER))
+        assert error.code() == grpc.StatusCode.PERMISSION_DENIED and "the orchestrator itself" in error.details()
+
+
 def test_it_is_alive_and_not_ready_while_it_stops(tmp_path):
     orchestrator = started(tmp_path / "stopping", shutdown={"not_ready_for": "20s"})
     try:
@@ -253,6 +262,7 @@ def test_every_command_of_the_page_runs(tmp_path):
     try:
         for command in commands:
             command = command.replace("/var/lib/orchestrator", str(tmp_path / "page" / "data"))
+            command = command.replace("127.0.0.1:7070", orchestrator.address)
             command = command.replace("/tmp/journal-copy.db", str(tmp_path / "copy"))
             done = subprocess.run(
                 command, shell=True, cwd=tmp_path / "page", env=environment, capture_output=True, text=True, timeout=LONG

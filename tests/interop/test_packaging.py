@@ -1,8 +1,19 @@
-"""The files that it is run with are what those who read them expect."""
+"""The files that it is run with are what those who read them expect, and it runs as they say."""
+
+import json
+import re
+import shlex
 
 import pytest
+import yaml
 
+from deployed import Deployed, Deployment, Folder
 from stubs import REPOSITORY
+
+DOCKERFILE = REPOSITORY / "packaging/Dockerfile"
+MANIFEST = REPOSITORY / "packaging/kubernetes/orchestrator.yaml"
+UNIT = REPOSITORY / "packaging/systemd/orchestrator.service"
+CONFIG = json.dumps({"instances": [{"id": "A", "builtin": {}}]})
 
 
 @pytest.mark.parametrize("manifest", sorted(REPOSITORY.glob("packaging/kubernetes/*.yaml")), ids=lambda path: path.name)
@@ -13,7 +24,96 @@ def test_kubernetes_knows_every_field(run, manifest):
 
 
 def test_kubernetes_would_refuse_an_unknown_field(run, tmp_path):
-    text = (REPOSITORY / "packaging/kubernetes/orchestrator.yaml").read_text()
+    text = MANIFEST.read_text()
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(text.replace("replicas:", "replika:"))
     assert run("kubernetes-validate", "--strict", str(wrong)).returncode != 0
+
+
+class Image:
+    """What the last stage of the Dockerfile says, and the command that its header shows."""
+
+    def __init__(self):
+        text = DOCKERFILE.read_text()
+        header = re.search(r"^#\s+docker run (.*?) orchestrator (.*)$", text, re.MULTILINE)
+        self.shown_options, self.shown_arguments = map(shlex.split, header.groups())
+        stage = re.split(r"^FROM ", text, flags=re.MULTILINE)[-1]
+        said = re.findall(r"^([A-Z]+) (.*)$", stage, re.MULTILINE)
+        of = lambda word: [rest for found, rest in said if found == word]
+        self.user, self.group = map(int, of("USER")[-1].split(":"))
+        self.entry = json.loads(of("ENTRYPOINT")[-1])
+        # Docker sets the home of a user who is in no passwd file to the root.
+        self.environment = {"HOME": "/"} | dict(pair.split("=", 1) for rest in of("ENV") for pair in shlex.split(rest))
+        owners = {rest.split()[-1]: re.search(r"--chown=(\d+):(\d+)", rest) for rest in of("COPY")}
+        # A new volume is as the image has its folder; made by the engine, where there is none.
+        self.volumes = {
+            path: Folder(*map(int, owners[path].groups())) if owners.get(path) else Folder() for path in of("VOLUME")
+        }
+
+
+def docker():
+    image = Image()
+    named = [mount.split(":")[1] for flag, mount in zip(image.shown_options, image.shown_options[1:]) if flag == "-v"]
+    assert named == list(image.volumes), "what is kept outlives the container that the header shows"
+    command = image.entry + image.shown_arguments
+    return Deployment(command, image.environment, image.user, image.group, True, image.volumes, instances=8)
+
+
+def kubernetes():
+    image = Image()
+    kinds = {document["kind"]: document for document in yaml.safe_load_all(MANIFEST.read_text())}
+    deployment = kinds["Deployment"]["spec"]
+    pod = deployment["template"]["spec"]
+    [container] = pod["containers"]
+    may, here = pod["securityContext"], container["securityContext"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    # A volume belongs to root, and to the group that the pod asks for.
+    kept = Folder(0, may["fsGroup"], 0o2775) if "fsGroup" in may else Folder()
+    mounts = {}
+    for mount in container["volumeMounts"]:
+        volume = volumes[mount["name"]]
+        if "secret" in volume:
+            mounts[mount["mountPath"]] = Folder(writable=False, files={"orchestrator.json": CONFIG})
+        else:
+            claim = volume["persistentVolumeClaim"]["claimName"]
+            assert kinds["PersistentVolumeClaim"]["metadata"]["name"] == claim
+            mounts[mount["mountPath"]] = kept
+            # One process has a journal: a new pod beside the old one would wait for it, and the old one for the new.
+            assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    group = may.get("fsGroup", may["runAsUser"])
+    environment = image.environment | {entry["name"]: entry["value"] for entry in container.get("env", [])}
+    command = image.entry + container["args"]
+    return Deployment(command, environment, may["runAsUser"], group, not here["readOnlyRootFilesystem"], mounts)
+
+
+def systemd():
+    lines = (line.split("=", 1) for line in UNIT.read_text().splitlines() if re.match(r"[A-Za-z]+=", line))
+    said = dict(lines)
+    assert (said["DynamicUser"], said["ProtectSystem"]) == ("yes", "strict")
+    # systemd.unit(5) and systemd.exec(5), for a system service; a dynamic user has no home.
+    state = f"/var/lib/{said['StateDirectory']}"
+    command = shlex.split(said["ExecStart"].replace("%S", "/var/lib"))
+    environment = {"HOME": "/", "STATE_DIRECTORY": state}
+    user = 61184
+    mounts = {
+        state: Folder(user, user, int(said["StateDirectoryMode"], 8)),
+        f"/run/{said['RuntimeDirectory']}": Folder(user, user),
+        "/etc/orchestrator": Folder(writable=False, files={"orchestrator.json": CONFIG}),
+    }
+    return Deployment(command, environment, user, user, False, mounts)
+
+
+@pytest.mark.parametrize("read", [docker, kubernetes, systemd])
+def test_it_starts_as_the_file_says_and_keeps_its_sessions(read, tmp_path):
+    deployment = read()
+    spawn = ["sessions_spawn", "--id", "kept", "--instances", "A", "--output", "json"]
+    for command in [spawn, ["sessions", "show", "--id", "kept", "--output", "json"]]:
+        deployed = Deployed(tmp_path, deployment)
+        try:
+            deployed.lines.wait_for(instances=deployment.instances)
+            output = deployed.run(*command)
+            assert output.returncode == 0, output
+            assert deployed.terminate() == 0
+        finally:
+            deployed.end()
+            print(deployed.log.read_text())

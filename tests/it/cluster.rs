@@ -71,6 +71,7 @@ async fn registrations_that_may_not_be_are_refused_by_name() {
     let app = start(embedded()).await;
     let mut cluster = cluster(&app).await;
     let ourselves = app.address().to_string();
+    let builtin = app.fleet().view().members()[0].spec.endpoint.to_string();
     let short = Some(prost_types::Duration {
         seconds: 1,
         nanos: 0,
@@ -103,6 +104,11 @@ async fn registrations_that_may_not_be_are_refused_by_name() {
         ),
         (
             registration("x", &ourselves, 1),
+            Code::PermissionDenied,
+            "ADDRESS_NOT_ALLOWED",
+        ),
+        (
+            registration("x", &builtin, 1),
             Code::PermissionDenied,
             "ADDRESS_NOT_ALLOWED",
         ),

@@ -1,17 +1,23 @@
 //! Health tells who is well and why; HealthWatch tells when that changes.
 
+use std::sync::Arc;
+
 use orchestrator::domain::health::State;
 use orchestrator::proto::health::health_check_response::ServingStatus;
 use orchestrator::proto::health::health_client::HealthClient;
 use orchestrator::proto::health::{HealthCheckRequest, HealthListRequest};
 use orchestrator::proto::orchestrator::{
     DeregisterRequest, DrainRequest, HealthRequest, HealthState, HealthWatchRequest,
-    HealthWatchResponse, Instance as Registered, RegisterRequest,
+    HealthWatchResponse, Instance as Registered, RegisterRequest, RouteRequest,
+    SessionSpawnRequest,
 };
+use orchestrator::store::memory::{Fault, MemoryStore, Settings};
 use tonic::Code;
 
 use crate::stage::instance::{Act, Instance};
-use crate::stage::{self, channel, client, config, embedded, planned, reason, settled, start};
+use crate::stage::{
+    self, channel, client, config, embedded, planned, reason, settled, start, start_over,
+};
 
 #[tokio::test]
 async fn a_dead_instance_is_down_with_a_reason_and_the_living_are_healthy() {
@@ -96,12 +102,49 @@ async fn the_orchestrator_s_own_health_is_public_and_knows_its_services() {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(list.statuses.len(), 3);
+    assert_eq!(list.statuses.len(), 4);
     let mut watch = health.watch(ask("nobody")).await.unwrap().into_inner();
     assert_eq!(
         watch.message().await.unwrap().unwrap().status(),
         ServingStatus::ServiceUnknown
     );
+}
+
+#[tokio::test]
+async fn sessions_have_a_health_of_their_own_which_is_that_of_the_journal() {
+    let store = MemoryStore::new(Settings::default());
+    let app = start_over(embedded(), Arc::new(store.clone())).await;
+    let (mut client, channel) = (client(&app).await, channel(app.address()).await);
+    let mut health = HealthClient::new(channel);
+    let sessions = HealthCheckRequest {
+        service: "openclaw.orchestrator.v1.Sessions".to_owned(),
+    };
+    let mut watch = health.watch(sessions).await.unwrap().into_inner();
+    let mut next = async || watch.message().await.unwrap().map(|told| told.status());
+    assert_eq!(next().await, Some(ServingStatus::Serving));
+    for (fault, expected) in [
+        (Fault::NoSpace, "JOURNAL_FULL"),
+        (Fault::SyncFails, "JOURNAL_FAILED"),
+    ] {
+        store.set_fault(fault);
+        let spawn = client.session_spawn(SessionSpawnRequest::default());
+        assert_eq!(reason(&spawn.await.unwrap_err()), expected);
+        assert_eq!(next().await, Some(ServingStatus::NotServing));
+        let whole = health.check(HealthCheckRequest::default()).await.unwrap();
+        assert_eq!(whole.into_inner().status(), ServingStatus::Serving);
+        let route = RouteRequest {
+            instances: vec!["A".into()],
+            ..RouteRequest::default()
+        };
+        client.route(route).await.unwrap();
+        store.set_fault(Fault::None);
+        // By itself: nobody sends anything to a session meanwhile.
+        assert_eq!(next().await, Some(ServingStatus::Serving));
+    }
+    let stopping = app.stop();
+    let told = async { (next().await, next().await) };
+    let (_, told) = tokio::join!(stopping, told);
+    assert_eq!(told, (Some(ServingStatus::NotServing), None));
 }
 
 #[tokio::test]

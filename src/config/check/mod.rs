@@ -35,32 +35,35 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// Beyond it, clocks overflow.
 const LONGEST: Duration = SETTING_TIME_MAX;
 
+/// What may stand at the top.
+const SECTIONS: [&str; 20] = [
+    "$schema",
+    "listen",
+    "socket_mode",
+    "tls",
+    "plaintext",
+    "instances",
+    "keys",
+    "identities",
+    "forwarders",
+    "reflection",
+    "health",
+    "registration",
+    "limits",
+    "admission",
+    "retry",
+    "hedging",
+    "timeouts",
+    "shutdown",
+    "sessions",
+    "operators",
+];
+
 /// What is meant; of use only when nothing was noted.
 pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundings<'_>) -> Config {
     let mut config = Config::empty();
     let place = Place::root(item, notes);
-    let Some(fields) = place.fields(&[
-        "$schema",
-        "listen",
-        "socket_mode",
-        "tls",
-        "plaintext",
-        "instances",
-        "keys",
-        "identities",
-        "forwarders",
-        "reflection",
-        "health",
-        "registration",
-        "limits",
-        "admission",
-        "retry",
-        "hedging",
-        "timeouts",
-        "shutdown",
-        "sessions",
-        "operators",
-    ]) else {
+    let Some(fields) = place.fields(&SECTIONS) else {
         return config;
     };
     // Of use to editors only.

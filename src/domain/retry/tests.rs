@@ -169,7 +169,7 @@ fn pushback_is_obeyed_to_the_letter() {
 
 #[test]
 fn a_wait_beyond_all_clocks_is_a_long_wait() {
-    let now = Instant::now();
+    let now = tokio::time::Instant::now().into_std();
     let longest = u64::MAX.to_string();
     let mut asked = Asked::default();
     for pushback in [

@@ -151,7 +151,7 @@ impl ToClient {
             seq,
             reply,
             taken: false,
-            payload,
+            payload: payload.kept(),
         };
         self.bytes += size(&message);
         self.kept.push_back(message);

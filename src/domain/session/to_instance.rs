@@ -201,7 +201,7 @@ impl ToInstance {
             position: self.last,
             source,
             in_reply_to,
-            payload,
+            payload: payload.kept(),
         };
         self.bytes += size(&message);
         self.kept.push_back(message);

@@ -1,6 +1,7 @@
 //! Instances that come and go by themselves: leases and incarnations.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -268,18 +269,37 @@ impl Fleet {
         network::judge(address, networks, |address| self.is_ourselves(address))
     }
 
+    /// One more door of ours: no instance can be registered there, whatever the settings say from now on.
+    pub fn add_own_door(&self, door: SocketAddr) {
+        self.doors.rcu(|doors| {
+            let mut doors = Vec::clone(doors);
+            doors.push(door);
+            doors
+        });
+    }
+
     fn is_ourselves(&self, address: SocketAddr) -> bool {
-        self.registration.load().ourselves.iter().any(|door| {
-            let same_host = door.ip().to_canonical() == address.ip()
-                || (door.ip().is_unspecified() && is_of_this_machine(address));
-            door.port() == address.port() && same_host
+        let (settings, doors) = (self.registration.load(), self.doors.load());
+        let mut doors = settings.ourselves.iter().chain(doors.iter());
+        // The port first: where that is another one, the system need not be asked.
+        doors.any(|door| {
+            let ip = door.ip().to_canonical();
+            door.port() == address.port()
+                && (ip == address.ip() || ip.is_unspecified() && is_of_this_machine(address))
         })
     }
 }
 
-/// Only an address of this machine can be bound.
 fn is_of_this_machine(address: SocketAddr) -> bool {
-    UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
+    can_be_ours(UdpSocket::bind(SocketAddr::new(address.ip(), 0)))
+}
+
+/// Only an address of this machine can be bound. Where the system cannot say, it may be one.
+fn can_be_ours<T>(bound: io::Result<T>) -> bool {
+    bound.map_or_else(
+        |error| error.kind() != io::ErrorKind::AddrNotAvailable,
+        |_| true,
+    )
 }
 
 enum Decision {

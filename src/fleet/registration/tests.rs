@@ -60,6 +60,26 @@ async fn check(
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_door_of_ours_is_an_instance() {
+    let fleet = fleet();
+    fleet.add_own_door("127.0.0.1:7071".parse().unwrap());
+    let refused = Err(Reason::AddressNotAllowed);
+    check(&fleet, "A", "127.0.0.1:7070", 1, refused).await;
+    check(&fleet, "A", "127.0.0.1:7071", 1, refused).await;
+    check(&fleet, "A", "127.0.0.1:7072", 1, Ok(())).await;
+    check(&fleet, "B", "127.0.0.2:7071", 1, Ok(())).await;
+}
+
+#[test]
+fn an_address_of_which_the_system_cannot_say_whose_it_is_may_be_ours() {
+    let refused = |code| can_be_ours::<()>(Err(io::Error::from_raw_os_error(code)));
+    let (no_descriptor, not_available) = (24, 99);
+    assert!(can_be_ours(Ok(())));
+    assert!(!refused(not_available));
+    assert!(refused(no_descriptor));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_newer_incarnation_replaces_and_an_older_one_is_refused() {
     let fleet = fleet();
     check(&fleet, "A", "127.0.0.1:1", 5, Ok(())).await;

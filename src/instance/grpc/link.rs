@@ -155,7 +155,7 @@ impl Link {
                     let look = || Some(self.find(Turn::Has)).filter(Found::is_something);
                     self.queue.wait(look).await
                 }
-                found => found,
+                found @ (Found::Open(..) | Found::Connecting(_) | Found::Full) => found,
             };
             let connecting = match found {
                 Found::Open(connection, place) => {

@@ -218,7 +218,7 @@ impl Connections {
         loop {
             let found = match self.shared(Turn::Comes) {
                 Room::Busy => self.queue.wait(|| self.shared(Turn::Has).something()).await,
-                room => room,
+                room @ (Room::Found(_) | Room::None) => room,
             };
             if let Room::Found(way) = found {
                 return Ok(way);

@@ -193,7 +193,7 @@ impl Entry {
         starts
     }
 
-    /// Whether a task holds the session.
+    #[cfg(test)]
     pub(super) fn is_live(&self) -> bool {
         self.inbox().phase == Phase::Live
     }
@@ -208,9 +208,12 @@ impl Entry {
         !self.inbox().commands.is_empty() || self.signals.load(Ordering::Acquire) != 0
     }
 
-    /// The task ends, unless there is a command after all.
+    /// The task ends, unless there is a command or a signal after all.
     pub(super) fn rest(&self) -> bool {
         let mut inbox = self.inbox();
+        if inbox.phase == Phase::Gone {
+            return true;
+        }
         let rests = inbox.commands.is_empty() && self.signals.load(Ordering::Acquire) == 0;
         if rests {
             inbox.phase = Phase::Dormant;
@@ -230,10 +233,31 @@ impl Entry {
 
     /// Calls the task that holds the session, if one does.
     pub(super) fn signal(&self, signal: Signal) {
-        if self.is_live() {
-            self.signals.fetch_or(signal as u8, Ordering::AcqRel);
-            self.waker.wake();
+        let inbox = self.inbox();
+        if inbox.phase == Phase::Live {
+            self.leave(inbox, signal);
         }
+    }
+
+    /// Calls the task that holds the session, whether one does or not; tells whether it has to be started.
+    #[must_use]
+    pub(super) fn call(&self, signal: Signal) -> bool {
+        let mut inbox = self.inbox();
+        let starts = match inbox.phase {
+            Phase::Gone => return false,
+            Phase::Live => false,
+            Phase::Dormant => true,
+        };
+        inbox.phase = Phase::Live;
+        self.leave(inbox, signal);
+        starts
+    }
+
+    /// Under the lock: a task that goes to rest has seen it, or does not rest.
+    fn leave(&self, inbox: MutexGuard<'_, Inbox>, signal: Signal) {
+        self.signals.fetch_or(signal as u8, Ordering::AcqRel);
+        drop(inbox);
+        self.waker.wake();
     }
 
     /// Takes a signal that was given since.
@@ -264,5 +288,103 @@ impl Entry {
     /// Notes when the session expires.
     pub(super) fn set_expires(&self, at: Option<Instant>) {
         *self.expires.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::selection::Policy;
+    use crate::domain::session::{Durability, LossPolicy, SessionId};
+
+    fn entry() -> Arc<Entry> {
+        let terms = Terms {
+            id: SessionId::parse("s").unwrap(),
+            caller: String::new(),
+            spawn: None,
+            targets: Vec::new(),
+            selection: Policy::Ordered,
+            loss_policy: LossPolicy::Reassign,
+            durability: Durability::None,
+            labels: Default::default(),
+            idle_ttl: Duration::from_secs(1),
+            lifetime: None,
+            created_ms: 0,
+        };
+        let lifetime = Lifetime {
+            idle_ttl: terms.idle_ttl,
+            ends: None,
+        };
+        Entry::new(Arc::new(terms), lifetime, None)
+    }
+
+    /// The end of a task's life: it looks a last time, and rests. Tells whether it has seen a signal.
+    fn go_to_rest(entry: &Entry) -> bool {
+        let mut has_seen = entry.take_signal().is_some();
+        while !entry.rest() {
+            has_seen |= entry.take_signal().is_some();
+        }
+        has_seen
+    }
+
+    /// Waits until both sides are at this round, without leaving the processor for as long as the other side runs.
+    fn meet(mine: &AtomicUsize, other: &AtomicUsize, round: usize) {
+        mine.store(round, Ordering::SeqCst);
+        let mut looks = 0_u32;
+        while other.load(Ordering::SeqCst) < round {
+            looks += 1;
+            if looks.is_multiple_of(1000) {
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn a_session_that_just_goes_to_rest_hears_that_it_is_to_move() {
+        let entries: Vec<_> = std::iter::repeat_with(entry).take(100_000).collect();
+        let (task_at, caller_at) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|threads| {
+            let task = threads.spawn(|| {
+                let mut heard = Vec::new();
+                for (round, entry) in entries.iter().enumerate() {
+                    assert!(entry.wake_up());
+                    meet(&task_at, &caller_at, round + 1);
+                    heard.push(go_to_rest(entry));
+                }
+                heard
+            });
+            let mut started = Vec::new();
+            for (round, entry) in entries.iter().enumerate() {
+                meet(&caller_at, &task_at, round + 1);
+                // Each round meets the task a little later on its way.
+                for _ in 0..round % 50 {
+                    std::hint::spin_loop();
+                }
+                started.push(entry.call(Signal::Move));
+            }
+            for ((entry, heard), starts) in entries.iter().zip(task.join().unwrap()).zip(started) {
+                assert!(heard != starts, "either of them: {heard} {starts}");
+                assert_eq!(entry.is_live(), starts);
+                // Nothing is left for whoever holds the session much later.
+                assert_eq!(entry.take_signal(), starts.then_some(Signal::Move));
+            }
+        });
+    }
+
+    #[test]
+    fn who_rests_is_not_signalled_and_what_is_gone_stays_gone() {
+        let entry = entry();
+        entry.signal(Signal::Look);
+        assert_eq!(entry.take_signal(), None);
+        assert!(entry.wake_up());
+        entry.end();
+        assert!(entry.rest());
+        assert!(!entry.call(Signal::Move));
+        let (closed, _) = oneshot::channel();
+        assert_eq!(entry.send(Command::Close { closed }), Sent::Gone);
     }
 }

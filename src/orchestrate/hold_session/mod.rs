@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 mod answer;
 mod client_side;
@@ -26,6 +28,7 @@ mod posts;
 mod registry;
 mod spawn;
 mod storing;
+mod sweep;
 #[cfg(test)]
 mod test_conversation;
 #[cfg(test)]
@@ -40,6 +43,8 @@ mod test_posting;
 mod test_pressure;
 #[cfg(test)]
 mod test_stage;
+#[cfg(test)]
+mod test_sweeping;
 mod wake;
 mod weight;
 
@@ -55,8 +60,8 @@ use crate::domain::selection::Policy;
 use crate::domain::session::{Bounds, CloseReason, End, SessionId};
 use crate::fleet::view::{FleetNow, Member, View};
 use crate::memory::Memory;
-use crate::store::Store;
 use crate::store::record::Owner as StoreOwner;
+use crate::store::{Readiness, Store};
 use crate::tasks::Tasks;
 use entry::{Entry, Signal};
 use place::Counts;
@@ -82,6 +87,8 @@ pub(super) struct House {
     /// This run of this orchestrator.
     owner: StoreOwner,
     registry: RwLock<Registry>,
+    /// The sessions that a task holds.
+    held: TaskTracker,
     counts: Counts,
     memory: Memory,
     settings: Settings,
@@ -114,6 +121,7 @@ impl Sessions {
             tasks,
             chance,
             registry: RwLock::default(),
+            held: TaskTracker::new(),
             counts: Counts::default(),
             memory,
             settings,
@@ -138,40 +146,43 @@ impl Sessions {
         self.0.settings.bounds
     }
 
-    /// Ends sessions whose time is over and forgets those that ended long ago, once a second, and tells all of
-    /// them when the fleet has changed; until everything stops.
-    pub async fn keep(self, mut fleet_changes: tokio::sync::watch::Receiver<u64>) {
-        const RESOLUTION: Duration = Duration::from_secs(1);
-        let mut next = Instant::now() + RESOLUTION;
-        loop {
-            tokio::select! {
-                biased;
-                changed = fleet_changes.changed() => match changed {
-                    Ok(()) => self.0.signal_all(Signal::Look),
-                    Err(_) => return,
-                },
-                () = tokio::time::sleep_until(next) => {
-                    next = Instant::now() + RESOLUTION;
-                    self.0.sweep().await;
-                }
-            }
+    /// Whether what is said in sessions can be kept, now and whenever that changes.
+    #[must_use]
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.0.store.readiness()
+    }
+
+    /// Ends sessions whose time is over and forgets those that ended long ago, and tells all of them when the fleet
+    /// has changed; until everything stops. Neither waits for the other.
+    pub async fn keep(self, fleet_changes: watch::Receiver<u64>) {
+        tokio::select! {
+            biased;
+            () = self.0.follow(fleet_changes) => {}
+            () = self.0.keep_time() => {}
         }
     }
 
     /// Tells every attached client to come again later, ends its stream, and takes nothing more. What was
     /// acknowledged is in the store.
     pub async fn drain(&self, limit: Duration) {
-        self.0.draining.store(true, Ordering::Release);
-        self.0.signal_all(Signal::Drain);
-        let ends = Instant::now() + limit;
+        let house = &self.0;
+        house.draining.store(true, Ordering::Release);
+        house.signal_all(Signal::Drain);
         // They only have to notice.
-        while self.0.has_live() && Instant::now() < ends {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        house.held.close();
+        // Whoever has not by then is cut.
+        let _ = tokio::time::timeout(limit, house.held.wait()).await;
     }
 }
 
 impl House {
+    /// Tells all sessions when the fleet has changed, as long as there is one.
+    async fn follow(&self, mut fleet_changes: watch::Receiver<u64>) {
+        while fleet_changes.changed().await.is_ok() {
+            self.signal_all(Signal::Look);
+        }
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

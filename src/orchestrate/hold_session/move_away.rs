@@ -26,8 +26,7 @@ impl Sessions {
                 LossPolicy::Reassign | LossPolicy::Replay => true,
             };
             if may_move && entry.counted_at().is_some_and(|at| from.contains(&at)) {
-                house.wake(&entry);
-                entry.signal(Signal::Move);
+                house.call(&entry, Signal::Move);
             }
         }
     }

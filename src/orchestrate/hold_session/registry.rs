@@ -1,8 +1,8 @@
-//! The sessions by their names and by their tokens.
+//! The sessions by their names and by their tokens, and when the time of each is looked at.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,17 +11,25 @@ use tokio_util::sync::CancellationToken;
 use super::entry::{Entry, Signal};
 use super::{House, now_ms, storing};
 use crate::domain::failure::Failure;
-use crate::domain::limit::{POSTS_REMEMBERED_FOR, SESSION_PAGE_READ};
+use crate::domain::limit::SESSION_PAGE_READ;
 use crate::domain::session::SessionId;
 use crate::domain::session::lifetime::{Lifetime, Presence};
 use crate::domain::session::token;
-use crate::store::record::{Old, Query, Session, State, StateFilter};
+use crate::store::record::{Query, Session, State, StateFilter};
 
 /// The sessions by their names and by their tokens.
 #[derive(Default)]
 pub(super) struct Registry {
-    by_id: BTreeMap<SessionId, Arc<Entry>>,
+    by_id: BTreeMap<SessionId, Listed>,
     by_token: HashMap<token::Hash, Token>,
+    /// When the time of each session is looked at next: one look for each.
+    looks: BTreeSet<(Instant, SessionId)>,
+}
+
+struct Listed {
+    entry: Arc<Entry>,
+    token: token::Hash,
+    look_at: Instant,
 }
 
 /// What a token is good for.
@@ -41,7 +49,7 @@ impl Drop for Token {
 
 impl Registry {
     pub(super) fn find(&self, id: &SessionId) -> Option<Arc<Entry>> {
-        self.by_id.get(id).cloned()
+        self.by_id.get(id).map(|listed| Arc::clone(&listed.entry))
     }
 
     /// The session that a token is good for, and what fires when it is good for it no more.
@@ -51,30 +59,57 @@ impl Registry {
     ) -> Option<(&Arc<Entry>, CancellationToken)> {
         let token = self.by_token.get(hash)?;
         let void = token.void.get_or_init(CancellationToken::new).clone();
-        Some((self.by_id.get(&token.session)?, void))
+        Some((&self.by_id.get(&token.session)?.entry, void))
     }
 
-    fn insert(&mut self, entry: &Arc<Entry>, token: token::Hash) {
-        let id = entry.terms.id.clone();
+    fn insert(&mut self, entry: &Arc<Entry>, token: token::Hash, now: Instant) {
+        let id = &entry.terms.id;
+        // One that is being forgotten may still be there.
+        self.remove(id);
+        let look_at = entry.look_at(now);
+        self.looks.insert((look_at, id.clone()));
         self.insert_token(id.clone(), token);
-        self.by_id.insert(id, Arc::clone(entry));
+        let listed = Listed {
+            entry: Arc::clone(entry),
+            token,
+            look_at,
+        };
+        self.by_id.insert(id.clone(), listed);
     }
 
     fn remove(&mut self, id: &SessionId) {
-        self.by_id.remove(id);
-        // Once for each session that is forgotten.
-        self.by_token.retain(|_, token| token.session != *id);
+        if let Some(listed) = self.by_id.remove(id) {
+            self.by_token.remove(&listed.token);
+            self.looks.remove(&(listed.look_at, id.clone()));
+        }
     }
 
     /// The token of a session is another one now: whoever came with the one before has to leave.
     pub(super) fn replace_token(&mut self, id: &SessionId, token: token::Hash) {
-        self.by_token.retain(|_, token| token.session != *id);
+        let Some(listed) = self.by_id.get_mut(id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut listed.token, token);
+        self.by_token.remove(&before);
         self.insert_token(id.clone(), token);
     }
 
     fn insert_token(&mut self, session: SessionId, token: token::Hash) {
         let void = OnceLock::new();
         self.by_token.insert(token, Token { session, void });
+    }
+
+    /// The next session whose time is looked at now, which is looked at again later.
+    pub(super) fn next_look(&mut self, now: Instant) -> Option<Arc<Entry>> {
+        let (at, _) = self.looks.first()?;
+        if now < *at {
+            return None;
+        }
+        let (_, id) = self.looks.pop_first()?;
+        let listed = self.by_id.get_mut(&id)?;
+        listed.look_at = listed.entry.look_at(now);
+        self.looks.insert((listed.look_at, id));
+        Some(Arc::clone(&listed.entry))
     }
 }
 
@@ -97,11 +132,7 @@ impl House {
         let entry = Entry::new(Arc::clone(terms), lifetime, expires.map(Instant::from_std));
         let is_closed = matches!(session.state, State::Closed { .. });
         entry.closed.store(is_closed, Ordering::Relaxed);
-        let mut registry = self
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        registry.insert(&entry, session.token.0);
+        self.change_registry().insert(&entry, session.token.0, now);
         entry
     }
 
@@ -134,7 +165,8 @@ impl House {
 
     pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
-        registry.by_id.values().cloned().collect()
+        let listed = registry.by_id.values();
+        listed.map(|listed| Arc::clone(&listed.entry)).collect()
     }
 
     pub(super) fn signal_all(&self, signal: Signal) {
@@ -143,45 +175,19 @@ impl House {
         }
     }
 
-    pub(super) fn has_live(&self) -> bool {
-        self.entries().iter().any(|entry| entry.is_live())
+    /// Forgets a session, and no other one that has its name by now.
+    pub(super) fn forget(&self, entry: &Arc<Entry>) {
+        self.count(entry, None);
+        let id = &entry.terms.id;
+        let mut registry = self.change_registry();
+        let found = registry.find(id);
+        if found.is_some_and(|found| Arc::ptr_eq(&found, entry)) {
+            registry.remove(id);
+        }
     }
 
-    pub(super) fn forget(&self, id: &SessionId) {
-        if let Ok(entry) = self.find(id) {
-            self.count(&entry, None);
-        }
-        let mut registry = self
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        registry.remove(id);
-    }
-
-    /// Ends what has expired, and forgets what ended long ago.
-    pub(super) async fn sweep(self: &Arc<Self>) {
-        let now = Instant::now();
-        let is_due = |entry: &Arc<Entry>| entry.expires().is_some_and(|expires| expires <= now);
-        for entry in self.entries().into_iter().filter(is_due) {
-            if !entry.closed.load(Ordering::Relaxed) {
-                self.wake(&entry);
-                entry.signal(Signal::Expire);
-            } else if !entry.attached.load(Ordering::Relaxed) {
-                entry.end();
-                let id = &entry.terms.id;
-                // One that cannot be forgotten now is when the orchestrator is started again.
-                if let Err(error) = self.store.forget(id).await {
-                    tracing::warn!(session = %id, %error, "a closed session could not be forgotten");
-                }
-                self.forget(id);
-            }
-        }
-        let remembered = u64::try_from(POSTS_REMEMBERED_FOR.as_millis()).unwrap_or(u64::MAX);
-        let old = Old {
-            closed_before_ms: 0,
-            posted_before_ms: now_ms().saturating_sub(remembered),
-        };
-        // Tried again at once.
-        drop(self.store.forget_old(old).await);
+    pub(super) fn change_registry(&self) -> RwLockWriteGuard<'_, Registry> {
+        let registry = self.registry.write();
+        registry.unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,8 @@
 //! How a session begins.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::answer::Shown;
@@ -108,10 +108,7 @@ impl Sessions {
                 if let State::Closed { reason, .. } = &session.state {
                     return Err(super::closed(super::ended(reason)));
                 }
-                let mut registry = house
-                    .registry
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let mut registry = house.change_registry();
                 registry.replace_token(session.id(), hash);
                 (session, Deduplicated::Yes)
             }

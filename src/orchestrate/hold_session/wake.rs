@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::House;
 use super::closing::Life;
-use super::entry::Entry;
+use super::entry::{Entry, Signal};
 use super::owner::{Leave, Owner};
 use crate::domain::limit::{MEMORY_PUSHBACK, UNACKNOWLEDGED_BYTES_MAX};
 use crate::domain::payload::Payload;
@@ -27,10 +27,17 @@ impl House {
         }
     }
 
+    /// Calls the task of a session, which is started for that where there is none.
+    pub(super) fn call(self: &Arc<Self>, entry: &Arc<Entry>, signal: Signal) {
+        if entry.call(signal) {
+            self.start(entry);
+        }
+    }
+
     /// Starts the task of a session that has just become live.
     pub(super) fn start(self: &Arc<Self>, entry: &Arc<Entry>) {
         let held = hold(Arc::clone(self), Arc::clone(entry));
-        self.tasks.spawn(held);
+        self.tasks.spawn(self.held.track_future(held));
     }
 }
 
@@ -65,7 +72,7 @@ pub(super) async fn hold(house: Arc<House>, entry: Arc<Entry>) {
             }
             Leave::Lost => {
                 entry.end();
-                house.forget(&entry.terms.id);
+                house.forget(&entry);
                 return;
             }
             Leave::Stop => return entry.end(),

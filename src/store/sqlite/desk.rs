@@ -186,6 +186,15 @@ impl Desk {
         Ok(())
     }
 
+    /// Writes what is there already.
+    pub(super) fn try_room(&self) -> Result<(), Broken> {
+        let version: i32 = self
+            .file
+            .pragma_query_value(None, "user_version", |row| row.get(0))?;
+        begin(&self.file)?;
+        Ok(self.file.pragma_update(None, "user_version", version)?)
+    }
+
     /// How many commits there were since the file was opened.
     pub(super) fn commits(&self) -> u64 {
         self.commits

@@ -290,6 +290,10 @@ impl Store for SqliteStore {
         self.write(Sync::Full, 0, move |desk| Ok(desk.world.forget(&id)?))
     }
 
+    fn try_room(&self) -> Pending<Result<(), Error>> {
+        self.write(Sync::Full, 0, |desk| Ok(desk.try_room()?))
+    }
+
     fn forget_old(&self, old: Old) -> Pending<Result<usize, Error>> {
         self.write(Sync::Ordered, 0, move |desk| Ok(desk.world.forget_old(old)))
     }

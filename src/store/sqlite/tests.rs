@@ -246,10 +246,20 @@ async fn without_room_sends_are_refused_and_go_on_when_there_is_some() {
     pages(1).await.unwrap();
     assert_eq!(append(2).await, Err(Error::NoSpace));
     assert_eq!(append(2).await, Err(Error::NoSpace));
-    assert_eq!(*sqlite.store.readiness().borrow(), Readiness::NoSpace);
+    let readiness = sqlite.store.readiness();
+    assert_eq!(*readiness.borrow(), Readiness::NoSpace);
+    let old = Old {
+        closed_before_ms: 0,
+        posted_before_ms: 0,
+    };
+    sqlite.store().forget_old(old).await.unwrap();
+    let is = *readiness.borrow();
+    assert_eq!(is, Readiness::NoSpace, "what writes nothing finds no room");
     let there = sqlite.store().read_to_instance(&s, 0, usize::MAX).await;
     assert_eq!(there.unwrap().messages.len(), 1, "what was taken stays");
     pages(u32::MAX).await.unwrap();
+    sqlite.store().try_room().await.unwrap();
+    assert_eq!(*readiness.borrow(), Readiness::Ready);
     assert_eq!(append(2).await, Ok(vec![Appended::New(2)]));
     assert_eq!(*sqlite.store.readiness().borrow(), Readiness::Ready);
     assert_eq!(

@@ -154,6 +154,7 @@ impl Writer {
             return;
         }
         let had_no_space = *self.readiness.borrow() == Readiness::NoSpace;
+        let commits = self.desk.as_ref().map(Desk::commits);
         let outcome = match &mut self.desk {
             Some(desk) if had_no_space => give_room_back(desk).and_then(|()| commit(desk, batch)),
             Some(desk) => commit(desk, batch),
@@ -162,7 +163,10 @@ impl Writer {
         match &outcome {
             Ok(()) => {
                 self.publish_changes();
-                self.turn(Readiness::Ready);
+                // What has written nothing has found no room either.
+                if !had_no_space || commits < self.desk.as_ref().map(Desk::commits) {
+                    self.turn(Readiness::Ready);
+                }
             }
             Err(Error::NoSpace) => self.turn(Readiness::NoSpace),
             Err(_) => {

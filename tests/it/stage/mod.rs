@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub(crate) use orchestrator::app::App;
+use orchestrator::app::Outside;
+use orchestrator::chance::Chance;
 pub(crate) use orchestrator::config::Config;
 use orchestrator::config::Planned;
 use orchestrator::domain::health::{State, Thresholds};
@@ -13,10 +15,12 @@ use orchestrator::domain::id::InstanceId;
 use orchestrator::fleet::ProbeSettings;
 use orchestrator::fleet::view::Member;
 use orchestrator::ingress::caller::Key;
-use orchestrator::instance::endpoint::Endpoint;
+use orchestrator::ingress::listener::{self, Address};
+use orchestrator::instance::endpoint::{Endpoint, dial_tcp};
 use orchestrator::instance::{Spec, tls};
 use orchestrator::proto::orchestrator::cluster_service_client::ClusterServiceClient;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
+use orchestrator::store::Store;
 use prost::Message as _;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
@@ -73,6 +77,25 @@ pub(crate) fn planned(id: &str, address: SocketAddr) -> Planned {
 /// Starts an orchestrator and waits until every instance has been probed.
 pub(crate) async fn start(config: Config) -> App {
     let app = App::start(config).await.unwrap();
+    settled(&app, |state| {
+        !matches!(state, State::Unknown | State::Starting)
+    })
+    .await;
+    app
+}
+
+/// The same, with sessions that are kept in a store of the test's own.
+pub(crate) async fn start_over(config: Config, store: Arc<dyn Store>) -> App {
+    let listener = listener::bind("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let outside = Outside {
+        address: Address::Tcp(listener.local_addr().unwrap()),
+        listener,
+        dial: dial_tcp(),
+        chance: Chance::default(),
+    };
+    let app = App::start_over(outside, config, store).await.unwrap();
     settled(&app, |state| {
         !matches!(state, State::Unknown | State::Starting)
     })

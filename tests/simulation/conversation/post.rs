@@ -24,6 +24,7 @@ impl Client {
         .await;
         let text = format!("p{at}");
         let request = SessionPostRequest {
+            in_reply_to: 0,
             session_id: self.plan.id.clone(),
             payload: Some(payload(&text)),
             idempotency_key: text.clone(),
