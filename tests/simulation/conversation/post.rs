@@ -30,7 +30,6 @@ impl Client {
             idempotency_key: text.clone(),
             no_wait: !post.waits,
             timeout: Some(Duration::from_secs(3).try_into().unwrap()),
-            in_reply_to: 0,
         };
         let mut patience = post.patience;
         while !self.may_stop_posting() {
