@@ -10,10 +10,11 @@ use orchestrator::fleet::ProbeSettings;
 use orchestrator::ingress::caller::Key;
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Spec, tls};
+use orchestrator::telemetry::{self, metric};
 use tokio::runtime;
 
 use crate::call::KEY;
-use crate::{process, sessions};
+use crate::{observed, process, sessions};
 
 /// Serves in the runtime in which the command line runs it.
 pub(crate) fn run(arguments: &[String]) {
@@ -42,6 +43,18 @@ pub(crate) fn run_with_sessions(arguments: &[String]) {
     serve(runtime::Builder::new_current_thread(), instances, config);
 }
 
+/// The same with metrics, a log and traces, of which the first two arguments say where they go and how many there are.
+pub(crate) fn run_observed(arguments: &[String]) {
+    let [endpoint, ratio, instances @ ..] = arguments else {
+        panic!("where, and how many");
+    };
+    let mut config = Config::empty();
+    config.traces = observed::traces(endpoint, ratio);
+    telemetry::start("info", telemetry::Format::Json, telemetry::Colours::Never).unwrap();
+    config.operators = Some("127.0.0.1:0".parse().unwrap());
+    serve(runtime::Builder::new_current_thread(), instances, config);
+}
+
 /// Serves with the instances that the arguments name: `ID=ADDRESS`.
 fn serve(mut runtime: runtime::Builder, arguments: &[String], mut config: Config) {
     config.listen = "127.0.0.1:0".parse().unwrap();
@@ -57,7 +70,12 @@ fn serve(mut runtime: runtime::Builder, arguments: &[String], mut config: Config
         .collect();
     let runtime = runtime.enable_all().build().unwrap();
     runtime.block_on(async {
+        let operators = config.operators;
+        let exposition = operators.map(|_| metric::start().unwrap());
         let app = App::start(config).await.unwrap();
+        if let (Some(address), Some(exposition)) = (operators, exposition) {
+            app.show_operators(address, exposition).await.unwrap();
+        }
         probed(&app).await;
         process::tell(&[app.address()]);
         app.run_until(std::future::pending()).await;

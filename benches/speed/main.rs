@@ -1,5 +1,5 @@
 //! What the speed claims rest on: `cargo bench --bench speed`, or parts of it by name, such as
-//! `cargo bench --bench speed -- route fanout sessions scan`. benches/README.md tells how to read the figures.
+//! `cargo bench --bench speed -- route fanout sessions observed scan`. benches/README.md tells how to read the figures.
 //!
 //! `NAME=PATH` among the arguments lets an earlier build of this binary take part in Route as another
 //! orchestrator: on a noisy machine only figures of one run can be compared.
@@ -20,10 +20,12 @@ mod forward;
 mod house;
 mod load;
 mod nginx;
+mod observed;
 mod process;
 mod route;
 mod scan;
 mod sessions;
+mod spans;
 
 /// As src/main.rs has it; every role of this binary has it too, the forwarders included.
 #[global_allocator]
@@ -58,6 +60,10 @@ fn main() {
     if wanted("sessions") {
         sessions::measure();
     }
+    if wanted("observed") {
+        spans::measure();
+        observed::measure();
+    }
     if wanted("scan") {
         scan::measure(route_us);
     }
@@ -70,6 +76,8 @@ fn play(role: &str, arguments: &[String]) {
         "orchestrator-with-sessions" => house::run_with_sessions(arguments),
         "orchestrator" => house::run(arguments),
         "orchestrator-one-thread" => house::run_in_one_thread(arguments),
+        "orchestrator-observed" => house::run_observed(arguments),
+        "collector" => observed::run_collector(arguments),
         "tonic-opaque" => forward::run::<forward::Opaque>(arguments),
         "tonic-typed" => forward::run::<forward::Typed>(arguments),
         _ => panic!("no such role: {role}"),

@@ -20,10 +20,12 @@ use crate::fleet::{Configured, Connect, Fleet};
 use crate::ingress::caller::{FindToken, Keys};
 use crate::ingress::listener::{self, Address, Limits, Listen, Terms, secure};
 use crate::ingress::settings::{Settings, SettingsNow};
+use crate::ingress::visitor::Forwarders;
 use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Protocol, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::http::HttpInstance;
+use crate::instance::tls::BadTls;
 use crate::instance::{InstanceClient, Spec};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
@@ -40,11 +42,13 @@ mod capacity;
 mod follow;
 mod live;
 mod operators;
+mod traces;
 
 use builtins::Builtins;
 pub use follow::{Follow, Outcome, Reading};
 use live::{Live, doors, quotas, registration_of};
 pub use live::{Reload, Taken};
+use traces::Traces;
 
 /// A running orchestrator.
 pub struct App {
@@ -56,8 +60,11 @@ pub struct App {
     cut: CancellationToken,
     shutdown: Arc<ArcSwap<Shutdown>>,
     reload: Reload,
+    /// TLS at the front door.
+    secure: Option<Arc<secure::Keeper>>,
     store: Arc<dyn Store>,
     memory: Memory,
+    traces: Traces,
 }
 
 /// What an orchestrator has of the world outside, besides the clock of its runtime.
@@ -98,6 +105,9 @@ pub enum StartError {
     /// A broken contract.
     #[error("{0}")]
     Contract(#[from] BadContract),
+    /// A collector of traces that cannot be.
+    #[error("traces: {0}")]
+    Traces(#[from] BadTls),
     /// The journal cannot be used.
     #[error("{0}")]
     Journal(#[from] OpenError),
@@ -163,6 +173,7 @@ impl App {
         let secure = secured(config.tls.clone(), &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);
+        let (tracer, traces) = traces::start(&config, &outside.dial, &tasks, &chance)?;
         let connect = connect(outside.dial, &tasks, &memory);
         let own = (&outside.address, admission.instance_calls_max);
         let (fleet, builtins) = gather(&config, own, connect, &tasks, &chance).await?;
@@ -189,7 +200,8 @@ impl App {
         let cut = CancellationToken::new();
         let terms = Terms {
             settings: house.settings.clone(),
-            secure,
+            secure: secure.clone(),
+            tracer,
         };
         let serving = listener::serve(
             outside.listener,
@@ -210,8 +222,10 @@ impl App {
             cut,
             shutdown,
             reload,
+            secure,
             store,
             memory,
+            traces,
         };
         app.live(config, builtins).start(orders);
         Ok(app)
@@ -311,6 +325,8 @@ impl App {
             self.cut.cancel();
         }
         self.store.stop().await;
+        // Over what ends with the tasks, and after the last call.
+        self.traces.flush().await;
         if let Finish::Abandoned(left) = self.house.tasks.finish(LAST_GRACE).await {
             tracing::warn!(left, "stopping: tasks do not end");
         }
@@ -329,9 +345,9 @@ async fn secured(
     let Some(settings) = settings else {
         return Ok(None);
     };
-    let (keeper, texts) = secure::Keeper::open(settings).await?;
-    let kept = Arc::clone(&keeper);
-    let following = async move { kept.follow(texts).await };
+    let (keeper, mut kept) = secure::Keeper::open(settings).await?;
+    let following = Arc::clone(&keeper);
+    let following = async move { following.follow(&mut kept).await };
     tasks.spawn_vital("certificates", tasks.until_stop(following));
     Ok(Some(keeper))
 }
@@ -341,7 +357,8 @@ fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
     let settings = SettingsNow::new(Settings {
         keys: config.keys.clone(),
         limits,
-        forwarders: config.forwarders.clone().into(),
+        forwarders: Forwarders::new(&config.forwarders),
+        cors: config.cors.clone(),
         timeouts: config.timeouts,
         retry: config.retry,
         shown: Arc::clone(&config.shown),

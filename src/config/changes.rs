@@ -52,6 +52,7 @@ impl Changes {
             admin,
             keys,
             forwarders,
+            cors,
             probe,
             health,
             networks,
@@ -65,11 +66,13 @@ impl Changes {
             journal,
             sessions,
             operators,
+            traces,
             // The same in other words.
             shown: _,
         } = earlier;
         let is_other = [
             ("forwarders", *forwarders != later.forwarders),
+            ("cors", *cors != later.cors),
             ("reflection", keys.reflection != later.keys.reflection),
             ("health", *probe != later.probe || *health != later.health),
             (
@@ -91,6 +94,7 @@ impl Changes {
             ("the data directory", *journal != later.journal),
             ("sessions", *sessions != later.sessions),
             ("operators", *operators != later.operators),
+            ("traces", *traces != later.traces),
         ];
         let others = |parts: &[(&'static str, bool)]| {
             let other = parts.iter().filter(|(_, is_other)| *is_other);

@@ -23,12 +23,15 @@ use crate::domain::retry;
 use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
+use crate::ingress::cors::Cors;
 use crate::ingress::listener::{Address, Limits, secure};
 use crate::ingress::methods::Timeouts;
 use crate::ingress::visitor::Forwarder;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
+use crate::instance::collector;
 use crate::orchestrate::hold_session;
+use crate::telemetry::trace;
 
 mod changes;
 mod check;
@@ -135,6 +138,8 @@ pub struct Config {
     pub keys: Keys,
     /// Who may say who is calling.
     pub forwarders: Vec<Forwarder>,
+    /// Which pages may call from a browser; none without it.
+    pub cors: Option<Arc<Cors>>,
     /// How instances are probed.
     pub probe: ProbeSettings,
     /// How their health is judged.
@@ -161,8 +166,19 @@ pub struct Config {
     pub sessions: Sessions,
     /// Where operators see metrics and health; nowhere without it.
     pub operators: Option<SocketAddr>,
+    /// What traces are recorded, and where they go; none without it.
+    pub traces: Option<Traces>,
     /// The config as it was written, as JSON without secrets.
     pub shown: Arc<str>,
+}
+
+/// What traces are recorded, and where they go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// Which, and whose they are.
+    pub settings: trace::Settings,
+    /// Who collects them.
+    pub collector: collector::Place,
 }
 
 /// How sessions are kept.
@@ -334,6 +350,7 @@ impl Config {
                 reflection: Reflection::default(),
             },
             forwarders: Vec::new(),
+            cors: None,
             probe: ProbeSettings::default(),
             health: health::Settings::default(),
             networks: network::loopback(),
@@ -347,6 +364,7 @@ impl Config {
             journal: Journal::Memory,
             sessions: Sessions::default(),
             operators: None,
+            traces: None,
             shown: "{}".into(),
         }
     }

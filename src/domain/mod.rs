@@ -18,3 +18,4 @@ pub mod selection;
 pub mod session;
 pub mod target;
 pub mod task;
+pub mod trace;

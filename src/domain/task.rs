@@ -10,6 +10,7 @@ use super::id::InstanceId;
 use super::idempotency::Word;
 use super::limit::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX};
 use super::payload::Payload;
+use super::trace::Carried;
 
 /// A task. What differs between tries of it (deadline, number of the try) is not part of it.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub struct Names {
     pub request_id: Bytes,
     /// W3C `traceparent`, the caller's or made up.
     pub traceparent: Bytes,
+    /// Other headers about traces, as the caller sent them.
+    pub carried: Carried,
 }
 
 /// Names and values that travel with a task; checked.
@@ -132,6 +135,15 @@ impl Metadata {
     pub fn add_idempotency_key(&mut self, word: &Word) {
         let entry = (IDEMPOTENCY_KEY.to_owned(), word.as_str().to_owned());
         self.0.push(entry);
+    }
+
+    /// The caller's other headers about traces, but for those that the request itself names otherwise.
+    pub fn beside<'a>(
+        &'a self,
+        carried: &'a Carried,
+    ) -> impl Iterator<Item = (&'static str, &'a Bytes)> {
+        let is_named = |name: &str| self.iter().any(|(own, _)| own == name);
+        carried.iter().filter(move |(name, _)| !is_named(name))
     }
 
     /// The entries, those of the caller sorted by name.

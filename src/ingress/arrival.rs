@@ -16,8 +16,10 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{DURATION_MAX, REQUEST_ID_CHARS_MAX};
 use crate::domain::session::SessionId;
 use crate::domain::task::Names;
+use crate::domain::trace::{Carried, Sampled, TraceContext};
 use crate::fleet::registration::{Asker, Rank};
 use crate::memory::Memory;
+use crate::telemetry::trace::Within;
 
 /// The header by which a call is found again.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -86,7 +88,7 @@ pub fn note<B>(request: &mut Request<B>, chance: &Chance) {
     let arrival = Arrival {
         at: Instant::now(),
         protocol: Protocol::of(request.headers()),
-        names: names(request.headers(), chance),
+        names: names(request.headers(), exchange.within(), chance),
         timeout: None,
         caller: Caller::default(),
         session: None,
@@ -154,59 +156,50 @@ fn from_request_timeout(value: &[u8]) -> Option<Duration> {
     seconds(text).or_else(|| humantime::parse_duration(text).ok())
 }
 
-fn names(headers: &HeaderMap, chance: &Chance) -> Names {
-    let given = |name: HeaderName, is_good: fn(&[u8]) -> bool| {
-        let value = headers.get(name)?.as_bytes();
-        is_good(value).then(|| Bytes::copy_from_slice(value))
-    };
+fn names(headers: &HeaderMap, within: &Within, chance: &Chance) -> Names {
+    let request_id = headers.get(REQUEST_ID).map(HeaderValue::as_bytes);
+    let request_id = request_id.filter(|id| is_request_id(id));
+    let context = context(headers);
+    let all = headers.iter();
+    let all = all.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let request_id = request_id.map_or_else(|| made_request_id(chance), Bytes::copy_from_slice);
+    within.note_request_id(&request_id);
+    // That of the call itself where it is recorded, and otherwise the caller's.
+    let own = within.context().or(context);
     Names {
-        request_id: given(REQUEST_ID, is_request_id).unwrap_or_else(|| made_request_id(chance)),
-        traceparent: given(TRACEPARENT, is_traceparent).unwrap_or_else(|| made_traceparent(chance)),
+        request_id,
+        traceparent: traceparent(own.unwrap_or_else(|| made_context(chance))),
+        carried: Carried::of(all, context),
     }
+}
+
+/// The caller's place in a trace. Two are none (W3C Trace Context, 3.2).
+pub(super) fn context(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let (value, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    TraceContext::parse(value.as_bytes())
+}
+
+fn traceparent(context: TraceContext) -> Bytes {
+    Bytes::copy_from_slice(&context.to_header())
 }
 
 fn made_request_id(chance: &Chance) -> Bytes {
     let mut made = [0; 32];
-    put_random_hex::<16>(chance, &mut made);
+    // Fails only where there are not two digits for each byte.
+    let _ = hex::encode_to_slice(chance.draw::<[u8; 16]>(), &mut made);
     Bytes::copy_from_slice(&made)
 }
 
 /// Not sampled: nobody has asked for a trace.
-fn made_traceparent(chance: &Chance) -> Bytes {
-    let mut made = *b"00-................................-................-00";
-    put_random_hex::<16>(chance, &mut made[3..35]);
-    put_random_hex::<8>(chance, &mut made[36..52]);
-    Bytes::copy_from_slice(&made)
-}
-
-fn put_random_hex<const BYTES: usize>(chance: &Chance, digits: &mut [u8]) {
-    // Fails only where there are not two digits for each byte.
-    let _ = hex::encode_to_slice(chance.draw::<[u8; BYTES]>(), digits);
+fn made_context(chance: &Chance) -> TraceContext {
+    TraceContext::root(chance.draw(), chance.draw(), Sampled::No)
 }
 
 fn is_request_id(value: &[u8]) -> bool {
     (1..=REQUEST_ID_CHARS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
-}
-
-/// W3C Trace Context, 3.2: version 00 and no all-zero ids.
-fn is_traceparent(value: &[u8]) -> bool {
-    let parts: Vec<_> = value.split(|c| *c == b'-').collect();
-    let [version, trace, parent, flags] = parts[..] else {
-        return false;
-    };
-    let hex = |part: &[u8], length: usize| {
-        part.len() == length
-            && part
-                .iter()
-                .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(c))
-    };
-    let zero = |part: &[u8]| part.iter().all(|c| *c == b'0');
-    version == b"00"
-        && hex(trace, 32)
-        && hex(parent, 16)
-        && hex(flags, 2)
-        && !zero(trace)
-        && !zero(parent)
 }
 
 /// The request id as a header value.
@@ -277,13 +270,20 @@ mod tests {
         let trace = |value: &str| noted("traceparent", &[value]).unwrap().names.traceparent;
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert_eq!(&trace(good)[..], good.as_bytes());
+        assert_ne!(
+            noted("traceparent", &[good, good])
+                .unwrap()
+                .names
+                .traceparent,
+            good
+        );
         for bad in [
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "01-x",
             "",
         ] {
             let made = trace(bad);
-            assert!(is_traceparent(&made), "{made:?}");
+            assert!(TraceContext::parse(&made).is_some(), "{made:?}");
             assert_ne!(&made[..], bad.as_bytes());
         }
     }

@@ -11,6 +11,7 @@ use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::MEMORY_PUSHBACK;
 use crate::domain::retry::Pushback;
 use crate::memory::{self, Charge, Full, Memory, Purpose};
+use crate::telemetry::trace::Within;
 
 /// One request and its answer.
 #[derive(Debug)]
@@ -24,18 +25,31 @@ pub struct Exchange {
     broken: OnceLock<Failure>,
     /// Tells when the key of the caller is no longer accepted.
     key: OnceLock<Revoked>,
+    /// Where what belongs to the call is recorded.
+    within: Within,
 }
 
 impl Exchange {
-    /// One that has just begun.
+    /// One that has just begun, and is not recorded.
     #[must_use]
     pub fn new(memory: &Memory) -> Arc<Self> {
+        Self::recorded(memory, Within::default())
+    }
+
+    /// One that has just begun.
+    pub(super) fn recorded(memory: &Memory, within: Within) -> Arc<Self> {
         Arc::new(Self {
             request: memory.charge(),
             pieces: AtomicU32::new(0),
             broken: OnceLock::new(),
             key: OnceLock::new(),
+            within,
         })
+    }
+
+    /// Where what belongs to the call is recorded.
+    pub(super) fn within(&self) -> &Within {
+        &self.within
     }
 
     /// Takes in so many bytes of the request.

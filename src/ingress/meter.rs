@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use tokio::time::Instant;
 
-use super::access;
+use super::{access, arrival};
 use crate::telemetry::metric;
+use crate::telemetry::trace::{Called, Span, Tracer, Within};
 
 /// One call that has not ended. It is counted when this is dropped.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub(super) struct Meter {
     path: &'static str,
     began: Instant,
     code: Cow<'static, str>,
+    span: Span,
 }
 
 /// The codes of gRPC, by their number (grpc/grpc, doc/statuscodes.md).
@@ -41,13 +43,26 @@ const GRPC_CODES: [&str; 17] = [
 const LEFT: &str = "CANCELLED";
 
 impl Meter {
-    /// A call of this path begins.
-    pub(super) fn begin(path: &str) -> Self {
+    /// A call begins, as others ask for it, with this method, these headers and this path.
+    pub(super) fn begin<B>(request: &Request<B>, tracer: &Tracer) -> Self {
+        let path = label(request.uri().path());
+        let span = if tracer.is_on() {
+            let called = called(request.method(), path);
+            tracer.call(arrival::context(request.headers()), called)
+        } else {
+            Span::default()
+        };
         Self {
-            path: label(path),
+            path,
             began: Instant::now(),
             code: Cow::Borrowed(LEFT),
+            span,
         }
+    }
+
+    /// Where what belongs to the call is recorded.
+    pub(super) fn within(&self) -> Within {
+        self.span.within()
     }
 
     /// The answer begins. Over REST its status says all; over gRPC the end does, unless it is here already.
@@ -75,8 +90,35 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         let code = std::mem::take(&mut self.code);
+        let span = std::mem::take(&mut self.span);
+        if span.context().is_some() {
+            span.end(code.clone(), None);
+        }
         metric::call_ended(self.path, code, self.began.elapsed());
     }
+}
+
+/// How a call of this path is named in a trace.
+fn called(method: &Method, path: &'static str) -> Called {
+    let rpc = path.strip_prefix('/').filter(|_| is_rpc(path));
+    if let Some(rpc) = rpc {
+        return Called::Rpc(rpc);
+    }
+    Called::Http {
+        method: known(method),
+        route: Some(path).filter(|path| path.starts_with('/')),
+    }
+}
+
+fn is_rpc(path: &str) -> bool {
+    path.starts_with("/openclaw.") || path.starts_with("/grpc.")
+}
+
+/// Any other is `_OTHER`, as the conventions of OpenTelemetry have it.
+fn known(method: &Method) -> &'static str {
+    const METHODS: [&str; 7] = ["GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"];
+    let known = METHODS.iter().find(|known| **known == method.as_str());
+    known.copied().unwrap_or("_OTHER")
 }
 
 /// One of a few words, whatever somebody calls.
@@ -126,7 +168,7 @@ mod tests {
     #[test]
     fn the_end_of_an_answer_decides_and_no_end_is_a_caller_who_has_left() {
         let code = |act: &dyn Fn(&mut Meter)| {
-            let mut meter = Meter::begin("/");
+            let mut meter = Meter::begin(&Request::new(()), &Tracer::off());
             act(&mut meter);
             meter.code.clone()
         };

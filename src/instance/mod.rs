@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::HeaderValue;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::domain::failure::{Failure, Reason, Status};
 use crate::domain::id::InstanceId;
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
+use crate::domain::trace::TraceContext;
 
 pub mod builtin;
+pub mod collector;
 pub mod endpoint;
 pub mod grpc;
 pub mod http;
@@ -43,6 +46,18 @@ pub struct Call {
     pub ends: Instant,
     /// Tells whether anything has left for the instance, also after the future was dropped.
     pub sent: Sent,
+    /// Its place in the trace where it is recorded; otherwise it has that of its task.
+    pub trace: Option<TraceContext>,
+}
+
+impl Call {
+    /// W3C `traceparent`: of this try, or of the whole call.
+    fn traceparent(&self) -> Bytes {
+        match self.trace {
+            Some(context) => Bytes::copy_from_slice(&context.to_header()),
+            None => self.task.names.traceparent.clone(),
+        }
+    }
 }
 
 /// Whether a call has left for its instance.

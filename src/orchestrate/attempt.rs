@@ -12,6 +12,7 @@ use crate::domain::health::observed::{self, Said};
 use crate::domain::limit::{ANSWER_PASSED_ON_BYTES_MAX, DELEGATION_LINES_MAX, LINES_INTERVAL};
 use crate::domain::payload::Payload;
 use crate::domain::task::Task;
+use crate::domain::trace::TraceContext;
 use crate::fleet::Pass;
 use crate::fleet::view::Member;
 use crate::instance::{Call, Sent};
@@ -28,6 +29,8 @@ pub struct Terms {
     pub per_try_timeout: Option<Duration>,
     /// Tells, also after the future was dropped, whether anything has left for the instance.
     pub sent: Sent,
+    /// Its place in the trace, where that is recorded.
+    pub trace: Option<TraceContext>,
     /// When nobody looked at the try; `None` where it is always looked at.
     pub lag: Option<Arc<Lag>>,
 }
@@ -61,6 +64,7 @@ pub async fn attempt(
         deadline,
         per_try_timeout,
         sent,
+        trace,
         lag,
     } = terms;
     let times = || lag.as_ref().map_or(0, |lag| lag.times());
@@ -78,6 +82,7 @@ pub async fn attempt(
         attempt: number,
         ends,
         sent: sent.clone(),
+        trace,
     };
     let before = times();
     let answered = time::timeout_at(ends, member.client.execute(call)).await;

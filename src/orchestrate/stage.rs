@@ -21,11 +21,13 @@ use crate::domain::payload::Payload;
 use crate::domain::retry;
 use crate::domain::selection::Policy;
 use crate::domain::task::{Form, Metadata, Names, Task};
+use crate::domain::trace::Carried;
 use crate::fleet::load::Load;
 use crate::fleet::view::{FleetNow, Health, Member, Origin, View};
 use crate::instance::endpoint::Endpoint;
 use crate::instance::scripted::{Act, Scripted};
 use crate::instance::{Spec, tls};
+use crate::telemetry::trace::Within;
 
 pub(super) fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -169,6 +171,7 @@ impl Stage {
             readiness: None,
             fleet_now: self.fleet_now(),
             retries: Arc::default(),
+            within: Within::default(),
             hedges: Some(Arc::default()),
             lag: None,
             chance: Chance::default(),
@@ -187,6 +190,7 @@ impl Stage {
             retry: retry::Policy::default(),
             fleet_now: self.fleet_now(),
             retries: Arc::default(),
+            within: Within::default(),
             chance: Chance::default(),
             arrived: Instant::now(),
             deadline: deadline(timeout),
@@ -198,6 +202,7 @@ pub(super) fn task(payload: Payload) -> Arc<Task> {
     let names = Names {
         request_id: Bytes::from_static(b"test"),
         traceparent: Bytes::new(),
+        carried: Carried::default(),
     };
     Arc::new(Task {
         payload,

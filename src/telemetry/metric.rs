@@ -67,13 +67,14 @@ const MESSAGE_BYTES: &str = "orchestrator_message_bytes";
 const MESSAGE_BYTES_LIMIT: &str = "orchestrator_message_bytes_limit";
 const RETRY_TOKENS: &str = "orchestrator_retry_tokens";
 const DRAINING: &str = "orchestrator_draining";
+const SPANS: &str = "orchestrator_spans_total";
 const JOURNAL_READY: &str = "orchestrator_journal_ready";
 const TASKS: &str = "orchestrator_runtime_tasks";
 const QUEUE: &str = "orchestrator_runtime_queue_depth";
 
 /// Every metric of the program. Beside them stand those of the process, as every client of Prometheus names them:
 /// `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` and so on.
-pub const METRICS: [Metric; 22] = [
+pub const METRICS: [Metric; 23] = [
     metric(
         CALLS,
         Kind::Counter,
@@ -121,6 +122,12 @@ pub const METRICS: [Metric; 22] = [
         Kind::Histogram,
         &[],
         "How long commits of the journal took, the sync of the disk included",
+    ),
+    metric(
+        SPANS,
+        Kind::Counter,
+        &["result"],
+        "Spans of traces that were recorded, by what became of them: delivered to the collector, rejected by it, not_delivered, or dropped because the queue_full",
     ),
     metric(
         INSTANCES,
@@ -300,6 +307,33 @@ pub fn journal_committed(result: &'static str, took: Duration) {
     }
     counter!(JOURNAL_COMMITS, "result" => result).increment(1);
     histogram!(JOURNAL_COMMIT_SECONDS).record(took);
+}
+
+/// What became of spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpanEnd {
+    /// The collector has them.
+    Delivered,
+    /// The collector did not want them.
+    Rejected,
+    /// The collector could not be reached.
+    NotDelivered,
+    /// Too many waited for it.
+    QueueFull,
+}
+
+/// So many spans have come to their end.
+pub fn spans_ended(end: SpanEnd, count: u64) {
+    if !IS_COUNTED.load(Ordering::Relaxed) {
+        return;
+    }
+    let result = match end {
+        SpanEnd::Delivered => "delivered",
+        SpanEnd::Rejected => "rejected",
+        SpanEnd::NotDelivered => "not_delivered",
+        SpanEnd::QueueFull => "queue_full",
+    };
+    counter!(SPANS, "result" => result).increment(count);
 }
 
 /// What is read when somebody asks.

@@ -10,6 +10,7 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 pub mod lines;
 pub mod metric;
+pub mod trace;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 """Real clients in other languages against the real binary, and an instance that is not ours behind it.
 
-Run `cargo build --features openclaw` and `pip install -r tests/interop/requirements.txt` first; grpcurl must be on the PATH.
+Run `cargo build --features openclaw` and `pip install -r tests/interop/requirements.txt` first; grpcurl must be on the PATH,
+and tests/interop/collector built into target/tools/bin.
 `.ci/run` does all of that. A missing tool is a failure here, and so is a skipped test.
 """
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -109,7 +110,7 @@ class Orchestrator(Process):
 class PythonInstance(Process):
     """An instance written in Python with grpcio, which registers itself and renews its lease."""
 
-    def __init__(self, folder: Path, generated: Path, orchestrator: str, id: str, incarnation: int, lease=5):
+    def __init__(self, folder: Path, generated: Path, orchestrator: str, id: str, incarnation: int, lease=5, collector=None):
         here = Path(__file__).parent
         super().__init__(
             [
@@ -119,6 +120,7 @@ class PythonInstance(Process):
                 f"--id={id}",
                 f"--incarnation={incarnation}",
                 f"--lease={lease}",
+                *([] if collector is None else [f"--collector={collector}"]),
             ],
             folder / f"{id}-{incarnation}.log",
             ORCHESTRATOR_API_KEY=KEY,
@@ -130,3 +132,23 @@ class PythonInstance(Process):
         """One line of orders on its standard input."""
         self.child.stdin.write(" ".join(map(str, words)) + "\n")
         self.child.stdin.flush()
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+class Collector(Process):
+    """The OTLP receiver of the OpenTelemetry Collector, which says each span that it receives."""
+
+    def __init__(self, folder: Path):
+        program = REPOSITORY / "target" / "tools" / "bin" / "collector"
+        assert program.is_file(), f"{program} is missing: run `go build` in tests/interop/collector"
+        self.address = f"127.0.0.1:{free_port()}"
+        super().__init__([program, self.address], folder / "collector.log")
+        self.lines.wait_for(event="listening")
+
+    def spans(self, trace: str) -> list[dict]:
+        return self.lines.matching(event="span", trace=trace)

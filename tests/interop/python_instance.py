@@ -160,15 +160,26 @@ def obey(server, instance, health_service, stopping):
                 raise SystemExit(f"no such order: {order!r}")
 
 
+def recording(collector):
+    """Records each Execute, as a child of what its caller says."""
+    # Only here: most instances do without.
+    import tracing
+    from opentelemetry.instrumentation.grpc import filters, server_interceptor
+
+    return server_interceptor(tracing.provider("instance", collector), filter_=filters.method_name("Execute"))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--orchestrator", required=True)
     parser.add_argument("--id", required=True)
     parser.add_argument("--incarnation", type=int, required=True)
     parser.add_argument("--lease", type=int, required=True, help="seconds")
+    parser.add_argument("--collector", help="where it sends its spans; nowhere unless given")
     arguments = parser.parse_args()
 
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=128))
+    interceptors = [] if arguments.collector is None else [recording(arguments.collector)]
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=128), interceptors=interceptors)
     instance, health_service = Instance(), health.HealthServicer()
     instance_pb2_grpc.add_InstanceServiceServicer_to_server(instance, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)

@@ -4,14 +4,13 @@ work, and killed in the midst of a call.
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 import requests
 
-from processes import KEY
+from processes import KEY, free_port
 from stubs import REPOSITORY
 from waiting import LONG, until
 
@@ -38,12 +37,6 @@ class Holding(BaseHTTPRequestHandler):
 
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Holding).serve_forever()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
 
 
 @pytest.fixture

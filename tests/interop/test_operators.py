@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import json_format, struct_pb2
 
 from conftest import BEARER, Client
-from processes import KEY, Orchestrator, binary
+from processes import KEY, Collector, Orchestrator, binary
 from stubs import REPOSITORY
 from waiting import LONG, until
 
@@ -73,9 +73,12 @@ def started(folder, **config):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    orchestrator = started(tmp_path_factory.mktemp("operators"))
+    folder = tmp_path_factory.mktemp("operators")
+    collector = Collector(folder)
+    orchestrator = started(folder, traces={"endpoint": f"http://{collector.address}"})
     yield orchestrator
     orchestrator.end()
+    collector.end()
 
 
 @pytest.fixture
@@ -136,6 +139,7 @@ MOVES = [
     (routes_well, "orchestrator_call_seconds_count", {"path": ROUTE}),
     (routes_well, "orchestrator_attempts_total", {"kind": "first", "result": "OK"}),
     (routes_well, "orchestrator_attempt_seconds_count", {}),
+    (routes_well, "orchestrator_spans_total", {"result": "delivered"}),
     (routes_without_a_key, "orchestrator_calls_total", {"path": ROUTE, "code": "UNAUTHENTICATED"}),
     (tries_again, "orchestrator_attempts_total", {"kind": "retry", "result": "INSTANCE_FAILED"}),
     (tries_again, "orchestrator_calls_total", {"path": ROUTE, "code": "UNAVAILABLE"}),

@@ -46,3 +46,5 @@ mod shutdown;
 mod socket;
 mod terminal;
 mod tls;
+mod traces;
+mod web;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use orchestrator::domain::limit::LINKS_PER_INSTANCE_MAX;
 use orchestrator::domain::payload::Payload;
 use orchestrator::domain::task::{Form, Metadata, Names, Task};
+use orchestrator::domain::trace::Carried;
 use orchestrator::instance::{Call, InstanceClient as _, Sent};
 use orchestrator::proto::instance::ExecuteResponse;
 use orchestrator::tasks::Tasks;
@@ -24,12 +25,14 @@ fn call() -> Call {
             names: Names {
                 request_id: "call".into(),
                 traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+                carried: Carried::default(),
             },
             form: Form::default(),
         }),
         attempt: 1,
         ends: tokio::time::Instant::now() + Duration::from_secs(60),
         sent: Sent::default(),
+        trace: None,
     }
 }
 

@@ -254,6 +254,16 @@ async fn bad_requests_are_refused_by_the_name_of_what_is_wrong() {
     }
 }
 
+/// What is handed on as it came.
+const CARRIED: [(&str, &str); 6] = [
+    ("tracestate", "vendor=1"),
+    ("tracestate", "other=2"),
+    ("baggage", "tenant=blue;p=1"),
+    ("b3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1"),
+    ("x-b3-traceid", "0af7651916cd43dd8448eb211c80319c"),
+    ("x-b3-sampled", "1"),
+];
+
 #[tokio::test]
 async fn metadata_and_names_reach_the_instance_and_the_key_does_not() {
     let instance = Instance::start(Act::Echo).await;
@@ -274,6 +284,10 @@ async fn metadata_and_names_reach_the_instance_and_the_key_does_not() {
     request
         .metadata_mut()
         .insert("traceparent", trace.parse().unwrap());
+    // Two lines of one name stay two.
+    for (name, value) in CARRIED {
+        request.metadata_mut().append(name, value.parse().unwrap());
+    }
     let answer = client(&app).await.route(request).await.unwrap();
     assert_eq!(answer.metadata().get("x-request-id").unwrap(), "it-1");
     let seen = instance.seen.lock().unwrap()[0].clone();
@@ -284,6 +298,12 @@ async fn metadata_and_names_reach_the_instance_and_the_key_does_not() {
     assert_eq!(value("tenant").as_deref(), Some("blue"));
     assert_eq!(value("x-request-id").as_deref(), Some("it-1"));
     assert_eq!(value("traceparent").as_deref(), Some(trace));
+    let carried = |name: &str| seen.get_all(name).iter().cloned().collect::<Vec<_>>();
+    for (name, _) in CARRIED {
+        let sent = CARRIED.iter().filter(|(other, _)| *other == name);
+        let sent: Vec<_> = sent.map(|(_, value)| *value).collect();
+        assert_eq!(carried(name), sent, "{name}");
+    }
     assert_eq!(value("x-orchestrator-attempt").as_deref(), Some("1"));
     assert_eq!(value("authorization"), None);
     assert!(!format!("{seen:?}").contains(stage::KEY));

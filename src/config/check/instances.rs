@@ -90,7 +90,7 @@ fn planned(
     match (fields.get("address"), fields.get("builtin")) {
         (Some(address), None) => {
             let endpoint = endpoint(&address);
-            let tls = read_tls(fields, endpoint.as_ref(), surroundings);
+            let tls = read_tls(fields, "address", endpoint.as_ref(), surroundings);
             let mut credential = None;
             fields.set("credential", &mut credential, |place| {
                 surroundings.credential(&place.clone().hidden()).map(Some)
@@ -163,9 +163,11 @@ fn read_labels(place: &Place<'_>) -> Option<BTreeMap<String, String>> {
     Some(labels)
 }
 
-/// Makes a connector and throws it away, so that what cannot work is told at the start.
-fn read_tls(
+/// Makes a connector and throws it away, so that what cannot work is told at the start. The endpoint stands at
+/// `address`.
+pub(super) fn read_tls(
     fields: &Fields<'_>,
+    address: &'static str,
     endpoint: Option<&Endpoint>,
     surroundings: Surroundings<'_>,
 ) -> tls::Settings {
@@ -208,7 +210,7 @@ fn read_tls(
         (Some(Transport::Tls), _) if complete => {
             let host = endpoint.map_or("", |endpoint| &endpoint.host);
             if let Err(bad) = tls::connector(&settings, host, Offer::AnyHttp) {
-                note_bad_tls(fields, written.as_ref(), &bad);
+                note_bad_tls(&fields.get_or_self(address), written.as_ref(), &bad);
             }
         }
         (Some(Transport::Plain | Transport::Unix | Transport::Tls) | None, _) => {}
@@ -216,17 +218,17 @@ fn read_tls(
     settings
 }
 
-fn note_bad_tls(instance: &Fields<'_>, tls: Option<&Fields<'_>>, bad: &BadTls) {
+fn note_bad_tls(address: &Place<'_>, tls: Option<&Fields<'_>>, bad: &BadTls) {
     let Some(tls) = tls else {
-        instance.get_or_self("address").note(bad.to_string());
+        address.note(bad.to_string());
         return;
     };
     let place = match bad {
-        BadTls::Certificate(what) | BadTls::Key(what) => tls.get_or_self(&format!("{what}_file")),
+        BadTls::Certificate(what) | BadTls::RevocationList(what) | BadTls::Key(what) => {
+            tls.get_or_self(&format!("{what}_file"))
+        }
         BadTls::Identity(_) | BadTls::Mismatch => tls.place.clone(),
-        BadTls::Name(_) => tls
-            .get("server_name")
-            .unwrap_or_else(|| instance.get_or_self("address")),
+        BadTls::Name(_) => tls.get("server_name").unwrap_or_else(|| address.clone()),
     };
     place.note(bad.to_string());
 }

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use http::HeaderValue;
+
 use super::place::Place;
 use crate::config::raw::Value;
 use crate::domain::limit::{CREDENTIAL_BYTES_MAX, PEM_BYTES_MAX};
@@ -39,38 +41,54 @@ impl Surroundings<'_> {
 
     /// An object with either `bearer_file` or `bearer_env`.
     pub(super) fn credential(&self, place: &Place<'_>) -> Option<Credential> {
+        let (place, token) = self.secret(place, &["bearer_file", "bearer_env"], "token")?;
+        bearer(&place, &token)
+    }
+
+    /// An object with either `file` or `env`.
+    pub(super) fn header(&self, place: &Place<'_>) -> Option<HeaderValue> {
+        let (place, value) = self.secret(place, &["file", "env"], "value")?;
+        let text = visible(&place, &value, "value")?;
+        let mut header = HeaderValue::from_str(text).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+
+    /// What stands in a file, or in an environment variable, and where that is named; `what` is what it is called.
+    fn secret<'a>(
+        &self,
+        place: &Place<'a>,
+        names: &'static [&'static str; 2],
+        what: &str,
+    ) -> Option<(Place<'a>, Vec<u8>)> {
+        let [in_file, in_variable] = *names;
+        let forms = format!("{{\"{in_file}\": FILE}} or {{\"{in_variable}\": VARIABLE}}");
         if let Value::Text(_) = place.value() {
-            place.note(
-                "a secret never stands in the config itself: write {\"bearer_file\": FILE} or {\"bearer_env\": VARIABLE}",
-            );
+            place.note(format!(
+                "a secret never stands in the config itself: write {forms}"
+            ));
             return None;
         }
-        let fields = place.fields(&["bearer_file", "bearer_env"])?;
-        match (fields.get("bearer_file"), fields.get("bearer_env")) {
+        let fields = place.fields(names)?;
+        match (fields.get(in_file), fields.get(in_variable)) {
             (Some(file), None) => {
-                let token = self.file(&file, CREDENTIAL_BYTES_MAX)?;
-                bearer(&file, &token)
+                let secret = self.file(&file, CREDENTIAL_BYTES_MAX)?;
+                Some((file, secret))
             }
             (None, Some(variable)) => {
                 let name = variable.text("the name of an environment variable")?;
-                match (self.environment)(name) {
-                    Some(token) => bearer(&variable, token.as_bytes()),
-                    None => {
-                        variable
-                            .note("the environment variable named here is not set, or is no text");
-                        None
-                    }
+                let found = (self.environment)(name);
+                if found.is_none() {
+                    variable.note("the environment variable named here is not set, or is no text");
                 }
+                Some((variable, found?.into_bytes()))
             }
             (Some(_), Some(_)) => {
-                place.note("has both bearer_file and bearer_env: keep one");
+                place.note(format!("has both {in_file} and {in_variable}: keep one"));
                 None
             }
             (None, None) => {
-                fields.note_absent(
-                    &["bearer_file", "bearer_env"],
-                    "names no token: write {\"bearer_file\": FILE} or {\"bearer_env\": VARIABLE}",
-                );
+                fields.note_absent(names, &format!("names no {what}: write {forms}"));
                 None
             }
         }
@@ -118,17 +136,23 @@ pub(in crate::config) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<
 }
 
 fn bearer(place: &Place<'_>, token: &[u8]) -> Option<Credential> {
-    let text = str::from_utf8(token).unwrap_or("\0");
+    Credential::bearer(visible(place, token, "token")?)
+}
+
+/// The text, which may go into a header; `what` is what it is called.
+fn visible<'a>(place: &Place<'_>, secret: &'a [u8], what: &str) -> Option<&'a str> {
+    let text = str::from_utf8(secret).unwrap_or("\0");
     // Editors and `echo` end files with a newline.
     let text = text.trim_end_matches(['\r', '\n']);
     if text.is_empty() {
-        place.note("the token named here is empty");
+        place.note(format!("the {what} named here is empty"));
         return None;
     }
-    let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-    let credential = Credential::bearer(text).filter(|_| visible);
-    if credential.is_none() {
-        place.note("the token named here holds something other than visible ASCII characters");
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        place.note(format!(
+            "the {what} named here holds something other than visible ASCII characters"
+        ));
+        return None;
     }
-    credential
+    Some(text)
 }

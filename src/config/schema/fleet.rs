@@ -87,7 +87,7 @@ fn labels() -> Value {
     })
 }
 
-fn tls() -> Value {
+pub(super) fn tls() -> Value {
     let mut tls = object(&[
         (
             "ca_file",

@@ -12,6 +12,7 @@ use crate::domain::limit::{
 mod door;
 mod fleet;
 mod sessions;
+mod traces;
 
 /// Where zero makes no sense.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -46,6 +47,7 @@ pub fn schema() -> Value {
             "networks, and unix, whose x-forwarded-client-cert is believed",
             list(text(), NETWORKS_MAX),
         ),
+        ("cors", "pages that may call from a browser", door::cors()),
         ("listen", "IP address and port, or unix:/PATH", text()),
         (
             "instances",
@@ -80,6 +82,7 @@ pub fn schema() -> Value {
         ("shutdown", "how it stops", door::shutdown()),
         ("sessions", "how sessions are kept", sessions::sessions()),
         ("operators", "the port for operators", operators()),
+        ("traces", "traces by OTLP over gRPC", traces::traces()),
     ]);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["$id"] = json!("urn:openclaw:orchestrator:config");

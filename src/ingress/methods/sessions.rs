@@ -21,6 +21,7 @@ use crate::proto::orchestrator::{
     SessionHello, SessionListRequest, SessionListResponse, SessionPostRequest, SessionPostResponse,
     SessionSendRequest, SessionSendResponse, SessionSpawnRequest, SessionSpawnResponse,
 };
+use crate::telemetry::trace::Span;
 
 /// Names the session of a stream before its first message, for proxies that route by it.
 pub(in crate::ingress) const SESSION: &str = "x-orchestrator-session";
@@ -61,6 +62,7 @@ impl Orchestrator {
         }
         let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts().max);
         let ends = Instant::from_std(deadline.work_ends());
+        let within = arrival.exchange.within().clone();
         let attaching = async {
             let hello = hello(incoming.next().await.transpose()?)?;
             let id = id(named, &hello)?;
@@ -72,11 +74,12 @@ impl Orchestrator {
                 exchange.weigh_nothing();
                 frame.and_then(session_from_proto::frame)
             }));
+            let span = within.attach(&id);
             let attached = self
                 .house
                 .sessions
                 .attach(&id, hello.last_received_seq, frames);
-            attached.await
+            attached_as(span, attached.await)
         };
         let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
             let detail = "the client did not say hello, or was not attached, in time";
@@ -104,7 +107,11 @@ impl Orchestrator {
         let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts().max);
         let ends = Instant::from_std(deadline.work_ends());
         let silent: Incoming = Box::pin(futures_util::stream::pending());
-        let attaching = self.house.sessions.attach(&id, last_received_seq, silent);
+        let span = arrival.exchange.within().attach(&id);
+        let attaching = async {
+            let attached = self.house.sessions.attach(&id, last_received_seq, silent);
+            attached_as(span, attached.await)
+        };
         let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
             let detail = "the client was not attached in time";
             Err(Failure::new(Reason::DeadlineExceeded, detail))
@@ -230,6 +237,13 @@ impl Orchestrator {
             sessions: page,
         })
     }
+}
+
+/// The attaching is over.
+fn attached_as<T>(span: Span, attached: Result<T, Failure>) -> Result<T, Failure> {
+    let failure = attached.as_ref().err();
+    span.end(failure.map_or("OK", |failure| failure.reason.name()), None);
+    attached
 }
 
 /// A caller that has shown a session's token may ask for that session only.

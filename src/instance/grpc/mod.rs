@@ -24,6 +24,7 @@ use crate::proto::{health, instance};
 use crate::tasks::Tasks;
 
 mod answer;
+pub mod collector;
 mod frame;
 mod link;
 mod pushback;
@@ -171,6 +172,9 @@ impl InstanceClient for GrpcInstance {
         if let Some(names) = &open.names {
             put(headers, REQUEST_ID, names.request_id.clone());
             put(headers, TRACEPARENT, names.traceparent.clone());
+            for (name, value) in names.carried.iter() {
+                append(headers, HeaderName::from_static(name), value.clone());
+            }
         }
         put(
             headers,
@@ -213,12 +217,22 @@ fn serving(id: &InstanceId, answer: Bytes) -> Result<Serving, Failure> {
 fn put_names(headers: &mut HeaderMap, call: &Call) {
     let names = &call.task.names;
     put(headers, REQUEST_ID, names.request_id.clone());
-    put(headers, TRACEPARENT, names.traceparent.clone());
+    put(headers, TRACEPARENT, call.traceparent());
     headers.insert(ATTEMPT, HeaderValue::from(call.attempt));
     for (name, value) in call.task.metadata.iter() {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.append(name, value);
         }
+    }
+    for (name, value) in call.task.metadata.beside(&names.carried) {
+        append(headers, HeaderName::from_static(name), value.clone());
+    }
+}
+
+/// As `put`, beside what has that name already.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: Bytes) {
+    if let Some(value) = for_once(value) {
+        headers.append(name, value);
     }
 }
 

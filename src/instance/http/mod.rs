@@ -211,18 +211,28 @@ fn put_call(headers: &mut HeaderMap, call: &Call, now: Instant) {
     }
     let names = &call.task.names;
     let left = call.ends.saturating_duration_since(now);
+    for (name, value) in call.task.metadata.beside(&names.carried) {
+        if let Some(value) = for_once(value.clone()) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    }
     put(headers, REQUEST_ID, names.request_id.clone());
-    put(headers, TRACEPARENT, names.traceparent.clone());
+    put(headers, TRACEPARENT, call.traceparent());
     put(headers, GRPC_TIMEOUT, to_grpc_timeout(left).into());
     put(headers, REQUEST_TIMEOUT, to_request_timeout(left).into());
     headers.insert(ATTEMPT, HeaderValue::from(call.attempt));
 }
 
-/// Checked where it came in; a value that cannot travel is left out, not the call. No other call will have it, so
-/// that it is kept out of compression tables.
+/// Checked where it came in; a value that cannot travel is left out, not the call.
 fn put(headers: &mut HeaderMap, name: HeaderName, value: Bytes) {
-    if let Ok(mut value) = HeaderValue::from_maybe_shared(value) {
-        value.set_sensitive(true);
+    if let Some(value) = for_once(value) {
         headers.insert(name, value);
     }
+}
+
+/// A value that no other call will have, so that it is kept out of compression tables.
+fn for_once(value: Bytes) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_maybe_shared(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }

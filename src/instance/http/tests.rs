@@ -11,6 +11,7 @@ use tokio::time;
 use super::*;
 use crate::domain::failure::Status;
 use crate::domain::task::{Form, Metadata, Names};
+use crate::domain::trace::Carried;
 use crate::instance::endpoint::{Connected, Endpoint};
 use crate::instance::{Sent, tls};
 use crate::payload_json::from_json;
@@ -57,6 +58,7 @@ impl Stage {
         let names = Names {
             request_id: Bytes::from_static(b"test"),
             traceparent: Bytes::new(),
+            carried: Carried::default(),
         };
         self.instance.execute(Call {
             task: Arc::new(Task {
@@ -68,6 +70,7 @@ impl Stage {
             attempt: 1,
             ends: Instant::now() + timeout,
             sent: Sent::default(),
+            trace: None,
         })
     }
 

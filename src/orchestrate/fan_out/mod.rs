@@ -8,6 +8,7 @@
 //! stream that it feeds, and with it every leg. Between waves whatever has arrived gets its turn, so that the
 //! first partial does not wait for the last dispatch.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use futures_util::stream::FuturesUnordered;
@@ -34,6 +35,7 @@ use crate::fleet::view::{FleetNow, Member, Members};
 use crate::instance::Pending;
 use crate::tasks::Tasks;
 use crate::telemetry::metric;
+use crate::telemetry::trace::{Span, Within};
 
 mod collect;
 mod events;
@@ -60,6 +62,8 @@ pub struct FanOut {
     pub fleet_now: FleetNow,
     /// Retries over all callers.
     pub retries: Arc<Mutex<Budget>>,
+    /// Where its legs are recorded.
+    pub within: Within,
     /// What decides where nothing else does.
     pub chance: Chance,
     /// When the call arrived.
@@ -126,6 +130,7 @@ pub fn fan_out(fan_out: FanOut, tasks: &Tasks) -> Result<Events, BadCompletion> 
             .aggregate
             .then(|| Collected::new(fan_out.roster.len())),
         legs: FuturesUnordered::new(),
+        spans: BTreeMap::new(),
         next: 0,
         lag: Arc::default(),
         progress: Progress::NeverBegan,
@@ -149,6 +154,8 @@ struct Driver {
     fan_out: FanOut,
     gather: Gather,
     legs: FuturesUnordered<Pending<Arrival>>,
+    /// The legs that are recorded and have no outcome yet, by their targets; none where nothing is recorded.
+    spans: BTreeMap<usize, Span>,
     /// The first target that was not dispatched yet.
     next: usize,
     /// The tries of each target; those of a leg that is cut are read here.
@@ -231,7 +238,11 @@ impl Driver {
                     .await?;
                 continue;
             }
-            let leg = self.leg(Arc::clone(member));
+            let span = self.fan_out.within.leg(member.id());
+            let leg = self.leg(Arc::clone(member), span.within());
+            if span.context().is_some() {
+                self.spans.insert(at, span);
+            }
             let tries = Arc::clone(&self.tries);
             self.legs.push(Box::pin(
                 async move { (at, run_task(leg, &tries[at]).await) },
@@ -241,7 +252,7 @@ impl Driver {
     }
 
     /// A leg is a Route that has nowhere else to go.
-    fn leg(&self, member: Arc<Member>) -> Route {
+    fn leg(&self, member: Arc<Member>, within: Within) -> Route {
         Route {
             task: Arc::clone(&self.fan_out.task),
             candidates: Arc::from([member]),
@@ -254,6 +265,7 @@ impl Driver {
             lag: Some(Arc::clone(&self.lag)),
             fleet_now: Arc::clone(&self.fan_out.fleet_now),
             retries: Arc::clone(&self.fan_out.retries),
+            within,
             chance: self.fan_out.chance.clone(),
             arrived: self.fan_out.arrived,
             deadline: self.fan_out.deadline,
@@ -295,6 +307,10 @@ impl Driver {
     ) -> Result<(), Failure> {
         self.gather.record(at, outcome);
         metric::leg_ended(outcome.word());
+        // One that was never dispatched begins and ends here.
+        let span = self.spans.remove(&at);
+        let begun = || self.fan_out.within.leg(self.fan_out.roster[at].id());
+        span.unwrap_or_else(begun).end(outcome.word(), None);
         let never_began = |failure: &Failure| {
             matches!(failure.progress, Progress::NeverSent | Progress::NeverBegan)
         };

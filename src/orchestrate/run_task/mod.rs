@@ -30,6 +30,7 @@ use crate::domain::selection;
 use crate::domain::task::{Attempt, Task};
 use crate::fleet::view::{FleetNow, Member, Members};
 use crate::instance::Sent;
+use crate::telemetry::trace::Within;
 
 mod choose;
 mod flying;
@@ -67,6 +68,8 @@ pub struct Route {
     pub hedges: Option<Arc<Mutex<Hedges>>>,
     /// When nobody looked at the task; `None` where it is always looked at.
     pub lag: Option<Arc<Lag>>,
+    /// Where its tries are recorded.
+    pub within: Within,
     /// What decides where nothing else does.
     pub chance: Chance,
     /// When the call arrived.
@@ -234,12 +237,14 @@ fn one_try<'a>(
 ) -> impl Future<Output = Landed> + use<'a> {
     let Entered { member, kind, pass } = entered;
     let (sent, began) = (Sent::default(), Instant::now());
-    let at = tries.begin(member.id(), kind, route.arrived, sent.clone());
+    let within = &route.within;
+    let (at, trace) = tries.begin(member.id(), kind, route.arrived, sent.clone(), within);
     let terms = Terms {
         number: at as u32 + 1,
         deadline: route.deadline,
         per_try_timeout: route.retry.per_try_timeout,
         sent,
+        trace,
         lag: route.lag.clone(),
     };
     async move {

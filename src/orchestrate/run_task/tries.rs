@@ -4,12 +4,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::domain::failure::{Failure, Progress};
+use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::ATTEMPTS_MAX;
 use crate::domain::task::{Attempt, AttemptKind};
+use crate::domain::trace::TraceContext;
 use crate::instance::Sent;
 use crate::telemetry::metric;
+use crate::telemetry::trace::{Span, Within};
 
 /// The tries of one task, in the order in which they began.
 #[derive(Debug, Default)]
@@ -27,6 +29,8 @@ struct Made {
 struct Running {
     began: Instant,
     sent: Sent,
+    /// Ends with it, also when nobody waits for the task any longer.
+    span: Span,
 }
 
 impl Running {
@@ -39,10 +43,11 @@ impl Running {
     }
 
     /// The try is over, and counted.
-    fn ended(&self, attempt: &Attempt) {
+    fn ended(self, attempt: &Attempt) {
         let failure = attempt.failure.as_ref();
         let result = failure.map_or("OK", |failure| failure.reason.name());
         metric::attempt_ended(attempt.kind.word(), result, attempt.elapsed);
+        self.span.end(result, failure.and_then(status));
     }
 
     fn end(&self, attempt: &mut Attempt, failure: &Failure) {
@@ -55,15 +60,24 @@ impl Running {
     }
 }
 
+/// What the instance itself has said.
+fn status(failure: &Failure) -> Option<&'static str> {
+    if let Reason::InstanceFailed(status) = failure.reason {
+        return Some(status.name());
+    }
+    None
+}
+
 impl Tries {
-    /// A try begins; returns its place. `arrived` is when the call came.
+    /// A try begins; returns its place, here and in the trace where that is recorded. `arrived` is when the call came.
     pub(super) fn begin(
         &self,
         instance: &InstanceId,
         kind: AttemptKind,
         arrived: Instant,
         sent: Sent,
-    ) -> usize {
+        within: &Within,
+    ) -> (usize, Option<TraceContext>) {
         let began = Instant::now();
         let mut made = self.made();
         let at = made.attempts.len();
@@ -78,10 +92,12 @@ impl Tries {
             offset: began.saturating_duration_since(arrived),
             elapsed: std::time::Duration::ZERO,
         });
+        let span = within.attempt(instance, kind.word(), at as u32 + 1);
+        let context = span.context();
         if let Some(place) = made.running.get_mut(at) {
-            *place = Some(Running { began, sent });
+            *place = Some(Running { began, sent, span });
         }
-        at
+        (at, context)
     }
 
     /// The try at that place has ended.

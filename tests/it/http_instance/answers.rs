@@ -31,6 +31,8 @@ async fn a_task_is_a_post_of_its_payload_with_all_that_travels() {
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ),
         ("x-orchestrator-attempt", "2"),
+        ("baggage", "k=v"),
+        ("b3", "0"),
         ("tenant", "blue"),
     ] {
         assert_eq!(asked.header(name), [value], "{name}");

@@ -9,6 +9,7 @@ use orchestrator::domain::failure::{Failure, Progress, Reason, Status};
 use orchestrator::domain::id::InstanceId;
 use orchestrator::domain::payload::Payload;
 use orchestrator::domain::task::{Form, Metadata, Names, Task};
+use orchestrator::domain::trace::Carried;
 use orchestrator::instance::endpoint::{Endpoint, dial_tcp};
 use orchestrator::instance::http::HttpInstance;
 use orchestrator::instance::{Call, Credential, InstanceClient, Sent, Spec, tls};
@@ -66,6 +67,7 @@ fn task(payload: Payload) -> Arc<Task> {
         names: Names {
             request_id: "request-1".into(),
             traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+            carried: Carried::of([("baggage", &b"k=v"[..]), ("b3", b"0")].into_iter(), None),
         },
         form: Form::default(),
     })
@@ -77,6 +79,7 @@ fn call(payload: &str) -> Call {
         attempt: 2,
         ends: Instant::now() + Duration::from_secs(60),
         sent: Sent::default(),
+        trace: None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use orchestrator::domain::failure::{Progress, Reason};
 use orchestrator::domain::limit::{SESSION_LINK_STREAM_WINDOW, SESSION_LINK_STREAMS_MAX};
 use orchestrator::domain::task::{Form, Metadata, Names, Task};
+use orchestrator::domain::trace::Carried;
 use orchestrator::instance::builtin::{self, Behaviour};
 use orchestrator::instance::session::{Frame, Opened};
 use orchestrator::instance::{Call, InstanceClient as _, Sent};
@@ -29,6 +30,7 @@ fn call() -> Call {
     let names = Names {
         request_id: "call".into(),
         traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+        carried: Carried::default(),
     };
     Call {
         task: Arc::new(Task {
@@ -40,6 +42,7 @@ fn call() -> Call {
         attempt: 1,
         ends: tokio::time::Instant::now() + Duration::from_secs(60),
         sent: Sent::default(),
+        trace: None,
     }
 }
 

@@ -8,6 +8,7 @@ use orchestrator::domain::failure::Failure;
 use orchestrator::domain::id::InstanceId;
 use orchestrator::domain::payload::Payload;
 use orchestrator::domain::task::Names;
+use orchestrator::domain::trace::Carried;
 use orchestrator::instance::endpoint::{Endpoint, dial_tcp};
 use orchestrator::instance::grpc::GrpcInstance;
 use orchestrator::instance::session::{Data, Frame, Open, Opened, Received};
@@ -50,6 +51,7 @@ fn opening(session: &str, epoch: u64) -> Open {
         names: Some(Names {
             request_id: "request-1".into(),
             traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+            carried: Carried::default(),
         }),
     }
 }
