@@ -58,7 +58,24 @@ pub(super) async fn run(
         let Some((mut settings, mut busy_probes_max)) = now(&fleet) else {
             return;
         };
-        let (answer, reason) = ask(&member, settings.timeout, &probes).await;
+        let (answer, reason) = {
+            let mut asking = std::pin::pin!(ask(&member, settings.timeout, &probes));
+            loop {
+                // What it tells by itself holds at once: it may be silent to us as long as a probe lasts.
+                let event = tokio::select! {
+                    biased;
+                    answered = asking.as_mut() => break answered,
+                    event = following.next() => event,
+                };
+                // Whether it is still there when its stream breaks is being asked already.
+                if let Event::Told(serving) = event {
+                    let (answer, reason) = judge(Ok(serving), settings.timeout, Work::None);
+                    if note(&fleet, &member, probed.told(answer), &reason).is_none() {
+                        return;
+                    }
+                }
+            }
+        };
         let changed = probed.observe(answer, settings.thresholds, busy_probes_max);
         if note(&fleet, &member, changed, &reason).is_none() {
             return;

@@ -390,6 +390,20 @@ async fn a_change_that_an_instance_tells_by_itself_holds_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_instance_tells_while_a_probe_waits_for_it_holds_at_once() {
+    let stage = Stage::new(1).await;
+    let instance = &stage.instances["w00"];
+    instance.set_probe(Probe::Silent);
+    instance.until_probed().await;
+    let asked = Instant::now();
+    instance.tell(crate::instance::Serving::No);
+    let is_down = |member: &Member| member.health.state == State::Down;
+    stage.until(is_down).await;
+    // The probe would last for two seconds.
+    assert!(asked.elapsed() < Duration::from_millis(20));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_breaks_is_a_failed_probe_and_the_instance_is_asked_at_once() {
     let stage = Stage::new(1).await;
     let instance = &stage.instances["w00"];

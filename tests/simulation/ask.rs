@@ -228,7 +228,7 @@ fn hedge(kind: &Kind, idempotent: bool, taste: Taste, dice: &mut SmallRng) -> He
     };
     if matches!(kind, Kind::Fanout { .. }) || !dice.random_bool(share) {
         Hedge::Never
-    } else if dice.random_bool(0.2) {
+    } else if dice.random_bool(0.3) {
         Hedge::Usual
     } else if taste == Taste::Hedges {
         Hedge::After(ms(1..10, dice))
@@ -274,12 +274,14 @@ fn ask(
     };
     let is_wild = climate == Climate::Storm || taste == Taste::Hedges;
     let idempotent = is_wild || dice.random_bool(0.5);
-    Ask {
+    let hedge = hedge(&kind, idempotent, taste, dice);
+    let is_patient = hedge == Hedge::Usual && dice.random_bool(0.8);
+    let ask = Ask {
         call,
         task: call,
         caller: dice.random_range(0..callers),
         at: OPENING + ms(0..(LAST_ASK - OPENING).as_millis() as u64, dice),
-        hedge: hedge(&kind, idempotent, taste, dice),
+        hedge,
         waits_for_ready: matches!(kind, Kind::Route { .. }) && dice.random_bool(0.2),
         kind,
         targets,
@@ -295,6 +297,16 @@ fn ask(
         word: None,
         order: order(dice),
         leaves: leaves(dice),
+    };
+    if !is_patient {
+        return ask;
+    }
+    // Longer than nearly all answers take: only then is it sent to a second one.
+    Ask {
+        timeout: ms(500..1100, dice),
+        per_try: None,
+        leaves: None,
+        ..ask
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn draw(dice: &mut SmallRng) -> Means {
     let mut means = usual();
     if dice.random_bool(0.6) {
         // A run has few answers: with the usual number it is over before anybody knows how long they take.
-        means.hedging.samples_min = dice.random_range(8..40);
+        means.hedging.samples_min = dice.random_range(5..25);
     }
     if dice.random_bool(0.3) {
         means.retry.attempts_default = dice.random_range(2..=5);

@@ -65,6 +65,8 @@ pub(crate) struct Scripted {
     /// The sessions that were opened with it.
     pub(crate) sessions: Sessions,
     probe: Mutex<Probe>,
+    /// Probes that have begun.
+    probes: watch::Sender<usize>,
     /// What it tells by itself; `None` breaks whatever watches it.
     told: watch::Sender<Option<Serving>>,
 }
@@ -78,12 +80,19 @@ impl Scripted {
             running: Arc::default(),
             sessions: Sessions::default(),
             probe: Mutex::new(Probe::Serving),
+            probes: watch::Sender::new(0),
             told: watch::Sender::new(Some(Serving::Yes)),
         })
     }
 
     pub(crate) fn set_probe(&self, probe: Probe) {
         *self.probe.lock().unwrap() = probe;
+    }
+
+    /// Waits until it is probed the next time.
+    pub(crate) async fn until_probed(&self) {
+        // There is a sender as long as there is this.
+        let _ = self.probes.subscribe().changed().await;
     }
 
     /// Tells whoever watches.
@@ -174,6 +183,7 @@ impl InstanceClient for Scripted {
     }
 
     fn probe(&self) -> Pending<Result<Serving, Failure>> {
+        self.probes.send_modify(|count| *count += 1);
         match *self.probe.lock().unwrap() {
             Probe::Serving => Box::pin(std::future::ready(Ok(Serving::Yes))),
             Probe::Refused => Box::pin(std::future::ready(Err(Failure::at(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use orchestrator::domain::health::Admin;
+use orchestrator::domain::limit::CONNECT_TIMEOUT;
 
 use super::Facts;
 use crate::history::What;
@@ -144,9 +145,10 @@ fn still_works(facts: &Facts<'_>, id: &str, at: Duration) -> Option<String> {
     })
 }
 
-/// Whether nothing can have been with the instance in all this time.
+/// Whether nothing can have been with the instance in all this time, nor wait for a connection that was lost while it
+/// was being made.
 fn has_nothing(facts: &Facts<'_>, id: &str, from: Duration, to: Duration) -> bool {
-    let before = from.saturating_sub(CONNECTING);
+    let before = from.saturating_sub(CONNECT_TIMEOUT);
     let (from, to) = (
         from.saturating_sub(facts.latency * 4),
         to + facts.latency * 4,

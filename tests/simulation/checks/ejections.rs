@@ -48,11 +48,19 @@ pub(super) fn an_ejection_has_a_cause(facts: &Facts<'_>) -> Vec<String> {
     found
 }
 
-/// Whether the orchestrator has taken it for a success: it came whole, and well before its time was over.
+/// Whether the orchestrator has surely taken it for a success: somebody was told so.
 fn is_good(facts: &Facts<'_>, execution: &Execution<'_>) -> bool {
-    let budget = execution.arrival.budget.unwrap_or_default();
-    let in_time = |left: Duration| left + facts.latency * 2 < execution.at + budget;
-    matches!(execution.left, Some((left, Left::Answered)) if in_time(left))
+    let arrival = execution.arrival;
+    let name = format!("#{}", arrival.execution);
+    facts.who_ask(arrival.task).any(|call| match call.ended {
+        Some((_, End::Answered { payload, .. })) => payload.ends_with(&name),
+        Some((_, End::Streamed(stream))) => stream.partials.iter().any(|part| {
+            part.instance == arrival.instance
+                && part.outcome == "OUTCOME_ANSWERED"
+                && part.attempts.len() == arrival.attempt as usize
+        }),
+        Some((_, End::Failed { .. } | End::Broken | End::LeftEarly | End::GaveUp)) | None => false,
+    })
 }
 
 /// 15: an instance that is ejected gets nothing for a while, and then one call at a time that decides, but for
