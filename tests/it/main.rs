@@ -39,7 +39,6 @@ mod reflection;
 mod rest;
 mod retry;
 mod retry_wire;
-mod revocation;
 mod room;
 mod route;
 mod session;
