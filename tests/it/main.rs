@@ -39,6 +39,7 @@ mod reflection;
 mod rest;
 mod retry;
 mod retry_wire;
+mod revoked;
 mod room;
 mod route;
 mod session;

@@ -25,6 +25,7 @@ use crate::stage::{
     Bearer, Client, KEY, channel, client, config, embedded, planned, reason, settled, start, text,
 };
 
+mod certificates;
 mod edits;
 mod process;
 
