@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage};
 
 use crate::domain::limit::PEM_BYTES_MAX;
@@ -17,6 +17,9 @@ pub enum BadTls {
     /// No certificate in the text, or a broken one.
     #[error("{0}: not a PEM certificate")]
     Certificate(&'static str),
+    /// No revocation list in the text, or one that cannot be used.
+    #[error("{0}: not a PEM revocation list of version 2 (RFC 5280) that is whole")]
+    RevocationList(&'static str),
     /// No key in the text, or a broken one.
     #[error("{0}: not a PEM private key")]
     Key(&'static str),
@@ -62,6 +65,18 @@ pub fn certificates(
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) | Err(_) => Err(BadTls::Certificate(what)),
+    }
+}
+
+/// The revocation lists in a PEM text, at least one; `what` is what they are, for the mistake.
+pub fn revocation_lists(
+    pem: &[u8],
+    what: &'static str,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, BadTls> {
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) | Err(_) => Err(BadTls::RevocationList(what)),
     }
 }
 
@@ -170,6 +185,8 @@ mod tests {
         for pem in [&b""[..], b"-----BEGIN CERTIFICATE-----\n", b"\xff"] {
             assert_eq!(certificates(pem, "ca"), Err(BadTls::Certificate("ca")));
             assert_eq!(key(pem, "key").err(), Some(BadTls::Key("key")));
+            let bad = BadTls::RevocationList("crl");
+            assert_eq!(revocation_lists(pem, "crl").err(), Some(bad));
         }
     }
 }

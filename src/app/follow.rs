@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self as of_threads, RecvTimeoutError};
 
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +16,7 @@ use super::{App, StartError};
 use crate::config::{Changes, Config, Look, Watch};
 use crate::domain::limit::{CONFIG_BYTES_MAX, CONFIG_LOOK_INTERVAL};
 use crate::ingress::caller;
+use crate::ingress::listener::secure::Keeper;
 
 /// What a config file says now.
 #[derive(Debug)]
@@ -71,6 +73,7 @@ impl App {
         let (asks, mut questions) = mpsc::channel(READINGS_QUEUED_MAX);
         let mut teller = Teller {
             reload: self.reload(),
+            certificates: self.secure.clone(),
             told: Told::default(),
         };
         let following = async move {
@@ -159,6 +162,7 @@ fn content(path: &Path) -> io::Result<[u8; 32]> {
 /// Takes what was read, and logs what comes of it.
 struct Teller {
     reload: Reload,
+    certificates: Option<Arc<Keeper>>,
     told: Told,
 }
 
@@ -169,6 +173,10 @@ struct Told(Option<(String, [u8; 32])>);
 impl Teller {
     async fn take(&mut self, read: Read) -> Outcome {
         let cause = read.cause;
+        // They have files of their own, and whoever asks means those too.
+        if let Some(certificates) = &self.certificates {
+            certificates.look_now().await;
+        }
         let config = match read.reading.config {
             Ok(config) => config,
             Err(mistakes) => {

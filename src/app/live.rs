@@ -26,6 +26,7 @@ use crate::fleet::{Configured, Fleet, Left, registration};
 use crate::ingress::caller::Keys;
 use crate::ingress::listener::Address;
 use crate::ingress::settings::{Settings, SettingsNow};
+use crate::ingress::visitor::Forwarders;
 use crate::instance::Spec;
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
@@ -151,7 +152,8 @@ impl Live {
         self.settings.replace(Settings {
             keys: later.keys.clone(),
             limits,
-            forwarders: later.forwarders.clone().into(),
+            forwarders: Forwarders::new(&later.forwarders),
+            cors: later.cors.clone(),
             timeouts: later.timeouts,
             retry: later.retry,
             shown: Arc::clone(&later.shown),

@@ -20,6 +20,7 @@ use crate::fleet::{Configured, Connect, Fleet};
 use crate::ingress::caller::{FindToken, Keys};
 use crate::ingress::listener::{self, Address, Limits, Listen, Terms, secure};
 use crate::ingress::settings::{Settings, SettingsNow};
+use crate::ingress::visitor::Forwarders;
 use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Protocol, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
@@ -59,6 +60,8 @@ pub struct App {
     cut: CancellationToken,
     shutdown: Arc<ArcSwap<Shutdown>>,
     reload: Reload,
+    /// TLS at the front door.
+    secure: Option<Arc<secure::Keeper>>,
     store: Arc<dyn Store>,
     memory: Memory,
     traces: Traces,
@@ -197,7 +200,7 @@ impl App {
         let cut = CancellationToken::new();
         let terms = Terms {
             settings: house.settings.clone(),
-            secure,
+            secure: secure.clone(),
             tracer,
         };
         let serving = listener::serve(
@@ -219,6 +222,7 @@ impl App {
             cut,
             shutdown,
             reload,
+            secure,
             store,
             memory,
             traces,
@@ -341,9 +345,9 @@ async fn secured(
     let Some(settings) = settings else {
         return Ok(None);
     };
-    let (keeper, texts) = secure::Keeper::open(settings).await?;
-    let kept = Arc::clone(&keeper);
-    let following = async move { kept.follow(texts).await };
+    let (keeper, mut kept) = secure::Keeper::open(settings).await?;
+    let following = Arc::clone(&keeper);
+    let following = async move { following.follow(&mut kept).await };
     tasks.spawn_vital("certificates", tasks.until_stop(following));
     Ok(Some(keeper))
 }
@@ -353,7 +357,8 @@ fn watched(config: &Config, limits: Limits, tasks: &Tasks) -> SettingsNow {
     let settings = SettingsNow::new(Settings {
         keys: config.keys.clone(),
         limits,
-        forwarders: config.forwarders.clone().into(),
+        forwarders: Forwarders::new(&config.forwarders),
+        cors: config.cors.clone(),
         timeouts: config.timeouts,
         retry: config.retry,
         shown: Arc::clone(&config.shown),

@@ -52,6 +52,7 @@ impl Changes {
             admin,
             keys,
             forwarders,
+            cors,
             probe,
             health,
             networks,
@@ -71,6 +72,7 @@ impl Changes {
         } = earlier;
         let is_other = [
             ("forwarders", *forwarders != later.forwarders),
+            ("cors", *cors != later.cors),
             ("reflection", keys.reflection != later.keys.reflection),
             ("health", *probe != later.probe || *health != later.health),
             (

@@ -23,6 +23,7 @@ use crate::domain::retry;
 use crate::fleet::registration::TakeOver;
 use crate::fleet::{ProbeSettings, network};
 use crate::ingress::caller::{Keys, Reflection};
+use crate::ingress::cors::Cors;
 use crate::ingress::listener::{Address, Limits, secure};
 use crate::ingress::methods::Timeouts;
 use crate::ingress::visitor::Forwarder;
@@ -137,6 +138,8 @@ pub struct Config {
     pub keys: Keys,
     /// Who may say who is calling.
     pub forwarders: Vec<Forwarder>,
+    /// Which pages may call from a browser; none without it.
+    pub cors: Option<Arc<Cors>>,
     /// How instances are probed.
     pub probe: ProbeSettings,
     /// How their health is judged.
@@ -347,6 +350,7 @@ impl Config {
                 reflection: Reflection::default(),
             },
             forwarders: Vec::new(),
+            cors: None,
             probe: ProbeSettings::default(),
             health: health::Settings::default(),
             networks: network::loopback(),

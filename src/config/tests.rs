@@ -97,6 +97,7 @@ fn full_tls(config: &Config, folder: &Path) {
     );
     let clients = Clients {
         ca: folder.join("ca.pem"),
+        crl: Some(folder.join("crl.pem")),
         certificate: ClientCertificate::Optional,
     };
     let (certificate, key) = (folder.join("c.pem"), folder.join("k.pem"));
@@ -135,9 +136,27 @@ pub(super) fn full_folder() -> TempDir {
     write("ca.pem", &made.cert.pem());
     write("c.pem", &made.cert.pem());
     write("k.pem", &made.signing_key.serialize_pem());
+    write("crl.pem", &revocation_list());
     write("a.token", &format!("{CANARY}-file\r\n"));
     write("orchestrator.json", include_str!("samples/full.json"));
     folder
+}
+
+/// A list of nobody.
+fn revocation_list() -> String {
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(2100, 1, 1),
+        crl_number: rcgen::SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&authority).unwrap().pem().unwrap()
 }
 
 fn quota(in_flight_max: u32, per_second: u32, burst: u32) -> Quota {
@@ -383,7 +402,7 @@ fn what_is_no_json_is_told_with_its_place() {
     );
     check(
         b"[]",
-        "1:1: expected an object with $schema, listen, socket_mode, tls, plaintext, instances, keys, identities, forwarders, reflection, health, registration, limits, admission, retry, hedging, timeouts, shutdown, sessions, operators, traces, found a list",
+        "1:1: expected an object with $schema, listen, socket_mode, tls, plaintext, instances, keys, identities, forwarders, cors, reflection, health, registration, limits, admission, retry, hedging, timeouts, shutdown, sessions, operators, traces, found a list",
     );
     check(
         b"{}",

@@ -175,6 +175,14 @@ pub const SESSION_LINK_STREAM_WINDOW: u32 = 64 * 1024;
 pub const SESSION_LINK_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 /// Header list, at both doors.
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// Silence after which the system asks the host of an instance whether it is still there. TCP's own keep-alive: other
+/// than a PING of HTTP/2 no peer punishes it, so that it may come often.
+pub const LINK_TCP_KEEPALIVE_AFTER: Duration = Duration::from_secs(20);
+/// How often it asks again.
+pub const LINK_TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the host of an instance may take to acknowledge what it was sent, keep-alive included (RFC 5482): with both, a
+/// connection into a black hole is over after 35 s at most, and 15 s after something was sent.
+pub const LINK_TCP_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15);
 /// How often a connection to an instance is tested when nothing else does. Peers may punish more.
 pub const LINK_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(300);
 /// How long an instance may take to answer that test.
@@ -241,6 +249,17 @@ pub const SESSION_RECOVERY_GRACE: Duration = Duration::from_secs(45);
 pub const SESSION_REOPEN_DELAY_MIN: Duration = Duration::from_millis(50);
 /// Longest wait between two tries to open a session.
 pub const SESSION_REOPEN_DELAY_MAX: Duration = Duration::from_secs(2);
+/// How often in a row an instance may take a session and lose it before anything comes of it, until the session's
+/// policy decides.
+pub const SESSION_FRUITLESS_MAX: u32 = 8;
+/// Longest wait between two of these openings.
+pub const SESSION_FRUITLESS_DELAY_MAX: Duration = Duration::from_secs(30);
+/// How long an instance holds a session before its loss has nothing to do with how it was opened.
+pub const SESSION_STEADY_AFTER: Duration = Duration::from_secs(10);
+/// How long a session whose messages find no room in the store waits until it tries again, at first.
+pub const SESSION_PARKED_MIN: Duration = Duration::from_millis(250);
+/// The same, at most.
+pub const SESSION_PARKED_MAX: Duration = Duration::from_secs(2);
 /// How long a session without any instance to go to waits until it looks again by itself.
 pub const SESSION_WAIT_FOR_INSTANCE: Duration = Duration::from_secs(5);
 /// How long the client of a session that has ended may take to acknowledge what it was sent last.
@@ -295,6 +314,11 @@ pub const STORE_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
 /// One part in so many of a store is kept free for what instances say, so that a store that is full of messages for
 /// them can become empty again.
 pub const STORE_SHARE_OF_ANSWERS: usize = 4;
+/// Bytes of the journal's disk that are kept for what instances say, and for acknowledgements; on a small disk one part in
+/// so many of it (`JOURNAL_RESERVE_SHARE`).
+pub const JOURNAL_RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// One part in so many of a small disk.
+pub const JOURNAL_RESERVE_SHARE: u64 = 4;
 /// Messages of one call to the store.
 pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
 
@@ -302,6 +326,8 @@ pub const APPEND_MAX: usize = UNACKNOWLEDGED_MAX;
 pub const KEYS_MAX: usize = 1000;
 /// How long a key may outlive its date when the wall clock jumps.
 pub const KEY_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a stream whose key is accepted no more may take to tell its reader so, before it is reset.
+pub const REVOKED_STREAM_END_MAX: Duration = Duration::from_secs(3);
 /// Bytes of the config file.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How often the config, and what it points to, is looked at for changes.
@@ -328,6 +354,10 @@ pub const SPIFFE_ID_BYTES_MAX: usize = 2048;
 pub const IDENTITIES_MAX: usize = 10_000;
 /// Bytes of a file of certificates or of a key.
 pub const PEM_BYTES_MAX: u64 = 1024 * 1024;
+/// Origins of pages that the config allows, and names of headers that it lets them send.
+pub const CORS_ENTRIES_MAX: usize = 100;
+/// How long a browser may remember what a page may do; none of them does so for longer.
+pub const CORS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Networks of one list in the config.
 pub const NETWORKS_MAX: usize = 1000;
 /// Connections at the front door that may be asked for.

@@ -53,8 +53,7 @@ impl<B> Timely<B> {
 
 impl<B> Body for Timely<B>
 where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
+    B: Body<Data = Bytes, Error = Failure> + Unpin,
 {
     type Data = Bytes;
     type Error = Status;
@@ -65,7 +64,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
             return Poll::Ready(frame.map(|frame| {
-                let frame = frame.map_err(|error| self.break_off(cut_off(&error)))?;
+                let frame = frame.map_err(|failure| self.break_off(failure))?;
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 match self.exchange.weigh(bytes) {
                     Ok(()) => Ok(frame),
@@ -94,11 +93,4 @@ where
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
     }
-}
-
-fn cut_off(error: &impl std::fmt::Display) -> Failure {
-    Failure::new(
-        Reason::CallerGone,
-        format!("the request was cut off: {error}"),
-    )
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, Request, header};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::access::{Access, METHODS, Scope, known, takes_token, without_api};
 use super::arrival::Arrival;
 use super::identity::{self, Identity};
+pub use super::revoked::Revoked;
 use super::visitor::Visitor;
 use crate::certificates::Names;
 use crate::domain::admission::Quota;
@@ -36,40 +36,6 @@ pub struct Key {
     /// Tells whoever is still served by it when it is no longer accepted.
     pub revoked: Revoked,
 }
-
-/// Whether a key is no longer accepted, for those who came by it before.
-#[derive(Debug, Clone, Default)]
-pub struct Revoked(Arc<CancellationToken>);
-
-impl Revoked {
-    /// From now on the key is not accepted, and what it has open ends.
-    pub fn revoke(&self) {
-        self.0.cancel();
-    }
-
-    /// Ends once the key is no longer accepted.
-    pub fn wait(&self) -> WaitForCancellationFutureOwned {
-        CancellationToken::clone(&self.0).cancelled_owned()
-    }
-
-    pub(super) fn is_revoked(&self) -> bool {
-        self.0.is_cancelled()
-    }
-
-    /// Whether it tells the same.
-    pub(super) fn is_that_of(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-/// Two keys that are written alike are the same, whatever has become of them.
-impl PartialEq for Revoked {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Revoked {}
 
 impl Key {
     /// A key with all rights.
@@ -205,9 +171,13 @@ impl Keys {
         }
         // A key counts alone: one that is wrong is not made good by a certificate.
         if !request.headers().contains_key(header::AUTHORIZATION)
-            && let Some(identity) = self.identity(request)?
+            && let Some((identity, revoked)) = self.identity(request)?
         {
-            return identity.grant().pass(request, access);
+            let grant = Grant {
+                revoked: &revoked,
+                ..identity.grant()
+            };
+            return grant.pass(request, access);
         }
         let token = bearer(request.headers())?;
         let Some(key) = self.find(token) else {
@@ -220,8 +190,9 @@ impl Keys {
         key.grant().pass(request, access)
     }
 
-    /// Whom the certificate means that the caller, or a forwarder for it, has shown; `None` where there was none.
-    fn identity<B>(&self, request: &Request<B>) -> Result<Option<&Identity>, Failure> {
+    /// Whom the certificate means that the caller, or a forwarder for it, has shown, and until when; `None` where there
+    /// was none.
+    fn identity<B>(&self, request: &Request<B>) -> Result<Option<(&Identity, Revoked)>, Failure> {
         let Some(visitor) = request.extensions().get::<Arc<Visitor>>() else {
             return Ok(None);
         };
@@ -232,8 +203,8 @@ impl Keys {
         let unknown = "no key, and no name of the certificate that was shown stands in the server's identities: send \
                        `authorization: Bearer KEY`, or have the name added";
         let found = identity::find(&self.identities, &names);
-        let known = found.ok_or_else(|| Failure::new(Reason::KeyMissing, unknown));
-        known.map(Some)
+        let known = found.ok_or_else(|| Failure::new(Reason::KeyMissing, unknown))?;
+        Ok(Some((known, visitor.until(&known.revoked))))
     }
 
     /// Revokes each key whose time has come; says when to look again. The wall clock may jump: it is looked at again
@@ -322,7 +293,7 @@ fn let_session_pass<B>(request: &mut Request<B>, holder: TokenHolder) -> Result<
         arrival.caller = Caller(Some(holder.caller.into()));
         arrival.session = Some(holder.session);
         // A token that is void ends what it has open, as a key does.
-        arrival.exchange.note_key(Revoked(Arc::new(holder.void)));
+        arrival.exchange.note_key(Revoked::by(holder.void));
     }
     Ok(())
 }
@@ -347,6 +318,8 @@ fn unknown_key() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::domain::session::SessionId;
     use crate::ingress::access::{PATHS, TOKEN_METHODS};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, Version, header};
 use tonic::body::Body;
 use tower::Service;
 
@@ -44,6 +44,47 @@ impl<S, B> Door<B> for S where
 /// The answer to a request, on its way.
 pub(super) type Answering =
     Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// Tells browsers which pages may call, and lets everybody else pass for a look at one header.
+#[derive(Clone)]
+pub(super) struct Cross<S> {
+    pub(super) inner: S,
+    pub(super) settings: SettingsNow,
+}
+
+impl<S, B> Service<Request<B>> for Cross<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = Answering>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answering {
+        // What caches may keep must say that it differs from page to page, whoever asks first.
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        if !is_read && !request.headers().contains_key(header::ORIGIN) {
+            return self.inner.call(request);
+        }
+        let Some(cors) = self.settings.load().cors.clone() else {
+            return self.inner.call(request);
+        };
+        if let Some(told) = cors.preflight(&request) {
+            return Box::pin(ready(Ok(told)));
+        }
+        let grant = cors.grant(request.headers());
+        let answering = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = answering.await?;
+            grant.write(response.headers_mut());
+            Ok(response)
+        })
+    }
+}
 
 /// Notes time and names of a request; its answer carries the request's id, and no failure leaves unnamed.
 #[derive(Clone)]
@@ -120,8 +161,7 @@ pub(super) struct Hurry<S> {
 impl<S, B> Service<Request<B>> for Hurry<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Answering>,
-    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: std::fmt::Display,
+    B: http_body::Body<Data = Bytes, Error = Failure> + Send + Unpin + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -150,8 +190,13 @@ where
         let (own, longest) = match arrival.protocol {
             Protocol::Grpc if is_conversation => (TIMEOUT_MAX, TIMEOUT_MAX),
             Protocol::Grpc => (self.settings.load().limits.body, TIMEOUT_MAX),
-            // A body over HTTP/1.1 holds a whole connection, however long its caller would wait.
             Protocol::Http => (REST_BODY_TIMEOUT, REST_BODY_TIMEOUT),
+        };
+        // A body over HTTP/1.1 holds a whole connection, however long its caller would wait.
+        let longest = if request.version() < Version::HTTP_2 {
+            longest.min(REST_BODY_TIMEOUT)
+        } else {
+            longest
         };
         // Word that the time is over must still reach whoever set it.
         let ends = arrival.deadline(None, own, longest).work_ends();
@@ -188,9 +233,10 @@ mod tests {
     use crate::ingress::listener::Limits;
     use crate::ingress::methods::Timeouts;
     use crate::ingress::settings::Settings;
+    use crate::ingress::visitor::Forwarders;
 
     /// How long a body may take that never comes.
-    async fn check(path: &str, timeout: Option<&str>, expected_ms: u64) {
+    async fn check(path: &str, version: Version, timeout: Option<&str>, expected_ms: u64) {
         let waits = tower::service_fn(|request: Request<Body>| -> Answering {
             Box::pin(async move {
                 let late = request.into_body().frame().await;
@@ -207,14 +253,16 @@ mod tests {
                     reflection: Reflection::WithKey,
                 },
                 limits: Limits::default(),
-                forwarders: Arc::default(),
+                forwarders: Forwarders::default(),
+                cors: None,
                 timeouts: Timeouts::default(),
                 retry: Default::default(),
                 shown: Arc::from(""),
             }),
         };
-        let never = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());
-        let mut request = Request::post(path).body(never).unwrap();
+        let never = StreamBody::new(tokio_stream::pending::<Result<_, Failure>>());
+        let request = Request::post(path).version(version);
+        let mut request = request.body(never).unwrap();
         if !path.starts_with("/api/") {
             let grpc = "application/grpc".parse().unwrap();
             request.headers_mut().insert("content-type", grpc);
@@ -231,20 +279,27 @@ mod tests {
         assert_eq!(
             start.elapsed(),
             Duration::from_millis(expected_ms),
-            "{path} {timeout:?}"
+            "{path} {version:?} {timeout:?}"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_comes_is_given_up_before_its_caller_gives_up() {
-        check("/a.Service/Method", None, 14_750).await;
-        check("/a.Service/Method", Some("1S"), 950).await;
-        check("/a.Service/Method", Some("20m"), 15).await;
-        check("/a.Service/Method", Some("1H"), 599_750).await;
-        check("/grpc.reflection.v1.ServerReflection/Info", None, 599_750).await;
-        check("/grpc.reflection.v1.ServerReflection/Info", Some("1S"), 950).await;
-        check("/api/orchestrator/route", None, 29_750).await;
-        check("/api/orchestrator/route", Some("1H"), 29_750).await;
-        check("/api/orchestrator/route", Some("1S"), 950).await;
+        let (http1, http2) = (Version::HTTP_11, Version::HTTP_2);
+        let (method, path) = ("/a.Service/Method", "/api/orchestrator/route");
+        let reflection = "/grpc.reflection.v1.ServerReflection/Info";
+        for version in [http1, http2] {
+            check(method, version, None, 14_750).await;
+            check(method, version, Some("1S"), 950).await;
+            check(method, version, Some("20m"), 15).await;
+            check(path, version, None, 29_750).await;
+            check(path, version, Some("1H"), 29_750).await;
+            check(path, version, Some("1S"), 950).await;
+            check(reflection, version, Some("1S"), 950).await;
+        }
+        check(method, http2, Some("1H"), 599_750).await;
+        check(method, http1, Some("1H"), 29_750).await;
+        check(reflection, http2, None, 599_750).await;
+        check(reflection, http1, None, 29_750).await;
     }
 }

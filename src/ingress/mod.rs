@@ -11,6 +11,7 @@ pub mod admin;
 pub mod arrival;
 pub mod body;
 pub mod caller;
+pub mod cors;
 mod doors;
 pub mod exchange;
 mod failure_body;
@@ -23,23 +24,34 @@ mod meter;
 pub mod methods;
 mod outgoing;
 mod rest;
+pub mod revoked;
 pub mod settings;
 pub mod visitor;
+mod web;
 
 use caller::FindToken;
 pub use doors::BadContract;
 pub use layer::Door;
 use methods::House;
+pub use web::Arriving;
 
-/// The way of a request through the door, outermost first.
+/// The way of a request through the door, outermost first. What has come as gRPC-Web is gRPC here already
+/// (`listener::streams` undresses and dresses it), so that nothing below knows another gRPC.
 pub fn front_door(
     sessions: FindToken,
     house: &House,
-) -> Result<impl Door<Incoming> + use<>, BadContract> {
+) -> Result<impl Door<Arriving<Incoming>> + use<>, BadContract> {
     let (doors, chance) = (doors::Doors::new(house)?, house.chance.clone());
+    let crossing = house.settings.clone();
     let (guarding, hurrying) = (house.settings.clone(), house.settings.clone());
     Ok(ServiceBuilder::new()
-        // Outermost, so that time counts from here and even a refused call can be found by its id.
+        // Outermost: a page may read every answer or none, refusals and their ids included, and a browser that asks
+        // whether it may send has no key yet.
+        .layer_fn(move |inner| layer::Cross {
+            inner,
+            settings: crossing.clone(),
+        })
+        // Around everything that is done for a call, so that time counts from here and even a refused call can be found by its id.
         .layer_fn(move |inner| layer::Stamp {
             inner,
             chance: chance.clone(),

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
 use http_body::{Frame, SizeHint};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -15,6 +14,7 @@ use super::caller;
 use super::exchange::{Exchange, memory_full};
 use super::failure_table;
 use super::meter::Meter;
+use super::revoked::Revocation;
 use crate::domain::failure::Failure;
 use crate::domain::limit::{ANSWER_PIECE_BYTES, ANSWER_SMALL_BYTES};
 use crate::memory::{self, Memory, Purpose};
@@ -30,7 +30,7 @@ pub(super) struct Outgoing {
     meter: Meter,
     last_words: LastWords,
     /// Fires when the key of the caller is revoked; there once the answer has made its reader wait.
-    revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    revoked: Option<Revocation>,
 }
 
 /// How an answer says that it ends before its time.
@@ -111,7 +111,7 @@ impl Outgoing {
         let Some(key) = self.exchange.key() else {
             return Poll::Pending;
         };
-        let revoked = self.revoked.get_or_insert_with(|| Box::pin(key.wait()));
+        let revoked = self.revoked.get_or_insert_with(|| key.wait());
         ready!(revoked.as_mut().poll(context));
         Poll::Ready(caller::revoked_key())
     }

@@ -9,9 +9,10 @@ use tokio::sync::Notify;
 use tokio::time;
 
 use super::caller::{Keys, Revoked};
+use super::cors::Cors;
 use super::listener::Limits;
 use super::methods::Timeouts;
-use super::visitor::Forwarder;
+use super::visitor::Forwarders;
 use crate::domain::retry;
 
 /// What the door goes by.
@@ -21,8 +22,10 @@ pub struct Settings {
     pub keys: Keys,
     /// Limits of connections; each keeps those that it was accepted with.
     pub limits: Limits,
-    /// Who may say who is calling, on connections that come from now on.
-    pub forwarders: Arc<[Forwarder]>,
+    /// Who may say who is calling.
+    pub forwarders: Forwarders,
+    /// Which pages may call from a browser; none without it.
+    pub cors: Option<Arc<Cors>>,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// How tasks are tried again.
@@ -56,14 +59,16 @@ impl SettingsNow {
         self.0.now.load()
     }
 
-    /// Other settings from the next request on. What is open with a key that is gone, or may do less than before,
-    /// ends at once.
+    /// Other settings from the next request on. What is open with a key that is gone, or may do less than before, or on
+    /// the word of somebody who may no longer speak for others, ends at once.
     pub fn replace(&self, mut next: Settings) {
         let previous = self.0.now.load_full();
         next.keys.inherit(&previous.keys);
+        next.forwarders.inherit(&previous.forwarders);
         let next = Arc::new(next);
         self.0.now.store(Arc::clone(&next));
         previous.keys.revoke_all_but(&next.keys);
+        previous.forwarders.revoke_all_but(&next.forwarders);
         self.0.changed.notify_one();
     }
 
@@ -143,7 +148,8 @@ mod tests {
                 reflection: Reflection::WithKey,
             },
             limits: Limits::default(),
-            forwarders: Arc::default(),
+            forwarders: Forwarders::default(),
+            cors: None,
             timeouts: Timeouts::default(),
             retry: retry::Settings::default(),
             shown: Arc::from(""),

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 
 use super::listener::Peer;
+use super::revoked::Revoked;
 use crate::certificates::{self, Names};
 use crate::domain::limit::CERTIFICATE_NAMES_MAX;
 
@@ -38,28 +39,94 @@ impl Forwarder {
     }
 }
 
-/// Who is at the other end of a connection.
+/// Who is at the other end of a connection, as it is for one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Visitor {
     /// Whoever has shown a certificate with these names.
     Shown(Names),
-    /// Somebody who speaks for others.
-    Forwarder,
+    /// Somebody who speaks for others, until that is taken from it.
+    Forwarder(Revoked),
+}
+
+/// Everybody who may speak for others at one moment. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Forwarders(Arc<[(Forwarder, Arc<Visitor>)]>);
+
+impl Forwarders {
+    /// These.
+    #[must_use]
+    pub fn new(forwarders: &[Forwarder]) -> Self {
+        let visitor = || Arc::new(Visitor::Forwarder(Revoked::default()));
+        let forwarders = forwarders.iter().map(|one| (one.clone(), visitor()));
+        Self(forwarders.collect())
+    }
+
+    /// Those who stay are who they were: what they have vouched for goes on.
+    pub(super) fn inherit(&mut self, previous: &Self) {
+        let staying = self.0.iter().map(|(forwarder, visitor)| {
+            let mut known = previous.0.iter();
+            let same = known.find(|(known, _)| known == forwarder);
+            let visitor = same.map_or(visitor, |(_, visitor)| visitor);
+            (forwarder.clone(), Arc::clone(visitor))
+        });
+        self.0 = staying.collect();
+    }
+
+    /// Ends what those have vouched for who are not among `next`.
+    pub(super) fn revoke_all_but(&self, next: &Self) {
+        for (forwarder, visitor) in self.0.iter() {
+            let stays = next.0.iter().any(|(staying, _)| staying == forwarder);
+            if let Visitor::Forwarder(revoked) = &**visitor
+                && !stays
+            {
+                revoked.revoke();
+            }
+        }
+    }
+
+    fn find(&self, peer: Peer) -> Option<&Arc<Visitor>> {
+        let found = self
+            .0
+            .iter()
+            .find(|(forwarder, _)| forwarder.includes(peer));
+        found.map(|(_, visitor)| visitor)
+    }
+}
+
+/// Whoever is at the other end of a connection. What that is changes with the config while the connection is open.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    peer: Peer,
+    shown: Option<Arc<Visitor>>,
+}
+
+impl Guest {
+    /// Of a connection from there, with this certificate.
+    #[must_use]
+    pub fn new(peer: Peer, certificate: Option<&CertificateDer<'_>>) -> Self {
+        let names = certificate.map(|it| bounded(certificates::names(it)));
+        Self {
+            peer,
+            shown: names.map(|names| Arc::new(Visitor::Shown(names))),
+        }
+    }
+
+    /// Who it is while these may speak for others; nobody where nothing is known.
+    #[must_use]
+    pub fn now<'a>(&'a self, forwarders: &'a Forwarders) -> Option<&'a Arc<Visitor>> {
+        // A forwarder's own certificate is nobody's who calls.
+        forwarders.find(self.peer).or(self.shown.as_ref())
+    }
 }
 
 impl Visitor {
-    /// Of a connection from there, with this certificate; nobody where nothing is known.
+    /// Until when somebody is served whom this visitor is, or has named.
     #[must_use]
-    pub fn of(
-        peer: Peer,
-        forwarders: &[Forwarder],
-        certificate: Option<&CertificateDer<'_>>,
-    ) -> Option<Arc<Self>> {
-        if forwarders.iter().any(|one| one.includes(peer)) {
-            return Some(Arc::new(Self::Forwarder));
+    pub fn until(&self, revoked: &Revoked) -> Revoked {
+        match self {
+            Self::Shown(_) => revoked.clone(),
+            Self::Forwarder(leave) => revoked.with_word_of(leave),
         }
-        let names = bounded(certificates::names(certificate?));
-        Some(Arc::new(Self::Shown(names)))
     }
 
     /// The names of whoever has sent a request with these headers.
@@ -67,7 +134,7 @@ impl Visitor {
     pub fn names(&self, headers: &HeaderMap) -> Cow<'_, Names> {
         match self {
             Self::Shown(names) => Cow::Borrowed(names),
-            Self::Forwarder => {
+            Self::Forwarder(_) => {
                 let last = headers.get_all(FORWARDED).iter().next_back();
                 let text = last.and_then(|value| value.to_str().ok());
                 Cow::Owned(text.and_then(forwarded).unwrap_or_default())
@@ -139,7 +206,9 @@ mod tests {
     fn check(text: &str, uris: &[&str], dns: &[&str]) {
         let mut headers = HeaderMap::new();
         headers.append(FORWARDED, text.parse().unwrap());
-        let names = Visitor::Forwarder.names(&headers).into_owned();
+        let names = Visitor::Forwarder(Revoked::default())
+            .names(&headers)
+            .into_owned();
         assert_eq!(names.uris, uris, "{text}");
         assert_eq!(names.dns, dns, "{text}");
     }
@@ -189,7 +258,9 @@ mod tests {
         for value in ["URI=spiffe://td/a", "URI=spiffe://td/b"] {
             headers.append(FORWARDED, value.parse().unwrap());
         }
-        let names = Visitor::Forwarder.names(&headers).into_owned();
+        let names = Visitor::Forwarder(Revoked::default())
+            .names(&headers)
+            .into_owned();
         assert_eq!(names.uris, ["spiffe://td/b"]);
     }
 
@@ -198,8 +269,9 @@ mod tests {
         let network = Forwarder::Network("10.0.0.0/8".parse().unwrap());
         let at = |ip: &str| Peer::Address(format!("{ip}:1").parse().unwrap());
         let check = |forwarders: &[Forwarder], peer: Peer, expected: bool| {
-            let found = Visitor::of(peer, forwarders, None);
-            assert_eq!(found.is_some(), expected, "{forwarders:?} {peer}");
+            let found = Forwarders::new(forwarders);
+            let found = Guest::new(peer, None).now(&found).is_some();
+            assert_eq!(found, expected, "{forwarders:?} {peer}");
         };
         check(&[], at("10.0.0.1"), false);
         check(std::slice::from_ref(&network), at("10.0.0.1"), true);

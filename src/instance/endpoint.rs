@@ -8,12 +8,18 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time;
 
 use super::Pending;
-use crate::domain::limit::{ADDRESSES_PER_NAME_MAX, CONNECT_NEXT_AFTER, HTTP_PATH_BYTES_MAX};
+#[cfg(target_os = "linux")]
+use crate::domain::limit::LINK_TCP_UNACKNOWLEDGED_MAX;
+use crate::domain::limit::{
+    ADDRESSES_PER_NAME_MAX, CONNECT_NEXT_AFTER, HTTP_PATH_BYTES_MAX, LINK_TCP_KEEPALIVE_AFTER,
+    LINK_TCP_KEEPALIVE_INTERVAL,
+};
 
 /// Opens a connection to an address.
 pub type Dial = Arc<dyn Fn(SocketAddr) -> Pending<io::Result<Box<dyn Connected>>> + Send + Sync>;
@@ -30,9 +36,22 @@ pub fn dial_tcp() -> Dial {
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
+            notice_black_holes(&stream)?;
             Ok(Box::new(stream) as Box<dyn Connected>)
         })
     })
+}
+
+/// A host that vanishes says nothing: the system finds out, also on a connection whose streams are silent for hours.
+fn notice_black_holes(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(LINK_TCP_KEEPALIVE_AFTER)
+        .with_interval(LINK_TCP_KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(LINK_TCP_UNACKNOWLEDGED_MAX))?;
+    Ok(())
 }
 
 /// Where an instance listens.

@@ -64,9 +64,12 @@ fn main() {
             network::a_connection_reset_by_the_network_makes_nobody_execute_a_task_twice,
             clock::a_jump_of_the_wall_clock_changes_no_deadline_and_no_lease,
             talk_network::a_session_outlives_a_cut_between_the_orchestrator_and_its_instance,
+            talk_network::a_session_whose_connection_is_a_black_hole_goes_on_although_its_instance_is_well,
             talk_network::a_session_outlives_a_cut_between_its_client_and_the_orchestrator,
             talk_disk::a_full_disk_refuses_clearly_keeps_what_was_acknowledged_and_goes_on_by_itself,
+            talk_disk::a_small_disk_that_the_log_could_fill_goes_on_by_itself,
             talk_disk::a_sync_that_fails_acknowledges_nothing_and_the_session_goes_on,
+            talk_disk::a_kill_at_any_write_or_sync_of_the_journal_loses_nothing_that_was_acknowledged,
         ]);
     }
     libtest_mimic::run(&arguments, trials).exit();

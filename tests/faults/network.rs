@@ -50,6 +50,24 @@ impl Host {
         self.run("nft add rule inet faults out oifname e0 drop");
     }
 
+    /// What goes over the connections that there are now is lost without a word; new ones are not touched.
+    pub(crate) fn cut_what_is_open(&self) {
+        let output = self.command("ss".into()).arg("-Htn").output().unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let peers = lines
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(4));
+        let ports: Vec<_> = peers.filter_map(|peer| peer.rsplit(':').next()).collect();
+        assert!(!ports.is_empty(), "nothing is open: {lines}");
+        let ports = ports.join(",");
+        self.run(&format!(
+            "nft add rule inet faults in tcp sport {{{ports}}} drop"
+        ));
+        self.run(&format!(
+            "nft add rule inet faults out tcp dport {{{ports}}} drop"
+        ));
+    }
+
     pub(crate) fn mend(&self) {
         self.run("nft flush chain inet faults in");
         self.run("nft flush chain inet faults out");

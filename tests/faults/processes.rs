@@ -167,7 +167,7 @@ impl Orchestrator {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().to_owned();
         let (command, listen) = (Command::new(binary()), "127.0.0.1:0");
-        Self::start_over(command, listen, instances, &data, folder, json!({}))
+        Self::start_over(command, listen, instances, &data, folder, json!({})).expect("it listens")
     }
 
     /// Starts one by a command that ends with the program.
@@ -178,10 +178,11 @@ impl Orchestrator {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().to_owned();
-        Self::start_over(command, listen, instances, &data, folder, patient())
+        Self::start_over(command, listen, instances, &data, folder, patient()).expect("it listens")
     }
 
-    /// Starts one over a data directory, that ejects instances by these rules.
+    /// Starts one over a data directory, that ejects instances by these rules; nothing when it has ended before it
+    /// listens.
     fn start_over(
         mut command: Command,
         listen: &str,
@@ -189,7 +190,7 @@ impl Orchestrator {
         data: &Path,
         folder: TempDir,
         ejection: Value,
-    ) -> Self {
+    ) -> Option<Self> {
         let instances: Vec<_> = instances
             .iter()
             .map(|(id, address)| json!({"id": id, "address": address.to_string()}))
@@ -223,12 +224,16 @@ impl Orchestrator {
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
+        if line.is_empty() {
+            child.wait().unwrap();
+            return None;
+        }
         let started: Value = serde_json::from_str(&line).expect("one line of JSON when redirected");
-        Self {
+        Some(Self {
             child,
             address: started["listening"].as_str().unwrap().parse().unwrap(),
             _folder: folder,
-        }
+        })
     }
 }
 
@@ -240,6 +245,16 @@ impl Orchestrator {
         instances: &[(&str, SocketAddr)],
         data: &Path,
     ) -> Self {
+        Self::try_start_on(command, listen, instances, data).expect("it listens")
+    }
+
+    /// The same; nothing when it has ended before it listens.
+    pub(crate) fn try_start_on(
+        command: Command,
+        listen: &str,
+        instances: &[(&str, SocketAddr)],
+        data: &Path,
+    ) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         Self::start_over(command, listen, instances, data, folder, patient())
     }
@@ -253,6 +268,11 @@ impl Orchestrator {
             .stderr(Stdio::null())
             .status();
         let _ = self.child.wait();
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 }
 

@@ -27,6 +27,8 @@ use crate::sessions::judge::{Answering, judge};
 
 /// How many messages may be on their way, so that whatever breaks meets some.
 const WINDOW: u64 = 32;
+/// How many may wait for their answers: a client that sent on without end would come to the bounds of its session.
+const UNANSWERED_MAX: u64 = 4 * WINDOW;
 /// How long an attachment may be silent before the client takes it for dead. Longer than a sync takes anywhere.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Pause between two tries.
@@ -281,7 +283,9 @@ impl Talk {
 
     fn send(&self, mut next: u64, tx: &mpsc::Sender<SessionSendRequest>) -> u64 {
         let mut known = self.known();
-        while next <= known.acked + WINDOW && (!known.ends || next <= known.sent) {
+        let window = known.acked + WINDOW;
+        let window = window.min(known.answered + UNANSWERED_MAX);
+        while next <= window && (!known.ends || next <= known.sent) {
             let text = streamed(next, self.padding);
             let data = SessionClientData {
                 seq: next,

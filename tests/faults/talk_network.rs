@@ -34,6 +34,24 @@ pub(crate) async fn a_session_outlives_a_cut_between_the_orchestrator_and_its_in
     talk.check(&mut instances, Answering::Once);
 }
 
+pub(crate) async fn a_session_whose_connection_is_a_black_hole_goes_on_although_its_instance_is_well()
+ {
+    let host = Host::start(23);
+    let mut instances = vec![host.instance("A")];
+    let orchestrator = Orchestrator::start(&addresses(&instances));
+    healthy(&orchestrator).await;
+    let (_now_at, at) = watch::channel(orchestrator.address);
+    let talk = Talk::new("hole", LossPolicy::Fail, 0);
+    let running = tokio::spawn(talk.clone().run(at));
+    talk.goes_on_for(MESSAGES).await;
+    // Probes go over a connection of their own, and over a new one when that fails.
+    host.cut_what_is_open();
+    talk.goes_on_for(MESSAGES).await;
+    talk.end();
+    finished(vec![running]).await;
+    talk.check(&mut instances, Answering::Once);
+}
+
 pub(crate) async fn a_session_outlives_a_cut_between_its_client_and_the_orchestrator() {
     let host = Host::start(22);
     let command = host.command(std::env::current_exe().unwrap());

@@ -26,3 +26,31 @@ def signed(folder, by, name, names):
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     more = ["-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE"]
     openssl(folder, "req", "-x509", "-CA", f"{by}.pem", "-CAkey", f"{by}.key", *key, *made, *more)
+
+
+CA_CONFIG = """
+[ca]
+default_ca = own
+[own]
+database = {by}.index
+certificate = {by}.pem
+private_key = {by}.key
+default_md = sha256
+default_crl_days = 2
+crlnumber = {by}.crlnumber
+crl_extensions = list
+[list]
+authorityKeyIdentifier = keyid
+"""
+
+
+def revocation_list(folder, by, *names):
+    """The list of an authority, BY.crl, with these certificates: of version 2, for which openssl wants to be asked."""
+    config = folder / f"{by}.cnf"
+    config.write_text(CA_CONFIG.format(by=by))
+    (folder / f"{by}.index").touch()
+    number = folder / f"{by}.crlnumber"
+    number.exists() or number.write_text("01\n")
+    for name in names:
+        openssl(folder, "ca", "-config", config.name, "-revoke", f"{name}.pem")
+    openssl(folder, "ca", "-config", config.name, "-gencrl", "-out", f"{by}.crl")

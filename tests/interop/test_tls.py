@@ -8,10 +8,10 @@ import pytest
 import requests
 from google.protobuf import json_format, struct_pb2
 
-from certificates import authority, signed
+from certificates import authority, revocation_list, signed
 from conftest import BEARER
 from processes import KEY, Orchestrator
-from waiting import LONG
+from waiting import LONG, until
 
 SERVICE = "openclaw.orchestrator.v1.OrchestratorService"
 
@@ -122,3 +122,41 @@ def test_rest_over_tls(door):
         f"{url}/orchestrator/route", json=body, verify=door.folder / "ca.pem", cert=shown, timeout=LONG
     )
     assert routed.json()["payload"] == {"data": "task"}
+
+
+def test_a_list_of_openssl_takes_a_certificate_out(tmp_path):
+    authority(tmp_path, "ca")
+    signed(tmp_path, "ca", "door", "DNS:localhost,IP:127.0.0.1")
+    for name in ["one", "two"]:
+        signed(tmp_path, "ca", name, f"URI:spiffe://td/ns/apps/sa/{name}")
+    revocation_list(tmp_path, "ca")
+    config = {
+        "instances": [{"id": "A", "builtin": {}}],
+        "tls": {
+            "certificate_file": "door.pem",
+            "key_file": "door.key",
+            "client_ca_file": "ca.pem",
+            "client_crl_file": "ca.crl",
+        },
+        "identities": [{"name": "apps", "spiffe": "spiffe://td/ns/apps/*", "scopes": ["route"]}],
+    }
+    orchestrator = Orchestrator(tmp_path, config, instances=1)
+    url = f"https://{orchestrator.address}/orchestrator/route"
+
+    def served(name):
+        shown = (tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+        try:
+            answer = requests.post(
+                url, json={"instances": ["A"]}, verify=tmp_path / "ca.pem", cert=shown, timeout=LONG
+            )
+        except requests.ConnectionError:
+            return False
+        return answer.status_code == 200
+
+    assert served("one") and served("two")
+    revocation_list(tmp_path, "ca", "one")
+    until(lambda: served("one"), lambda seen: not seen)
+    assert served("two")
+    code = orchestrator.terminate()
+    orchestrator.end()
+    assert code == 0, orchestrator.log.read_text()

@@ -13,6 +13,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use crate::rest::ask::{Ask, WAYS};
 use crate::stage::{self, KEY, channel, embedded, reason, start};
+use crate::web::ask::{Web, every_way};
 
 /// Every method of the contract, and those of reflection, as paths.
 pub(crate) fn methods() -> Vec<String> {
@@ -85,6 +86,61 @@ async fn every_method_needs_a_key_but_health() {
             ![Code::Unauthenticated, Code::PermissionDenied].contains(&code(&status)),
             "{path}: {status:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn every_method_needs_a_key_over_grpc_web_as_it_does_over_grpc() {
+    let mut config = embedded();
+    config.keys.keys.push(Key {
+        scopes: Vec::new(),
+        ..Key::with_all_rights("narrow", "narrow-key")
+    });
+    let app = start(config).await;
+    let right = format!("Bearer {KEY}");
+    let methods = methods();
+    let paths = methods.iter().map(String::as_str);
+    for path in paths.chain(["/no.such.Service/Method", "/"]) {
+        let public = path.starts_with("/grpc.health.v1.Health/");
+        for (way, form) in every_way() {
+            // What has no end is not read to it.
+            if public && path.ends_with("/Watch") {
+                continue;
+            }
+            let ask = |values: &[&str]| {
+                let bare = Web::new(form, path, &()).without_key();
+                let ask = values.iter().fold(bare, |ask, value| ask.with_key(value));
+                let address = app.address();
+                async move { ask.send(way, address).await }
+            };
+            for values in [
+                &[][..],
+                &["Bearer wrong"],
+                &["Basic x"],
+                &[right.as_str(), right.as_str()],
+            ] {
+                let answer = ask(values).await;
+                let told = format!("{way:?} {form:?} {path} {}: {answer:?}", values.len());
+                assert_eq!(answer.http, 200, "{told}");
+                let refused = answer.status.code() == Code::Unauthenticated;
+                assert_eq!(refused, !public, "{told}");
+                if refused {
+                    let reason = reason(&answer.status);
+                    assert!(["KEY_MISSING", "KEY_INVALID"].contains(&&*reason), "{told}");
+                    assert!(answer.messages.is_empty(), "{told}");
+                }
+            }
+            if path.starts_with("/openclaw.") {
+                let denied = ask(&["Bearer narrow-key"]).await;
+                assert_eq!(denied.status.code(), Code::PermissionDenied, "{denied:?}");
+            }
+            // What has no end, once it is let in, is another test's.
+            if !path.ends_with("Watch") {
+                let let_in = ask(&[&right]).await.status.code();
+                let refusals = [Code::Unauthenticated, Code::PermissionDenied];
+                assert!(!refusals.contains(&let_in), "{path}: {let_in:?}");
+            }
+        }
     }
 }
 

@@ -9,13 +9,18 @@ use orchestrator::ingress::caller::Revoked;
 use orchestrator::ingress::identity::{Identity, Pattern};
 use orchestrator::ingress::listener::secure::ClientCertificate;
 use orchestrator::ingress::visitor::Forwarder;
+use orchestrator::proto::orchestrator::HealthWatchRequest;
+use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::{Service as _, ServiceExt as _};
 
 use crate::auth::methods;
-use crate::rest::ask::{Ask, Way};
+use crate::raw::soon;
+use crate::rest::ask::{Answer, Ask, Way};
 use crate::stage::authority::{Authority, Caller, DOOR, Files, Time};
 use crate::stage::{App, Config, KEY, channel, embedded, reason, start};
 
@@ -202,4 +207,87 @@ async fn a_forwarder_s_own_certificate_gives_its_callers_nothing() {
     check(&mut channel, &[], None).await;
     let says = format!("URI={ROUTER}");
     check(&mut channel, &[(FORWARDED, &says)], Some(&[Scope::Route])).await;
+}
+
+/// One answer of a connection that stays open.
+async fn kept_open(stream: &mut TcpStream, ask: &Ask) -> u16 {
+    stream.write_all(&ask.text()).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let mut part = [0; 4096];
+        let read = soon(stream.read(&mut part)).await.unwrap();
+        assert_ne!(read, 0, "ended after {seen:?}");
+        seen.extend_from_slice(&part[..read]);
+        let end = seen.windows(4).position(|part| part == b"\r\n\r\n");
+        let Some(end) = end else { continue };
+        let head = Answer::head(&seen[..end + 4]);
+        if head.header("content-length").parse() == Ok(seen.len() - end - 4) {
+            return head.status;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_forwarder_that_is_taken_out_is_believed_no_more_on_its_open_connections_either() {
+    let here = Forwarder::Network("127.0.0.0/8".parse().unwrap());
+    let elsewhere = Forwarder::Network("10.0.0.0/8".parse().unwrap());
+    let app = house(None, std::slice::from_ref(&here)).await;
+    let take = async |forwarders: &[Forwarder]| {
+        let mut config = Config {
+            forwarders: forwarders.to_vec(),
+            ..embedded()
+        };
+        config.keys.identities = identities();
+        let taken = app.reload().take(config).await.unwrap().unwrap();
+        assert_eq!(taken.changes.settings, ["forwarders"]);
+    };
+    let says = format!("By=x;Hash=1;URI={ADMIN}");
+    let claim = [(FORWARDED, says.as_str())];
+    let health = Ask::bare(http::Method::GET, "/orchestrator/health").with(FORWARDED, &says);
+    let mut open = channel(app.address()).await;
+    let mut open_http1 = TcpStream::connect(app.address()).await.unwrap();
+    let watch = |channel: &Channel, metadata: (&'static str, String)| {
+        let mut request = tonic::Request::new(HealthWatchRequest::default());
+        let value = metadata.1.parse().unwrap();
+        request.metadata_mut().insert(metadata.0, value);
+        let mut client = OrchestratorServiceClient::new(channel.clone());
+        async move { client.health_watch(request).await.unwrap().into_inner() }
+    };
+    let mut on_its_word = watch(&open, (FORWARDED, says.clone())).await;
+    let mut by_key = watch(&open, ("authorization", format!("Bearer {KEY}"))).await;
+    on_its_word.message().await.unwrap().unwrap();
+    by_key.message().await.unwrap().unwrap();
+
+    // Whoever stays is believed as before, and what it has vouched for goes on.
+    take(&[elsewhere.clone(), here.clone()]).await;
+    check(&mut open, &claim, Some(&[Scope::Admin])).await;
+    assert_eq!(kept_open(&mut open_http1, &health).await, 200);
+
+    take(std::slice::from_ref(&elsewhere)).await;
+    check(&mut open, &claim, None).await;
+    assert_eq!(kept_open(&mut open_http1, &health).await, 401);
+    let ended = loop {
+        if let Err(status) = soon(on_its_word.message()).await {
+            break status;
+        }
+    };
+    let found = (ended.code(), reason(&ended));
+    let expected = (Code::Unauthenticated, "KEY_INVALID".to_owned());
+    assert_eq!(found, expected);
+
+    // And the other way round.
+    take(&[here, elsewhere]).await;
+    check(&mut open, &claim, Some(&[Scope::Admin])).await;
+    assert_eq!(kept_open(&mut open_http1, &health).await, 200);
+    // What does not rest on the word of a forwarder is no business of theirs.
+    let stopping = tokio::spawn(app.stop());
+    let ended = loop {
+        match soon(by_key.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => break None,
+            Err(status) => break Some(reason(&status)),
+        }
+    };
+    assert_eq!(ended.as_deref(), Some("DRAINING"));
+    soon(stopping).await.unwrap();
 }

@@ -47,3 +47,4 @@ mod socket;
 mod terminal;
 mod tls;
 mod traces;
+mod web;

@@ -224,7 +224,9 @@ fn note_bad_tls(address: &Place<'_>, tls: Option<&Fields<'_>>, bad: &BadTls) {
         return;
     };
     let place = match bad {
-        BadTls::Certificate(what) | BadTls::Key(what) => tls.get_or_self(&format!("{what}_file")),
+        BadTls::Certificate(what) | BadTls::RevocationList(what) | BadTls::Key(what) => {
+            tls.get_or_self(&format!("{what}_file"))
+        }
         BadTls::Identity(_) | BadTls::Mismatch => tls.place.clone(),
         BadTls::Name(_) => tls.get("server_name").unwrap_or_else(|| address.clone()),
     };

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::raw::Item;
@@ -11,9 +12,11 @@ use crate::domain::admission::Quota;
 use crate::domain::limit::{NETWORKS_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
 use crate::fleet::registration::TakeOver;
 use crate::ingress::caller::Reflection;
+use crate::ingress::cors::Cors;
 use crate::ingress::methods::Timeouts;
 
 mod admission;
+mod cors;
 mod health;
 mod identities;
 mod instances;
@@ -37,7 +40,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = SETTING_TIME_MAX;
 
 /// What may stand at the top.
-const SECTIONS: [&str; 21] = [
+const SECTIONS: [&str; 22] = [
     "$schema",
     "listen",
     "socket_mode",
@@ -47,6 +50,7 @@ const SECTIONS: [&str; 21] = [
     "keys",
     "identities",
     "forwarders",
+    "cors",
     "reflection",
     "health",
     "registration",
@@ -97,9 +101,8 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
         keys::keys(place, each)
     });
     callers_by_certificate(&fields, each, &mut config);
-    fields.set("reflection", &mut config.keys.reflection, |place| {
-        place.word(&[("key", Reflection::WithKey), ("public", Reflection::Public)])
-    });
+    fields.set("cors", &mut config.cors, pages);
+    fields.set("reflection", &mut config.keys.reflection, reflection);
     if let Some((probe, health)) = fields.get("health").as_ref().and_then(health::health) {
         (config.probe, config.health) = (probe, health);
     }
@@ -157,6 +160,14 @@ fn callers_by_certificate(fields: &Fields<'_>, each: Quota, config: &mut Config)
         }
         (Some(_) | None, Some(_) | None) => {}
     }
+}
+
+fn reflection(place: &Place<'_>) -> Option<Reflection> {
+    place.word(&[("key", Reflection::WithKey), ("public", Reflection::Public)])
+}
+
+fn pages(place: &Place<'_>) -> Option<Option<Arc<Cors>>> {
+    cors::cors(place).map(|cors| Some(Arc::new(cors)))
 }
 
 /// How often calls are tried, and how long they may take.

@@ -1,5 +1,7 @@
 //! What is told about settings that cannot be meant.
 
+use std::path::Path;
+
 use crate::config::meant;
 use crate::config::tests::{CANARY, full_folder, told};
 use crate::ingress::caller::hash;
@@ -116,6 +118,50 @@ fn tls_is_made_once_so_that_what_cannot_work_is_told_at_the_start() {
     );
 }
 
+/// What is told of TLS at the front door in a config that stands there.
+fn check_front_tls(path: &Path, tls: &str, expected: &[&str]) {
+    let text = format!(r#"{{"instances": [], "tls": {tls}}}"#);
+    let told = meant(path, text.as_bytes(), &|_| None, &Default::default());
+    let told = told.map_or_else(
+        |mistakes| mistakes.told().iter().map(ToString::to_string).collect(),
+        |_| Vec::new(),
+    );
+    let told: Vec<_> = told
+        .iter()
+        .map(|told| told.split_once(' ').unwrap().1)
+        .collect();
+    assert_eq!(told, expected, "{tls}");
+}
+
+#[test]
+fn revocation_lists_are_read_at_the_start_and_need_their_authority() {
+    let folder = full_folder();
+    let path = folder.path().join("orchestrator.json");
+    let check = |tls: &str, expected: &[&str]| check_front_tls(&path, tls, expected);
+    let pair = r#""certificate_file": "c.pem", "key_file": "k.pem""#;
+    let clients = format!(r#"{pair}, "client_ca_file": "ca.pem""#);
+    check(
+        &format!(r#"{{{clients}, "client_crl_file": "crl.pem"}}"#),
+        &[],
+    );
+    let broken = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+    std::fs::write(folder.path().join("broken.pem"), broken).unwrap();
+    for bad in ["ca.pem", "broken.pem"] {
+        check(
+            &format!(r#"{{{clients}, "client_crl_file": "{bad}"}}"#),
+            &[
+                "tls.client_crl_file: client_crl: not a PEM revocation list of version 2 (RFC 5280) that is whole",
+            ],
+        );
+    }
+    check(
+        &format!(r#"{{{pair}, "client_crl_file": "crl.pem"}}"#),
+        &[
+            "tls.client_crl_file: needs client_ca_file, which says who may sign the certificates of callers: add it",
+        ],
+    );
+}
+
 #[test]
 fn tls_at_the_front_door_is_made_once_too() {
     let folder = full_folder();
@@ -123,19 +169,7 @@ fn tls_at_the_front_door_is_made_once_too() {
     let other = rcgen::generate_simple_self_signed(["b.internal".to_owned()]).unwrap();
     let other = other.signing_key.serialize_pem();
     std::fs::write(folder.path().join("other.pem"), other).unwrap();
-    let check = |tls: &str, expected: &[&str]| {
-        let text = format!(r#"{{"instances": [], "tls": {tls}}}"#);
-        let told = meant(&path, text.as_bytes(), &|_| None, &Default::default());
-        let told = told.map_or_else(
-            |mistakes| mistakes.told().iter().map(ToString::to_string).collect(),
-            |_| Vec::new(),
-        );
-        let told: Vec<_> = told
-            .iter()
-            .map(|told| told.split_once(' ').unwrap().1)
-            .collect();
-        assert_eq!(told, expected, "{tls}");
-    };
+    let check = |tls: &str, expected: &[&str]| check_front_tls(&path, tls, expected);
     let pair = r#""certificate_file": "c.pem", "key_file": "k.pem""#;
     check(&format!("{{{pair}}}"), &[]);
     check(&format!(r#"{{{pair}, "client_ca_file": "ca.pem"}}"#), &[]);

@@ -1,10 +1,12 @@
 //! TLS at the front door, and where it may be done without.
 
+use std::path::PathBuf;
+
 use super::place::{Fields, Place};
 use super::surroundings::Surroundings;
 use crate::certificates::BadTls;
 use crate::ingress::listener::Address;
-use crate::ingress::listener::secure::{ClientCertificate, Clients, Settings, Texts};
+use crate::ingress::listener::secure::{ClientCertificate, ClientTexts, Clients, Settings, Texts};
 
 pub(super) fn listen(place: &Place<'_>) -> Option<Address> {
     let form = "an IP address and a port such as \"127.0.0.1:7070\", or a socket such as \"unix:/run/orchestrator.sock\"";
@@ -33,6 +35,7 @@ pub(super) fn tls(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<S
         "certificate_file",
         "key_file",
         "client_ca_file",
+        "client_crl_file",
         "client_certificate",
     ])?;
     let words = [
@@ -43,12 +46,14 @@ pub(super) fn tls(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<S
     fields.set("client_certificate", &mut client_certificate, |place| {
         place.clone().open().word(&words)
     });
-    if fields.get("client_ca_file").is_none()
-        && let Some(place) = fields.get("client_certificate")
-    {
-        place.note(
-            "needs client_ca_file, which says who may sign the certificates of callers: add it",
-        );
+    for name in ["client_certificate", "client_crl_file"] {
+        if fields.get("client_ca_file").is_none()
+            && let Some(place) = fields.get(name)
+        {
+            place.note(
+                "needs client_ca_file, which says who may sign the certificates of callers: add it",
+            );
+        }
     }
     let file = |name: &'static str| {
         let place = fields.get(name)?;
@@ -65,24 +70,29 @@ pub(super) fn tls(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<S
         file.and_then(|(pem, path)| pem.zip(path))
     };
     let (certificate, key) = (needed("certificate_file"), needed("key_file"));
-    let ca = file("client_ca_file");
+    let (ca, crl) = (file("client_ca_file"), file("client_crl_file"));
     let ((certificate, certificate_path), (key, key_path)) = (certificate?, key?);
-    let ca = match ca {
-        None => None,
-        Some((pem, path)) => Some((pem?, path?)),
+    let read = |file: Option<(Option<Vec<u8>>, Option<PathBuf>)>| match file {
+        None => Some((None, None)),
+        // Both, or what is wrong is told already.
+        Some((pem, path)) => Some((Some(pem?), Some(path?))),
     };
+    let ((ca, ca_path), (crl, crl_path)) = (read(ca)?, read(crl)?);
     let texts = Texts {
         certificate,
         key,
-        clients: ca
-            .as_ref()
-            .map(|(pem, _)| (pem.clone(), client_certificate)),
+        clients: ca.map(|ca| ClientTexts {
+            ca,
+            crl,
+            certificate: client_certificate,
+        }),
     };
     if let Err(bad) = texts.shown() {
         note(&fields, &bad);
     }
-    let clients = ca.map(|(_, ca)| Clients {
+    let clients = ca_path.map(|ca| Clients {
         ca,
+        crl: crl_path,
         certificate: client_certificate,
     });
     Some(Settings::new(certificate_path, key_path, clients))
@@ -90,7 +100,7 @@ pub(super) fn tls(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<S
 
 fn note(fields: &Fields<'_>, bad: &BadTls) {
     let place = match bad {
-        BadTls::Certificate(what) | BadTls::Key(what) => {
+        BadTls::Certificate(what) | BadTls::RevocationList(what) | BadTls::Key(what) => {
             fields.get_or_self(&format!("{what}_file"))
         }
         BadTls::Mismatch | BadTls::Identity(_) => fields.get_or_self("key_file"),

@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    SHORTEST, Setting, bounded_text, count, duration, networks, object, shared, text, time, words,
+    SHORTEST, Setting, bounded_text, count, duration, list, networks, object, shared, text, time,
+    words,
 };
 use crate::domain::limit::{
-    BUFFERED_BYTES_MIN, CALLS_ASKED_MAX, CONNECTION_STREAMS_MAX, CONNECTIONS_MAX,
-    KEY_NAME_BYTES_MAX, SETTING_TIME_MAX, TIMEOUT_MAX, WINDOW_MAX, WINDOW_MIN,
+    BUFFERED_BYTES_MIN, CALLS_ASKED_MAX, CONNECTION_STREAMS_MAX, CONNECTIONS_MAX, CORS_AGE_MAX,
+    CORS_ENTRIES_MAX, KEY_NAME_BYTES_MAX, SETTING_TIME_MAX, TIMEOUT_MAX, WINDOW_MAX, WINDOW_MIN,
 };
 use crate::ingress::access::Scope;
 
@@ -50,13 +51,21 @@ pub(super) fn front_tls() -> Value {
             shared("file"),
         ),
         (
+            "client_crl_file",
+            "PEM file with the revocation lists of those authorities",
+            shared("file"),
+        ),
+        (
             "client_certificate",
             "whether callers must show one; required unless set",
             words(&["required", "optional"]),
         ),
     ]);
     tls["required"] = json!(["certificate_file", "key_file"]);
-    tls["dependentRequired"] = json!({"client_certificate": ["client_ca_file"]});
+    tls["dependentRequired"] = json!({
+        "client_certificate": ["client_ca_file"],
+        "client_crl_file": ["client_ca_file"],
+    });
     tls
 }
 
@@ -84,6 +93,30 @@ pub(super) fn identity() -> Value {
     identity["required"] = json!(["name", "scopes"]);
     identity["oneOf"] = json!([{"required": ["spiffe"]}, {"required": ["dns"]}]);
     identity
+}
+
+pub(super) fn cors() -> Value {
+    let mut origins = list(text(), CORS_ENTRIES_MAX);
+    origins["minItems"] = json!(1);
+    let mut cors = object(&[
+        (
+            "origins",
+            "origins of pages, such as https://console.example.com, or * alone for all",
+            origins,
+        ),
+        (
+            "allowed_headers",
+            "headers that a page may send besides those that this server reads",
+            list(text(), CORS_ENTRIES_MAX),
+        ),
+        (
+            "max_age",
+            "how long a browser may remember that",
+            duration(Duration::ZERO, CORS_AGE_MAX),
+        ),
+    ]);
+    cors["required"] = json!(["origins"]);
+    cors
 }
 
 fn scopes() -> Value {

@@ -47,6 +47,7 @@ pub fn schema() -> Value {
             "networks, and unix, whose x-forwarded-client-cert is believed",
             list(text(), NETWORKS_MAX),
         ),
+        ("cors", "pages that may call from a browser", door::cors()),
         ("listen", "IP address and port, or unix:/PATH", text()),
         (
             "instances",

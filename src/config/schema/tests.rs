@@ -66,7 +66,7 @@ fn config_with(steps: &[&str], value: Value) -> Value {
                 if name == "stream_window_bytes" {
                     object.insert("connection_window_bytes".to_owned(), json!(WINDOW_MAX));
                 }
-                if name == "client_certificate" {
+                if ["client_certificate", "client_crl_file"].contains(&name) {
                     object.insert("client_ca_file".to_owned(), json!("ca.pem"));
                 }
                 object.insert(name.to_owned(), config);

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::LossPolicy;
 use crate::domain::limit::{
-    SESSION_REOPEN_DELAY_MAX, SESSION_REOPEN_DELAY_MIN, SESSION_WAIT_FOR_INSTANCE,
+    SESSION_FRUITLESS_DELAY_MAX, SESSION_FRUITLESS_MAX, SESSION_REOPEN_DELAY_MAX,
+    SESSION_REOPEN_DELAY_MIN, SESSION_STEADY_AFTER, SESSION_WAIT_FOR_INSTANCE,
 };
 
 /// What is known of the end of a session's stream to its instance.
@@ -44,12 +45,54 @@ pub enum Step {
     End,
 }
 
+/// How often in a row an instance has taken the session and lost it again, and nothing came of it: a message that
+/// kills whoever gets it does so at each opening. One that holds the session for a while, or acknowledges something
+/// new, has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fruitless(u32);
+
+/// What has come of an opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// The instance has acknowledged something new.
+    Progress,
+    /// It has not.
+    Nothing,
+}
+
+impl Fruitless {
+    /// The stream to an instance is over, and has lasted so long.
+    pub fn ended(&mut self, came: Came, lasted: Duration) {
+        match came {
+            Came::Nothing if lasted < SESSION_STEADY_AFTER => self.0 = self.0.saturating_add(1),
+            Came::Nothing | Came::Progress => self.0 = 0,
+        }
+    }
+
+    /// How often in a row.
+    #[must_use]
+    pub fn times(self) -> u32 {
+        self.0
+    }
+
+    /// What the loss of the stream means: too often, and the instance counts as one that cannot hold the session.
+    #[must_use]
+    pub fn judge(self, loss: Loss) -> Loss {
+        if self.0 < SESSION_FRUITLESS_MAX {
+            loss
+        } else {
+            Loss::Hopeless
+        }
+    }
+}
+
 /// A session without its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Absence {
     grace_ends: Instant,
     not_before: Instant,
     failures: u32,
+    delay_max: Duration,
     loss: Loss,
 }
 
@@ -61,15 +104,30 @@ impl Absence {
             grace_ends: now + grace,
             not_before: now,
             failures: 0,
+            delay_max: SESSION_REOPEN_DELAY_MAX,
             loss,
+        }
+    }
+
+    /// The next try waits as if so many had failed before, and longer than after failures that may be over any moment.
+    #[must_use]
+    pub fn after(self, fruitless: Fruitless) -> Self {
+        let delay_max = match fruitless.times() {
+            0 => SESSION_REOPEN_DELAY_MAX,
+            1.. => SESSION_FRUITLESS_DELAY_MAX,
+        };
+        Self {
+            failures: fruitless.times().saturating_sub(1),
+            delay_max,
+            ..self
         }
     }
 
     /// Opening the session has failed.
     pub fn failed(&mut self, loss: Loss, now: Instant) {
-        let delay = SESSION_REOPEN_DELAY_MIN.saturating_mul(1 << self.failures.min(8));
-        self.failures += 1;
-        self.not_before = now + delay.min(SESSION_REOPEN_DELAY_MAX);
+        let delay = SESSION_REOPEN_DELAY_MIN.saturating_mul(1 << self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + delay.min(self.delay_max);
         self.loss = loss;
     }
 
@@ -151,6 +209,33 @@ mod tests {
             absence.step(LossPolicy::Reassign, start, Fit, Fit),
             Step::Move
         );
+    }
+
+    #[test]
+    fn what_is_lost_again_and_again_without_an_acknowledgement_is_opened_ever_less_often_and_given_up()
+     {
+        let mut fruitless = Fruitless::default();
+        let start = Instant::now();
+        let mut delays = Vec::new();
+        for _ in 0..20 {
+            fruitless.ended(Came::Nothing, Duration::from_millis(3));
+            let mut absence = Absence::begin(Loss::Broken, start, GRACE).after(fruitless);
+            absence.failed(Loss::Broken, start);
+            delays.push(absence.not_before - start);
+        }
+        assert!(delays.is_sorted());
+        assert_eq!(delays[..3], [50, 100, 200].map(Duration::from_millis));
+        assert_eq!(delays[19], SESSION_FRUITLESS_DELAY_MAX);
+        assert_eq!(fruitless.judge(Loss::Broken), Loss::Hopeless);
+        for (came, lasted) in [
+            (Came::Progress, Duration::ZERO),
+            (Came::Nothing, SESSION_STEADY_AFTER),
+        ] {
+            let mut fruitless = fruitless;
+            fruitless.ended(came, lasted);
+            assert_eq!(fruitless.times(), 0);
+            assert_eq!(fruitless.judge(Loss::Broken), Loss::Broken);
+        }
     }
 
     proptest! {

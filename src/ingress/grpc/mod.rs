@@ -15,6 +15,7 @@ use super::arrival::Arrival;
 use super::failure_table;
 use super::layer::Answering;
 use super::methods::{self, House};
+use super::web;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::MESSAGE_BYTES_MAX;
 use crate::proto;
@@ -89,6 +90,9 @@ impl Service<Request<Body>> for Methods {
 
     fn call(&mut self, request: Request<Body>) -> Answering {
         if request.uri().path() == SESSION_SEND {
+            if web::is_web(&request) {
+                return Box::pin(ready(Ok(failure_table::status(&one_way()).into_http())));
+            }
             return session_stream::serve(&self.sessions, request);
         }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
@@ -104,6 +108,12 @@ impl Service<Request<Body>> for Methods {
             }
         }
     }
+}
+
+fn one_way() -> Failure {
+    let detail = "the stream of a session goes both ways at once, which gRPC-Web does not: send by SessionPost, and \
+                  listen by GET /api/orchestrator/sessions/ID/events";
+    Failure::new(Reason::MethodUnknown, detail)
 }
 
 /// What the door has noted; a method that is reached without it is a bug.

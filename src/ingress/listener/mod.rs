@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::Door;
-use super::visitor::{Forwarder, Visitor};
+use super::visitor::Guest;
+use super::{Arriving, Door};
 use crate::chance::Chance;
 use crate::domain::limit::{
     ANSWER_SMALL_BYTES, BODY_TIMEOUT, HEADER_LIST_BYTES_MAX, STREAM_IDLE_MAX, TIMEOUT_MAX,
@@ -26,6 +26,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::trace::Tracer;
 
 mod first_bytes;
+mod keeper;
 mod places;
 pub mod secure;
 mod socket;
@@ -156,7 +157,7 @@ pub struct Terms {
 /// finishes its calls. `cut` ends those that do not. Messages are charged to `memory`.
 pub async fn serve(
     listener: impl Listen,
-    door: impl Door<Incoming>,
+    door: impl Door<Arriving<Incoming>>,
     terms: Terms,
     memory: Memory,
     tasks: Tasks,
@@ -180,12 +181,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                // A connection keeps what it came with.
-                let (limits, forwarders) = {
-                    let settings = settings.load();
-                    let forwarders = Arc::clone(&settings.forwarders);
-                    (settings.limits.for_peer(peer), forwarders)
-                };
+                // A connection keeps the limits that it came with.
+                let limits = settings.load().limits.for_peer(peer);
                 let Some(place) = gate.admit(peer, &limits) else {
                     tracing::debug!(%peer, "connection refused: too many");
                     continue;
@@ -194,7 +191,7 @@ pub async fn serve(
                     peer,
                     limits,
                     handshakes: handshakes.clone(),
-                    forwarders,
+                    settings: settings.clone(),
                     memory: memory.clone(),
                     tracer: tracer.clone(),
                     tasks: tasks.clone(),
@@ -224,7 +221,7 @@ struct Connection {
     peer: Peer,
     limits: Limits,
     handshakes: Option<Arc<Handshakes>>,
-    forwarders: Arc<[Forwarder]>,
+    settings: SettingsNow,
     memory: Memory,
     tracer: Tracer,
     tasks: Tasks,
@@ -232,7 +229,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve<S>(self, stream: S, door: impl Door<Incoming>)
+    async fn serve<S>(self, stream: S, door: impl Door<Arriving<Incoming>>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -246,26 +243,34 @@ impl Connection {
             // Nothing was asked yet.
             () = stop.cancelled() => None,
         };
-        if let Some(stream) = secured {
-            self.serve_calls(stream, door).await;
+        let Some((stream, standing)) = secured else {
+            return;
+        };
+        let peer = self.peer;
+        tokio::select! {
+            biased;
+            () = handshakes.until_denied(standing) => {
+                tracing::info!(%peer, "connection cut: the certificate that it has shown is good no more");
+            }
+            () = self.serve_calls(stream, door) => {}
         }
     }
 
-    async fn serve_calls<S>(self, stream: Wire<S>, door: impl Door<Incoming>)
+    async fn serve_calls<S>(self, stream: Wire<S>, door: impl Door<Arriving<Incoming>>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self {
             peer,
             limits,
-            forwarders,
+            settings,
             memory,
             tracer,
             tasks,
             chance,
             ..
         } = self;
-        let visitor = Visitor::of(peer, &forwarders, stream.certificate());
+        let guest = Guest::new(peer, stream.certificate());
         let stop = tasks.stopping();
         let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
         let stream = WriteLimit::new(
@@ -273,7 +278,14 @@ impl Connection {
             takes_nothing_max,
         );
         let stream = TokioIo::new(stream);
-        let (calls, watched) = streams(door, visitor, (memory, tracer), tasks, limits.stream_idle);
+        let (calls, watched) = streams(
+            door,
+            guest,
+            settings,
+            (memory, tracer),
+            tasks,
+            limits.stream_idle,
+        );
         let builder = builder(&limits, watched);
         let mut serving = pin!(builder.serve_connection(stream, calls));
         let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());

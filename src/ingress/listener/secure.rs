@@ -1,18 +1,20 @@
-//! TLS at the front door: whose certificate is shown, who must show one, and how both are replaced while calls run.
+//! TLS at the front door: whose certificate is shown, who must show one, and which of those are revoked.
 //!
-//! Files are looked at again and again, by their content: whoever replaces them may rename, link or rewrite. A
-//! connection keeps what it began with; the next one gets what is there then.
+//! `keeper` looks at the files. A connection keeps what it began with, as long as the certificate that it has shown is
+//! good; the next one gets what is there then.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use rustls::pki_types::CertificateDer;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::certificates::{self, BadTls, Validity, validity};
+pub use super::keeper::{Keeper, Unusable};
+use crate::certificates::{self, BadTls};
 use crate::domain::limit::CERTIFICATES_LOOK_INTERVAL;
 
 /// TLS settings of the front door.
@@ -33,6 +35,8 @@ pub struct Settings {
 pub struct Clients {
     /// Who may sign their certificates, PEM.
     pub ca: PathBuf,
+    /// Which of those are revoked, PEM: a list of each authority that signs any.
+    pub crl: Option<PathBuf>,
     /// Whether there must be one.
     pub certificate: ClientCertificate,
 }
@@ -54,8 +58,19 @@ pub struct Texts {
     pub certificate: Vec<u8>,
     /// Its private key.
     pub key: Vec<u8>,
-    /// Who may sign the certificates of callers, and whether there must be one.
-    pub clients: Option<(Vec<u8>, ClientCertificate)>,
+    /// What callers must show.
+    pub clients: Option<ClientTexts>,
+}
+
+/// The texts by which the certificates of callers are judged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientTexts {
+    /// Who may sign them.
+    pub ca: Vec<u8>,
+    /// Which of them are revoked.
+    pub crl: Option<Vec<u8>>,
+    /// Whether there must be one.
+    pub certificate: ClientCertificate,
 }
 
 impl Settings {
@@ -70,9 +85,9 @@ impl Settings {
         }
     }
 
-    async fn read(&self) -> Result<Texts, String> {
+    pub(super) async fn read(&self) -> Result<Texts, String> {
         let clients = match &self.clients {
-            Some(clients) => Some((certificates::read(&clients.ca).await?, clients.certificate)),
+            Some(clients) => Some(clients.read().await?),
             None => None,
         };
         Ok(Texts {
@@ -83,11 +98,66 @@ impl Settings {
     }
 }
 
+impl Clients {
+    async fn read(&self) -> Result<ClientTexts, String> {
+        let crl = match &self.crl {
+            Some(crl) => Some(certificates::read(crl).await?),
+            None => None,
+        };
+        Ok(ClientTexts {
+            ca: certificates::read(&self.ca).await?,
+            crl,
+            certificate: self.certificate,
+        })
+    }
+}
+
+impl ClientTexts {
+    /// Without a list of the authority that has signed it, a certificate is refused: nobody can say that it is good.
+    fn verifier(
+        &self,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, BadTls> {
+        let bad = BadTls::Certificate("client_ca");
+        let mut roots = RootCertStore::empty();
+        for authority in certificates::certificates(&self.ca, "client_ca")? {
+            roots.add(authority).map_err(|_| bad.clone())?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = match &self.crl {
+            Some(crl) => verifier.with_crls(certificates::revocation_lists(crl, "client_crl")?),
+            None => verifier,
+        };
+        let verifier = match self.certificate {
+            ClientCertificate::Required => verifier,
+            ClientCertificate::Optional => verifier.allow_unauthenticated(),
+        };
+        let built = verifier.build();
+        built.map_err(|error| match error {
+            VerifierBuilderError::InvalidCrl(_) => BadTls::RevocationList("client_crl"),
+            // The list of kinds is open.
+            VerifierBuilderError::NoRootAnchors | _ => bad,
+        })
+    }
+}
+
 /// What handshakes are made with.
 #[derive(Clone)]
 pub struct Shown {
-    config: Arc<ServerConfig>,
-    certificate: CertificateDer<'static>,
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) certificate: CertificateDer<'static>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Shown {
+    /// Whether a handshake would be made with whoever has shown this.
+    pub(super) fn accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let (Some(clients), Some((first, others))) = (&self.clients, chain.split_first()) else {
+            return true;
+        };
+        let now = UnixTime::now();
+        clients.verify_client_cert(first, others, now).is_ok()
+    }
 }
 
 impl Texts {
@@ -97,22 +167,13 @@ impl Texts {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(BadTls::Identity)?;
-        let builder = match &self.clients {
+        let clients = match &self.clients {
+            Some(clients) => Some(clients.verifier(provider)?),
+            None => None,
+        };
+        let builder = match &clients {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
             None => builder.with_no_client_auth(),
-            Some((ca, certificate)) => {
-                let bad = BadTls::Certificate("client_ca");
-                let mut roots = RootCertStore::empty();
-                for authority in certificates::certificates(ca, "client_ca")? {
-                    roots.add(authority).map_err(|_| bad.clone())?;
-                }
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                let verifier = match certificate {
-                    ClientCertificate::Required => verifier,
-                    ClientCertificate::Optional => verifier.allow_unauthenticated(),
-                };
-                builder.with_client_cert_verifier(verifier.build().map_err(|_| bad)?)
-            }
         };
         let chain = certificates::certificates(&self.certificate, "certificate")?;
         let key = certificates::key(&self.key, "key")?;
@@ -130,207 +191,7 @@ impl Texts {
         Ok(Shown {
             config: Arc::new(config),
             certificate,
+            clients,
         })
-    }
-}
-
-/// Why the front door cannot speak TLS.
-#[derive(Debug, thiserror::Error)]
-pub enum Unusable {
-    /// A file cannot be read.
-    #[error("tls: {0}")]
-    File(String),
-    /// What the files hold cannot be used.
-    #[error("tls: {0}")]
-    Text(#[from] BadTls),
-}
-
-/// Keeps what handshakes are made with as the files have it.
-pub struct Keeper {
-    settings: Settings,
-    shown: ArcSwap<Shown>,
-}
-
-impl Keeper {
-    /// Reads the files.
-    pub async fn open(settings: Settings) -> Result<(Arc<Self>, Texts), Unusable> {
-        let texts = settings.read().await.map_err(Unusable::File)?;
-        let shown = texts.shown()?;
-        warn_of_time(validity(&shown.certificate, SystemTime::now()));
-        let keeper = Self {
-            settings,
-            shown: ArcSwap::from_pointee(shown),
-        };
-        Ok((Arc::new(keeper), texts))
-    }
-
-    /// For a handshake that begins now.
-    #[must_use]
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.shown.load().config)
-    }
-
-    /// Looks at the files again and again; never ends. `texts` are those that were read last.
-    pub async fn follow(&self, mut texts: Texts) {
-        let mut complaint = Complaint::default();
-        let mut time = validity(&self.shown.load().certificate, SystemTime::now());
-        loop {
-            tokio::time::sleep(self.settings.look_interval).await;
-            let found = self.settings.read().await;
-            match found.and_then(|found| self.take(&mut texts, found)) {
-                Ok(()) => complaint = Complaint::default(),
-                Err(what) if complaint.is_due(&what) => {
-                    tracing::warn!(%what, "certificates cannot be read again: the old ones stay");
-                }
-                Err(_told) => {}
-            }
-            let now = validity(&self.shown.load().certificate, SystemTime::now());
-            if now != time {
-                warn_of_time(now);
-                time = now;
-            }
-        }
-    }
-
-    /// Takes over what was found when it is new and can be used.
-    fn take(&self, texts: &mut Texts, found: Texts) -> Result<(), String> {
-        if *texts == found {
-            return Ok(());
-        }
-        let shown = found.shown().map_err(|bad| bad.to_string())?;
-        let now = SystemTime::now();
-        let old = validity(&self.shown.load().certificate, now);
-        let new = validity(&shown.certificate, now);
-        if old == Validity::Now && new != Validity::Now {
-            return Err(told_time(new));
-        }
-        self.shown.store(Arc::new(shown));
-        *texts = found;
-        tracing::info!("certificates were replaced: new connections get the new ones");
-        Ok(())
-    }
-}
-
-/// Files that are replaced one after the other do not fit together for a moment: only what is wrong a second time
-/// in a row is told, and once.
-#[derive(Debug, Default)]
-struct Complaint {
-    last: Option<String>,
-    is_told: bool,
-}
-
-impl Complaint {
-    fn is_due(&mut self, what: &str) -> bool {
-        if self.last.as_deref() != Some(what) {
-            self.last = Some(what.to_owned());
-            self.is_told = false;
-            return false;
-        }
-        !std::mem::replace(&mut self.is_told, true)
-    }
-}
-
-fn told_time(validity: Validity) -> String {
-    let date = humantime::format_rfc3339_seconds;
-    match validity {
-        Validity::Now => "valid".to_owned(),
-        Validity::From(from) => format!("the certificate is not valid before {}", date(from)),
-        Validity::Until(until) => format!("the certificate has expired, on {}", date(until)),
-    }
-}
-
-/// A certificate out of its time is shown all the same: callers refuse it, and the next one in its place is found
-/// without a restart.
-fn warn_of_time(validity: Validity) {
-    if validity != Validity::Now {
-        let what = told_time(validity);
-        tracing::warn!(%what, "callers will refuse the certificate of the front door");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::{Mutex, PoisonError};
-
-    use rcgen::{CertificateParams, KeyPair};
-    use tempfile::TempDir;
-
-    use super::*;
-
-    /// Where log lines go.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            log.extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// A certificate that ends in this year, and its key.
-    fn pair(until: i32) -> (String, String) {
-        let mut params = CertificateParams::new(vec!["a.internal".to_owned()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-        params.not_after = rcgen::date_time_ymd(until, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
-    }
-
-    fn put(folder: &TempDir, certificate: &str, key: &str) {
-        std::fs::write(folder.path().join("c.pem"), certificate).unwrap();
-        std::fs::write(folder.path().join("k.pem"), key).unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn files_that_cannot_be_used_are_told_once_and_the_old_ones_stay() {
-        let log = Log::default();
-        let writer = log.clone();
-        let lines = tracing_subscriber::fmt().with_writer(move || writer.clone());
-        let _guard = tracing::subscriber::set_default(lines.without_time().finish());
-
-        let folder = tempfile::tempdir().unwrap();
-        let (first, second, past) = (pair(2100), pair(2100), pair(2001));
-        put(&folder, &first.0, &first.1);
-        let path = |name: &str| folder.path().join(name);
-        let settings = Settings::new(path("c.pem"), path("k.pem"), None);
-        let (keeper, mut texts) = Keeper::open(settings).await.unwrap();
-        let mut check = async |certificate: &str, key: &str, is_taken: bool, told: &str| {
-            let before = keeper.config();
-            put(&folder, certificate, key);
-            let many = CERTIFICATES_LOOK_INTERVAL * 10;
-            let _endless = tokio::time::timeout(many, keeper.follow(texts.clone())).await;
-            if is_taken {
-                texts = keeper.settings.read().await.unwrap();
-            }
-            assert_eq!(Arc::ptr_eq(&before, &keeper.config()), !is_taken, "{told}");
-            let lines = std::mem::take(&mut *log.0.lock().unwrap());
-            let lines = String::from_utf8(lines).unwrap();
-            assert_eq!(
-                lines.lines().count(),
-                usize::from(!told.is_empty()),
-                "{lines}"
-            );
-            assert!(lines.contains(told), "{told}: {lines}");
-        };
-        check(&first.0, &first.1, false, "").await;
-        check(&second.0, &first.1, false, "is not that of the certificate").await;
-        check("", &second.1, false, "not a PEM certificate").await;
-        check(&past.0, &past.1, false, "has expired, on 2001-01-01").await;
-        check(&second.0, &second.1, true, "certificates were replaced").await;
-        check(&second.0, &second.1, false, "").await;
-    }
-
-    #[test]
-    fn what_is_wrong_twice_in_a_row_is_told_once() {
-        let mut complaint = Complaint::default();
-        let due = ["a", "a", "a", "b", "a", "a", "a"].map(|what| complaint.is_due(what));
-        assert_eq!(due, [false, true, false, false, false, true, false]);
     }
 }

@@ -15,14 +15,17 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
-use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::ingress::Door;
+use crate::domain::limit::REVOKED_STREAM_END_MAX;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::meter::Meter;
 use crate::ingress::outgoing::Outgoing;
-use crate::ingress::visitor::Visitor;
+use crate::ingress::settings::SettingsNow;
+use crate::ingress::visitor::Guest;
+use crate::ingress::web::{self, Dress, Form, Leaving};
+use crate::ingress::{Arriving, Door};
+use crate::instance::Pending;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 use crate::telemetry::trace::Tracer;
@@ -34,7 +37,8 @@ type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
 /// The two sides of a connection.
 pub(super) fn streams<D>(
     door: D,
-    visitor: Option<Arc<Visitor>>,
+    guest: Guest,
+    settings: SettingsNow,
     (memory, tracer): (Memory, Tracer),
     tasks: Tasks,
     idle_max: Duration,
@@ -47,7 +51,8 @@ pub(super) fn streams<D>(
     };
     let calls = Calls {
         door,
-        visitor,
+        guest,
+        settings,
         memory,
         tracer,
         begun,
@@ -58,25 +63,28 @@ pub(super) fn streams<D>(
 /// Begins an exchange for each request.
 pub(super) struct Calls<D> {
     door: D,
-    /// Who is at the other end, where that says anything about the caller.
-    visitor: Option<Arc<Visitor>>,
+    guest: Guest,
+    settings: SettingsNow,
     memory: Memory,
     tracer: Tracer,
     begun: Begun,
 }
 
-impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
-    type Response = Response<Outgoing>;
+impl<D: Door<Arriving<Incoming>>> Service<Request<Incoming>> for Calls<D> {
+    type Response = Response<Leaving<Outgoing>>;
     type Error = Infallible;
     type Future = Answer<D::Future>;
 
     /// The exchange must be there when this returns: a future that began it when it is first asked would be
     /// asked by the executor, which needs it before.
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        // Before anything else, and its answer after everything else: in between there is one gRPC.
+        let (mut request, form) = web::undress(request);
         let meter = Meter::begin(&request, &self.tracer);
         let exchange = Exchange::recorded(&self.memory, meter.within());
         request.extensions_mut().insert(Arc::clone(&exchange));
-        if let Some(visitor) = &self.visitor {
+        // Asked for each request: whoever may no longer speak for others is not believed on an open connection either.
+        if let Some(visitor) = self.guest.now(&self.settings.load().forwarders) {
             request.extensions_mut().insert(Arc::clone(visitor));
         }
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +92,7 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
         drop(begun);
         Answer {
             answering: self.door.clone().call(request),
-            parts: Some((exchange, self.memory.clone(), meter)),
+            parts: Some((exchange, self.memory.clone(), meter, form)),
         }
     }
 }
@@ -92,7 +100,7 @@ impl<D: Door<Incoming>> Service<Request<Incoming>> for Calls<D> {
 /// The answer to a request, on its way.
 pub(super) struct Answer<F> {
     answering: F,
-    parts: Option<(Arc<Exchange>, Memory, Meter)>,
+    parts: Option<(Arc<Exchange>, Memory, Meter, Option<Form>)>,
 }
 
 impl<F, B> Future for Answer<F>
@@ -100,15 +108,21 @@ where
     F: Future<Output = Result<Response<B>, Infallible>> + Unpin,
     B: Into<tonic::body::Body>,
 {
-    type Output = Result<Response<Outgoing>, Infallible>;
+    type Output = Result<Response<Leaving<Outgoing>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(Pin::new(&mut self.answering).poll(context))?;
         match self.parts.take() {
-            Some((exchange, memory, mut meter)) => {
+            Some((exchange, memory, mut meter, form)) => {
                 meter.answer(&response);
                 let response = response.map(Into::into);
-                Poll::Ready(Ok(Outgoing::wrap(response, exchange, memory, meter)))
+                let dress = form.map(|form| Dress {
+                    form,
+                    memory: memory.clone(),
+                    exchange: Arc::clone(&exchange),
+                });
+                let response = Outgoing::wrap(response, exchange, memory, meter);
+                Poll::Ready(Ok(Leaving::wrap(response, dress)))
             }
             // A future that is over is not asked again.
             None => Poll::Pending,
@@ -158,17 +172,23 @@ where
     }
 }
 
-/// Ready once the key by which the call came is accepted no more.
+/// Ready once the key by which the call came is accepted no more, and its answer has had time to say so.
 fn poll_revoked(
     exchange: &Exchange,
-    revoked: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    revoked: &mut Option<Pending<()>>,
     context: &mut Context<'_>,
 ) -> Poll<()> {
     let Some(key) = exchange.key() else {
         return Poll::Pending;
     };
-    let revoked = revoked.get_or_insert_with(|| Box::pin(key.wait()));
-    revoked.as_mut().poll(context)
+    let over = || -> Pending<()> {
+        let over = key.wait();
+        Box::pin(async move {
+            over.await;
+            sleep(REVOKED_STREAM_END_MAX).await;
+        })
+    };
+    revoked.get_or_insert_with(over).as_mut().poll(context)
 }
 
 /// How long the same piece has waited.

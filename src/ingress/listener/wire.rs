@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Peer;
-use super::secure::Keeper;
+use super::keeper::{Keeper, Standing};
 use crate::domain::limit::{HANDSHAKE_LINES_MAX, LINES_INTERVAL};
 use crate::telemetry::lines::Lines;
 
@@ -48,13 +48,25 @@ impl Handshakes {
     }
 
     /// Makes a connection secure, within so long. What keeps it from that is told here.
-    pub(super) async fn shake<S>(&self, stream: S, peer: Peer, limit: Duration) -> Option<Wire<S>>
+    pub(super) async fn shake<S>(
+        &self,
+        stream: S,
+        peer: Peer,
+        limit: Duration,
+    ) -> Option<(Wire<S>, Option<Standing>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        // Before it is judged: what changes meanwhile is heard of afterwards.
+        let changes = self.keeper.changes();
         let acceptor = TlsAcceptor::from(self.keeper.config());
         let what = match timeout(limit, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => return Some(Wire::Secure(Box::new(stream))),
+            Ok(Ok(stream)) => {
+                let chain = stream.get_ref().1.peer_certificates();
+                let chain = chain.map(<[_]>::to_vec);
+                let standing = chain.map(|chain| Standing { chain, changes });
+                return Some((Wire::Secure(Box::new(stream)), standing));
+            }
             // Whoever only looks whether the port is open says nothing and leaves.
             Ok(Err(error)) if is_gone(&error) => {
                 tracing::debug!(%peer, %error, "peer left during its tls handshake");
@@ -67,6 +79,16 @@ impl Handshakes {
             tracing::warn!(%peer, what, untold, "tls handshake failed");
         }
         None
+    }
+}
+
+impl Handshakes {
+    /// Ends once what a peer has shown is good no more; never where it has shown nothing.
+    pub(super) async fn until_denied(&self, standing: Option<Standing>) {
+        match standing {
+            Some(standing) => self.keeper.until_denied(standing).await,
+            None => std::future::pending().await,
+        }
     }
 }
 

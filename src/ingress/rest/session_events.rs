@@ -4,19 +4,18 @@
 //! that was handed to a socket may never have been read. So that a reader who never has to come back does not fill
 //! the journal, the stream ends by itself after so many messages, and asks to be opened again at once.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Response};
 use serde_json::json;
 use tokio_stream::{Stream, StreamExt as _};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::body::Body;
 
 use super::super::caller;
 use super::super::failure_body::Problem;
 use super::super::methods::Frames;
+use super::super::revoked::Revocation;
 use super::events::{self, Event};
 use super::{Call, Shared, answer};
 use crate::domain::failure::{Failure, Reason};
@@ -50,7 +49,7 @@ pub(super) async fn listen(shared: Arc<Shared>, call: Call) -> Result<Response<B
         shared,
         frames,
         names: arrival.names.clone(),
-        revoked: key.map(|key| Box::pin(key.wait())),
+        revoked: key.map(|key| key.wait()),
         handed_out: HandedOut::default(),
         most,
     })))
@@ -77,7 +76,7 @@ struct Listening {
     frames: Frames,
     names: Names,
     /// Fires when the key of the reader is no longer accepted.
-    revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    revoked: Option<Revocation>,
     handed_out: HandedOut,
     /// So much is handed out, and then the stream ends.
     most: Bounds,
@@ -185,7 +184,7 @@ impl Listening {
     }
 }
 
-async fn fires(revoked: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
+async fn fires(revoked: &mut Option<Revocation>) {
     match revoked {
         Some(revoked) => revoked.as_mut().await,
         None => std::future::pending().await,

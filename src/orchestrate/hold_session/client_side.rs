@@ -304,6 +304,7 @@ impl Owner {
             self.look_at = None;
         }
         self.weight.look_again(now);
+        self.storing.look_again(now);
     }
 
     /// A message of the instance waits for the client to acknowledge some, and the client has more on its way than

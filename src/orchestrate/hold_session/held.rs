@@ -13,6 +13,7 @@ use crate::domain::limit::{
     ANSWER_PASSED_ON_BYTES_MAX, SESSION_REPLAY_READ_BYTES, SESSION_SILENCE_MAX,
 };
 use crate::domain::payload::Payload;
+use crate::domain::session::loss::Came;
 use crate::domain::session::read_ahead::ReadAhead;
 use crate::domain::session::to_client::{Accepted, Reply};
 use crate::domain::session::{Bounds, SessionId};
@@ -30,6 +31,9 @@ pub(super) struct Held {
     /// The last message that was sent in this epoch, or that the instance had from before.
     pub(super) sent: u64,
     pub(super) said_at: Instant,
+    pub(super) opened_at: Instant,
+    /// Whether the instance has acknowledged anything new.
+    pub(super) came: Came,
     /// Old messages, read from the log for an instance that begins anew.
     replay: Option<Replay>,
     /// What the instance has sent beyond what the line takes.
@@ -92,6 +96,8 @@ impl Held {
             receiver: opened.receiver,
             sent,
             said_at: Instant::now(),
+            opened_at: Instant::now(),
+            came: Came::Nothing,
             replay: None,
             ahead: ReadAhead::new(bounds),
             closed: None,
@@ -317,8 +323,10 @@ impl Owner {
             Frame::Data(data) => self.on_data(data),
             Frame::Ack { through } => {
                 let sent = self.link.held().map_or(0, |held| held.sent);
-                if self.to_instance.ack(through, sent).is_err() {
-                    self.malformed("the instance acknowledges what it was not sent");
+                match self.to_instance.ack(through, sent) {
+                    Ok(true) => self.come_on(),
+                    Ok(false) => {}
+                    Err(_) => self.malformed("the instance acknowledges what it was not sent"),
                 }
             }
             Frame::Close { reason, .. } => {

@@ -19,7 +19,7 @@ use crate::domain::health::{Admin, probed};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{SESSION_OPEN_TIMEOUT, SESSION_REATTACH_GRACE};
 use crate::domain::session::LossPolicy;
-use crate::domain::session::loss::{Absence, Candidate, Loss, Step};
+use crate::domain::session::loss::{Absence, Came, Candidate, Fruitless, Loss, Step};
 use crate::domain::session::to_instance::Message;
 use crate::fleet::view::Member;
 use crate::instance::Pending;
@@ -153,9 +153,10 @@ impl Owner {
             Some(_) => SESSION_REATTACH_GRACE,
             None => self.house.grace(now),
         };
+        let fruitless = self.fruitless;
         let absence = *self
             .absence
-            .get_or_insert_with(|| Absence::begin(Loss::Broken, now, grace));
+            .get_or_insert_with(|| Absence::begin(Loss::Broken, now, grace).after(fruitless));
         let same = match fleet.find(&self.session.instance) {
             Some(member) if is_reachable(member) => Candidate::Fit,
             Some(_) | None => Candidate::Unfit,
@@ -223,6 +224,9 @@ impl Owner {
             }
         };
         let previous = std::mem::replace(&mut self.session, session).instance;
+        if previous != self.session.instance {
+            self.fruitless = Fruitless::default();
+        }
         self.journal_removed = self.session.to_instance.removed;
         self.entry.epoch_is_fresh.store(true, Ordering::Relaxed);
         self.base = self.to_client.stored();
@@ -304,10 +308,10 @@ impl Owner {
 
     fn note_failed_open(&mut self, loss: Loss) {
         let now = Instant::now().into_std();
-        let grace = SESSION_REATTACH_GRACE;
+        let (grace, fruitless) = (SESSION_REATTACH_GRACE, self.fruitless);
         self.absence
-            .get_or_insert_with(|| Absence::begin(loss, now, grace))
-            .failed(loss, now);
+            .get_or_insert_with(|| Absence::begin(loss, now, grace).after(fruitless))
+            .failed(fruitless.judge(loss), now);
         self.link = Link::Absent;
         self.look_at = None;
     }
@@ -322,10 +326,22 @@ impl Owner {
         } else {
             Loss::Broken
         };
+        if let Link::Held(held) = &self.link {
+            self.fruitless.ended(held.came, held.opened_at.elapsed());
+        }
         let code = why.reason.name();
+        let fruitless = self.fruitless.times();
         let (session, instance) = (&self.entry.terms.id, &self.session.instance);
-        tracing::warn!(%session, %instance, code, "session lost its instance");
+        tracing::warn!(%session, %instance, code, fruitless, "session lost its instance");
         self.note_failed_open(loss);
+    }
+
+    /// The instance has acknowledged something new: whatever has killed it before, it got over that.
+    pub(super) fn come_on(&mut self) {
+        self.fruitless = Fruitless::default();
+        if let Some(held) = self.link.held() {
+            held.came = Came::Progress;
+        }
     }
 
     /// The fleet has changed.

@@ -22,7 +22,7 @@ use super::weight::Weight;
 use super::{House, frame};
 use crate::domain::limit::SESSION_SILENCE_MAX;
 use crate::domain::session::lifetime::{Lifetime, Presence};
-use crate::domain::session::loss::Absence;
+use crate::domain::session::loss::{Absence, Fruitless};
 use crate::domain::session::to_client::ToClient;
 use crate::domain::session::to_instance::ToInstance;
 use crate::store::record::{Fence, Session};
@@ -39,6 +39,8 @@ pub(super) struct Owner {
     pub(super) link: Link,
     /// Since when no instance holds the session, if one should.
     pub(super) absence: Option<Absence>,
+    /// How often the instance has just lost the session before anything came of it.
+    pub(super) fruitless: Fruitless,
     /// When an instance is looked for again.
     pub(super) look_at: Option<Instant>,
     pub(super) client: Option<Client>,
@@ -127,6 +129,7 @@ impl Owner {
             life,
             link: Link::Resting,
             absence: None,
+            fruitless: Fruitless::default(),
             look_at: None,
             client: None,
             waiting: Vec::new(),
@@ -179,7 +182,8 @@ impl Owner {
             Life::Ending { .. } => false,
             Life::Over { .. } => true,
         };
-        let nothing = nothing && self.closing.is_none() && !self.moves;
+        let is_parked = self.storing.parked_until().is_some();
+        let nothing = nothing && self.closing.is_none() && !self.moves && !is_parked;
         nobody && nothing && self.link.is_resting() && !self.entry.is_called()
     }
 
@@ -297,6 +301,7 @@ impl Owner {
             self.closing,
             self.stalled_until,
             self.weight.look_at(),
+            self.storing.parked_until(),
         ];
         silence.chain(waits.into_iter().flatten()).min()
     }

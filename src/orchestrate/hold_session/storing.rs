@@ -3,6 +3,9 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -12,7 +15,8 @@ use super::instance_side::Link;
 use super::owner::{Leave, Owner};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::{
-    APPEND_MAX, SESSION_POSTS_WAITING_MAX, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX,
+    APPEND_MAX, SESSION_PARKED_MAX, SESSION_PARKED_MIN, SESSION_POSTS_WAITING_MAX,
+    UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX,
 };
 use crate::domain::session::to_client::{Reply, ToClient};
 use crate::domain::session::to_instance::{Source, ToInstance};
@@ -35,6 +39,15 @@ pub(super) struct Storing {
     acknowledging: Vec<(u64, oneshot::Sender<Result<(), Failure>>)>,
     /// Replies that were handed to posts, and of which the store was not told yet.
     pub(super) takes: Vec<u64>,
+    /// The one of them of which the store is being told.
+    taking: Option<u64>,
+    /// The store had no room for what the instance has said, or for acknowledgements: until then nothing is tried. What
+    /// waits keeps its place in the line, so that the instance is slowed and loses nothing.
+    parked_until: Option<Instant>,
+    /// How long the last wait was; zero once there was room.
+    parked_for: Duration,
+    /// What is written at once is so many times halved: where there is room for little, little is tried.
+    halved: u32,
 }
 
 struct Append {
@@ -101,6 +114,27 @@ impl Storing {
 
     pub(super) fn is_idle(&self) -> bool {
         self.has_no_writes() && self.close.is_none() && self.take_over.is_none()
+    }
+
+    /// When what had no room is tried again.
+    pub(super) fn parked_until(&self) -> Option<Instant> {
+        self.parked_until
+    }
+
+    /// Its time may have come.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        self.parked_until = self.parked_until.filter(|until| now < *until);
+    }
+
+    fn park(&mut self) {
+        self.parked_for = (self.parked_for * 2).clamp(SESSION_PARKED_MIN, SESSION_PARKED_MAX);
+        self.parked_until = Some(Instant::now() + self.parked_for);
+        self.halved = (self.halved + 2).min(APPEND_MAX.ilog2());
+    }
+
+    fn has_found_room(&mut self) {
+        (self.parked_until, self.parked_for) = (None, Duration::ZERO);
+        self.halved = self.halved.saturating_sub(1);
     }
 
     /// Whether nothing is under way that carries the epoch.
@@ -253,15 +287,19 @@ impl Owner {
     }
 
     fn append_to_client(&mut self) {
-        if self.storing.to_client.is_some() || !self.store_has_room(Direction::ToClient) {
+        if self.storing.to_client.is_some()
+            || self.storing.parked_until.is_some()
+            || !self.store_has_room(Direction::ToClient)
+        {
             return;
         }
         let base = self.base;
         let mut bytes = 0;
         let mut messages = Vec::new();
-        for message in self.to_client.unstored().take(APPEND_MAX) {
+        let halved = self.storing.halved;
+        for message in self.to_client.unstored().take(APPEND_MAX >> halved) {
             bytes += message.payload.encoded().len();
-            if UNACKNOWLEDGED_BYTES_MAX < bytes && !messages.is_empty() {
+            if UNACKNOWLEDGED_BYTES_MAX >> halved < bytes && !messages.is_empty() {
                 break;
             }
             messages.push(NewToClient {
@@ -286,7 +324,7 @@ impl Owner {
 
     /// Tells the store of acknowledgements, one after another: a later one says what an earlier one did.
     fn note_acks(&mut self) {
-        if self.storing.note.is_some() {
+        if self.storing.note.is_some() || self.storing.parked_until.is_some() {
             return;
         }
         let (id, store, fence) = (&self.entry.terms.id, &self.house.store, self.fence());
@@ -301,6 +339,7 @@ impl Owner {
             storing.noted.to_client_released = self.to_client.released();
             storing.note = Some(store.acknowledge(id, &fence, Direction::ToClient, by_client));
         } else if let Some(seq) = storing.takes.pop() {
+            storing.taking = Some(seq);
             storing.note = Some(store.take(id, &fence, seq));
         }
     }
@@ -321,9 +360,15 @@ impl Owner {
                 self.follow(&error);
             }
             Stored::ToClient(Ok(through)) => {
+                self.storing.has_found_room();
                 self.to_client.store(through);
                 self.replies_are_safe(through);
                 self.link.ack(self.to_client.stored());
+            }
+            // The instance has said it once and is not asked to say it again: it waits in the line, which takes no more
+            // than its bounds, and the instance is slowed. At the end of a session nobody waits for room.
+            Stored::ToClient(Err(Error::Full(_) | Error::NoSpace)) if self.life.is_open() => {
+                self.storing.park();
             }
             Stored::ToClient(Err(error)) => {
                 // The instance keeps what was not acknowledged, and says it again.
@@ -333,12 +378,19 @@ impl Owner {
             }
             Stored::Noted(Ok(())) => {
                 self.storing.confirmed = self.storing.noted;
+                self.storing.taking = None;
+                // It may have made room.
+                self.storing.has_found_room();
                 self.storing.tell_acknowledging();
             }
             Stored::Noted(Err(error)) => {
                 for (_, done) in self.storing.acknowledging.drain(..) {
                     drop(done.send(Err(failure(&error))));
                 }
+                // It is told again.
+                self.storing.noted = self.storing.confirmed;
+                self.storing.takes.extend(self.storing.taking.take());
+                self.storing.park();
                 self.follow(&error);
             }
             Stored::Closed(answer) => self.on_closed(answer),

@@ -25,6 +25,85 @@ fn moved(frames: &[ServerFrame]) -> Vec<(String, String, u64)> {
     moved.collect()
 }
 
+/// Instances that die of the first message that they get in an epoch, each time, for so long.
+async fn poisoned(house: &House, ids: &[&str], lasts: Duration) {
+    let ends = tokio::time::Instant::now() + lasts;
+    while tokio::time::Instant::now() < ends {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        for id in ids {
+            let sessions = &house.instance(id).sessions;
+            if let Some(held) = sessions.opened().last()
+                && held.is_held()
+                && !held.seqs().is_empty()
+            {
+                // It dies before it knows of the message.
+                sessions.forget();
+                held.lose();
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_kills_its_instance_each_time_ends_a_session_that_must_not_move() {
+    let house = House::new(&["A"]).await;
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "poison").await;
+    poisoned(&house, &["A"], Duration::from_secs(60)).await;
+    assert_eq!(house.instance("A").sessions.opened().len(), 8);
+    let rest = client.rest().await;
+    let reason = CloseReason::InstanceLost;
+    assert_eq!(rest.last(), Some(&ServerFrame::Closed { reason }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_kills_whoever_gets_it_is_tried_ever_less_often_and_what_is_fine_is_not_held_up()
+ {
+    let house = House::new(&["A"]).await;
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    house.spawn("s", LossPolicy::Reassign).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "poison").await;
+    poisoned(&house, &["A"], Duration::from_secs(60)).await;
+    let openings = house.instance("A").sessions.opened().len();
+    assert!(
+        (8..=12).contains(&openings),
+        "{openings} openings in a minute"
+    );
+    // Cured, it goes on, and a loss after that costs no more than any other.
+    house.instance("A").sessions.script([SessionAct::Echo]);
+    assert_eq!(client.message().await, (1, "poison".to_owned()));
+    settle().await;
+    let begun = tokio::time::Instant::now();
+    house.instance("A").sessions.opened().last().unwrap().lose();
+    client.send(2, "two").await;
+    assert_eq!(client.message().await, (2, "two".to_owned()));
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_kills_every_instance_goes_to_each_of_them_and_never_often() {
+    let house = House::new(&["A", "B"]).await;
+    for id in ["A", "B"] {
+        house.instance(id).sessions.script([SessionAct::Silent]);
+    }
+    house.spawn("s", LossPolicy::Reassign).await;
+    let client = house.attach("s", Some(0)).await;
+    client.send(1, "poison").await;
+    poisoned(&house, &["A", "B"], Duration::from_secs(60)).await;
+    let openings = ["A", "B"].map(|id| house.instance(id).sessions.opened().len());
+    assert!(
+        openings.iter().all(|at| (8..=40).contains(at)),
+        "{openings:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_breaks_is_opened_again_at_the_same_instance_in_a_new_epoch() {
     let house = House::new(&["A", "B"]).await;

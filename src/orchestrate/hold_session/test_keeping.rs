@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::Deduplicated;
 use super::frame::ServerFrame;
-use super::test_stage::{House, asked, name, reason, settle};
+use super::test_stage::{House, asked, name, payload, reason, settle};
 use crate::domain::failure::Reason;
 use crate::domain::selection::Policy;
 use crate::domain::session::{CloseReason, Durability, LossPolicy, token};
+use crate::instance::scripted::SessionAct;
 use crate::instance::session::{self, Frame};
 use crate::store::memory::Fault;
 use crate::store::record::Query;
@@ -205,6 +206,57 @@ async fn a_full_disk_refuses_what_is_new_and_it_goes_on_by_itself_when_there_is_
     );
     client.send(2, "two").await;
     assert_eq!(client.message().await, (2, "two".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_instance_says_while_there_is_no_room_waits_and_nothing_of_it_is_lost() {
+    const SAID: u64 = 3000;
+    let house = House::new(&["A"]).await;
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    settle().await;
+    house.store.set_fault(Fault::NoSpace);
+    let held = house.instance("A").sessions.opened().remove(0);
+    for number in 1..=SAID {
+        held.send(None, payload(&number.to_string()));
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(held.is_held(), "it is slowed, and not left");
+    let bounds = house.sessions.bounds();
+    assert!(house.memory.held() <= 2 * bounds.bytes, "it is slowed");
+    house.store.set_fault(Fault::None);
+    for number in 1..=SAID {
+        assert_eq!(client.message().await, (number, number.to_string()));
+        client.ack(number).await;
+    }
+    settle().await;
+    let kept = house.sessions.get(&name("s")).await.unwrap().session;
+    assert_eq!(kept.epoch.number(), 1, "nobody had to begin anew");
+    assert_eq!(house.instance("A").sessions.opened().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_for_which_there_was_no_room_are_written_down_when_there_is() {
+    let house = House::new(&["A"]).await;
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    assert_eq!(client.message().await.0, 1);
+    settle().await;
+    house.store.set_fault(Fault::NoSpace);
+    client.ack(1).await;
+    settle().await;
+    drop(client);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let kept = || async {
+        let kept = house.sessions.get(&name("s")).await.unwrap().session;
+        kept.to_client.acked
+    };
+    assert_eq!(kept().await, 0, "there was no room");
+    house.store.set_fault(Fault::None);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(kept().await, 1);
 }
 
 #[tokio::test(start_paused = true)]

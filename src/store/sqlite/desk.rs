@@ -7,12 +7,12 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::{self, Unreadable, signed};
+use super::space::Reserve;
 use crate::domain::session::{Durability, SessionId};
 use crate::store::Error;
 use crate::store::book::{First, Payloads};
 use crate::store::record::{
-    Appended, Created, Direction, Fence, NewSession, NewToClient, NewToInstance, Origin, ReplyTo,
-    Session,
+    Appended, Created, Direction, Fence, NewSession, NewToClient, NewToInstance, Origin, Session,
 };
 use crate::store::shelf::{Shelf, lost};
 use crate::store::world::{Room, World};
@@ -26,6 +26,8 @@ pub(super) struct Desk {
     created: BTreeMap<SessionId, Shelf>,
     /// How many commits there were.
     commits: u64,
+    /// What clients may not use.
+    pub(super) reserve: Reserve,
 }
 
 /// Whether a commit waits until it is on the disk.
@@ -124,6 +126,7 @@ impl Desk {
             synchronous: Sync::Full,
             created: BTreeMap::new(),
             commits: 0,
+            reserve: Reserve::default(),
         })
     }
 
@@ -207,6 +210,7 @@ impl Desk {
     }
 
     pub(super) fn create(&mut self, new: NewSession) -> Result<Created, Halt> {
+        self.reserve.check()?;
         let created = self.world.create(new)?;
         if let Created::New(session) = &created {
             begin(&self.file)?;
@@ -226,6 +230,9 @@ impl Desk {
         fence: &Fence,
         messages: Vec<NewToInstance>,
     ) -> Result<Vec<Appended>, Halt> {
+        if is_on_disk(self.world.shelf(id)?) {
+            self.reserve.check()?;
+        }
         let file = &self.file;
         self.world.change_for_client(id, |shelf, free| {
             if !is_on_disk(shelf) {
@@ -298,7 +305,7 @@ impl Desk {
             for kept in &decided.kept {
                 begin(file)?;
                 let payload = &*kept.message.payload;
-                let (kind, position, reply_seq) = reply_columns(kept.reply_to);
+                let (kind, position, reply_seq) = rows::reply_columns(kept.reply_to);
                 let written = file
                     .prepare_cached(
                         "INSERT INTO to_client (session, seq, epoch, instance_seq, taken, bytes, reply_kind,
@@ -483,24 +490,5 @@ fn look_up<T>(
     match broken {
         Some(error) => Err(error.into()),
         None => Ok(decided?),
-    }
-}
-
-fn reply_columns(reply_to: ReplyTo) -> (Option<&'static str>, u64, u64) {
-    match reply_to {
-        ReplyTo::Nothing => (None, 0, 0),
-        ReplyTo::Stream { position, seq } => (Some("stream"), position, seq),
-        ReplyTo::Post { position } => (Some("post"), position, 0),
-        ReplyTo::Unknown { position } => (Some("unknown"), position, 0),
-    }
-}
-
-/// What the columns of a reply mean.
-pub(super) fn reply_to(kind: Option<&str>, position: u64, seq: u64) -> ReplyTo {
-    match kind {
-        None => ReplyTo::Nothing,
-        Some("stream") => ReplyTo::Stream { position, seq },
-        Some("post") => ReplyTo::Post { position },
-        Some(_) => ReplyTo::Unknown { position },
     }
 }

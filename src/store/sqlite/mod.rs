@@ -28,6 +28,7 @@ mod lock;
 mod reader;
 mod rows;
 mod schema;
+mod space;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -110,6 +111,7 @@ impl SqliteStore {
             path: path.clone(),
             room: settings.room(),
             desk: Some(desk),
+            had_no_space: false,
             not_on_disk: Vec::new(),
             orders: writer_orders,
             published: Arc::clone(&sessions),

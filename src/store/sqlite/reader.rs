@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::desk::reply_to;
+use super::rows::reply_to;
 use super::rows::{signed, taken, unsigned};
 use super::schema;
 use crate::domain::session::{Epoch, SessionId};

@@ -11,7 +11,7 @@ use crate::domain::selection::Policy;
 use crate::domain::session::{Durability, Epoch, LossPolicy, SessionId};
 use crate::store::book::{Book, Entry, Log, PostEntry, Posts, ReplyEntry};
 use crate::store::record::{
-    Counters, Hash, Owner, PostKey, Session, SpawnKey, State, Taken, Terms,
+    Counters, Hash, Owner, PostKey, ReplyTo, Session, SpawnKey, State, Taken, Terms,
 };
 use crate::store::shelf::Shelf;
 
@@ -344,4 +344,24 @@ fn terms(row: &Row<'_>, id: &str) -> Result<Terms, Unreadable> {
         lifetime: row.get::<_, Option<i64>>("lifetime_ms")?.map(duration),
         created_ms: unsigned(row.get("created_ms")?),
     })
+}
+
+/// What the columns of a reply are.
+pub(super) fn reply_columns(reply_to: ReplyTo) -> (Option<&'static str>, u64, u64) {
+    match reply_to {
+        ReplyTo::Nothing => (None, 0, 0),
+        ReplyTo::Stream { position, seq } => (Some("stream"), position, seq),
+        ReplyTo::Post { position } => (Some("post"), position, 0),
+        ReplyTo::Unknown { position } => (Some("unknown"), position, 0),
+    }
+}
+
+/// What the columns of a reply mean.
+pub(super) fn reply_to(kind: Option<&str>, position: u64, seq: u64) -> ReplyTo {
+    match kind {
+        None => ReplyTo::Nothing,
+        Some("stream") => ReplyTo::Stream { position, seq },
+        Some("post") => ReplyTo::Post { position },
+        Some(_) => ReplyTo::Unknown { position },
+    }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::desk::{Broken, Desk, Halt, Sync};
 use super::lock::Lock;
 use super::schema;
+use super::space::Space;
 use crate::domain::limit::STORE_QUEUE_MAX;
 use crate::domain::session::SessionId;
 use crate::store::record::Session;
@@ -94,6 +95,8 @@ pub(super) struct Writer {
     pub(super) room: Room,
     /// None since a write has failed.
     pub(super) desk: Option<Desk>,
+    /// Whether there was no room for the last batch.
+    pub(super) had_no_space: bool,
     /// Sessions that survive nothing, while there is no desk.
     pub(super) not_on_disk: Vec<Shelf>,
     pub(super) orders: mpsc::Receiver<Order>,
@@ -153,18 +156,34 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        let had_no_space = *self.readiness.borrow() == Readiness::NoSpace;
+        let space = Space::of(&self.path);
+        let is_tight = space.is_some_and(Space::is_tight);
         let commits = self.desk.as_ref().map(Desk::commits);
+        let makes_room = self.had_no_space || space.is_some_and(Space::is_outgrown);
         let outcome = match &mut self.desk {
-            Some(desk) if had_no_space => give_room_back(desk).and_then(|()| commit(desk, batch)),
-            Some(desk) => commit(desk, batch),
+            Some(desk) => {
+                desk.reserve.is_tight = is_tight;
+                let room = if makes_room {
+                    give_room_back(desk)
+                } else {
+                    Ok(())
+                };
+                room.and_then(|()| commit(desk, batch))
+            }
             None => Err(Error::Failed(NOT_READY.into())),
         };
+        self.had_no_space = outcome == Err(Error::NoSpace);
         match &outcome {
             Ok(()) => {
                 self.publish_changes();
-                // What has written nothing has found no room either.
-                if !had_no_space || commits < self.desk.as_ref().map(Desk::commits) {
+                // As long as clients would be refused, an empty batch is no sign of room; nor is one that wrote nothing.
+                let wrote_nothing = commits == self.desk.as_ref().map(Desk::commits);
+                let had_none = *self.readiness.borrow() == Readiness::NoSpace;
+                let has_refused = self.desk.as_mut();
+                let has_refused = has_refused.is_some_and(|desk| desk.reserve.take_refused());
+                if has_refused || (had_none && (is_tight || wrote_nothing)) {
+                    self.turn(Readiness::NoSpace);
+                } else {
                     self.turn(Readiness::Ready);
                 }
             }

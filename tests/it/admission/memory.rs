@@ -106,29 +106,36 @@ async fn answers_that_would_not_fit_the_memory_are_failures_of_their_legs() {
     client.route(route(&["w1"])).await.unwrap();
 }
 
-fn fields<'a>(path: &'a str, bearer: &'a str) -> [(&'a str, &'a str); 7] {
-    [
+/// What a caller says that it speaks, and in which form it wants to be answered.
+const SPEAKS: [(&str, &str); 3] = [
+    ("application/grpc", "*/*"),
+    ("application/grpc-web", "*/*"),
+    ("application/grpc-web", "application/grpc-web-text"),
+];
+
+fn call(stream: u32, instance: &str, (sent, accepted): (&str, &str)) -> [Frame; 2] {
+    let message = frame::message(&route(&[instance]));
+    let bearer = format!("Bearer {KEY}");
+    let fields = [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", path),
+        (":path", ROUTE),
         (":authority", "house"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-        ("authorization", bearer),
-    ]
-}
-
-fn call(stream: u32, instance: &str) -> [Frame; 2] {
-    let message = frame::message(&route(&[instance]));
+        ("content-type", sent),
+        ("accept", accepted),
+        ("authorization", &bearer),
+    ];
     [
-        frame::headers(stream, &fields(ROUTE, &format!("Bearer {KEY}")), 0),
+        frame::headers(stream, &fields, 0),
         frame::data(stream, &message, frame::END_STREAM),
     ]
 }
 
 #[tokio::test]
 async fn a_reader_who_stands_still_is_cut_and_the_calls_beside_it_are_not() {
-    for (bytes, window) in [(3 << 20, 65_535), (20_000, 10_000), (100, 0)] {
+    let cases = [(3 << 20, 65_535), (20_000, 10_000), (100, 0)];
+    let cases = cases.map(|case| SPEAKS.map(|speaks| (case, speaks)));
+    for ((bytes, window), speaks) in cases.into_iter().flatten() {
         let lavish = Instance::start(Act::Answer(large(bytes))).await;
         let house = House::with(|config| {
             config.instances.push(planned("lavish", lavish.address));
@@ -139,12 +146,12 @@ async fn a_reader_who_stands_still_is_cut_and_the_calls_beside_it_are_not() {
             Peer::with_settings(house.app.address(), &[(frame::INITIAL_WINDOW_SIZE, window)]).await;
         // The connection has room: only this stream does not.
         peer.send(&[frame::window_update(0, 16 << 20)]).await;
-        peer.send(&call(1, "held1")).await;
-        peer.send(&call(3, "lavish")).await;
+        peer.send(&call(1, "held1", speaks)).await;
+        peer.send(&call(3, "lavish", speaks)).await;
         assert_eq!(
             peer.end_of(3).await,
             End::Reset(h2::Reason::CANCEL),
-            "{bytes}"
+            "{bytes} {speaks:?}"
         );
         // It was no reason to cut the other one, which may be read now.
         house.let_go.send_replace(true);
@@ -165,7 +172,7 @@ async fn a_reader_who_reads_slowly_gets_all_of_it() {
     let mut peer =
         Peer::with_settings(house.app.address(), &[(frame::INITIAL_WINDOW_SIZE, 7)]).await;
     peer.send(&[frame::window_update(0, 16 << 20)]).await;
-    peer.send(&call(1, "lavish")).await;
+    peer.send(&call(1, "lavish", SPEAKS[0])).await;
     let mut read = 0;
     loop {
         let part = peer.until(|frame| frame.stream == 1).await;

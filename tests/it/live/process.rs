@@ -10,9 +10,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use orchestrator::ingress::caller;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::stage::authority::{Authority, Caller, DOOR, Files, Time};
 use crate::stage::instance::{Act, Instance};
 use crate::stage::program::{json_of, orchestrator};
 
@@ -355,6 +357,36 @@ fn a_key_that_was_made_lasts_until_the_config_brings_one() {
     child.kill().unwrap();
     let log = child.wait_with_output().unwrap();
     assert!(!String::from_utf8_lossy(&log.stderr).contains(made));
+}
+
+#[tokio::test]
+async fn a_hang_up_reads_the_certificates_of_the_front_door_at_once() {
+    let authority = Authority::new();
+    let files = Files::new(&authority.pair(DOOR, Time::Valid), None);
+    let config = json!({
+        "instances": [],
+        "tls": {"certificate_file": "c.pem", "key_file": "k.pem"},
+    });
+    files.put("c.json", &config.to_string());
+    let server = Server::start(&files.path("c.json"), Some("one"));
+    let address = server.address.parse().unwrap();
+    let caller = Caller::new(&authority, None);
+    for _ in 0..3 {
+        let next = authority.pair(DOOR, Time::Valid);
+        files.put("c.pem", &next.certificate);
+        files.put("k.pem", &next.key);
+        assert!(server.hang_up());
+        let stream = caller.shake(address).await.unwrap();
+        let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+        let expected =
+            rustls::pki_types::CertificateDer::from_pem_slice(next.certificate.as_bytes());
+        assert_eq!(shown, expected.unwrap().to_vec());
+    }
+    // The key of another: told, and the one before stays.
+    files.put("k.pem", &authority.pair(DOOR, Time::Valid).key);
+    assert!(!server.hang_up());
+    server.logged("certificates cannot be read again: the old ones stay");
+    assert!(caller.shake(address).await.is_ok());
 }
 
 #[test]

@@ -9,8 +9,8 @@ use hyper_util::rt::TokioIo;
 use orchestrator::ingress::listener::secure::{ClientCertificate, Clients, Settings};
 use orchestrator::instance::tls;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
-    SanType,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams,
+    CertifiedIssuer, DnType, IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -34,6 +34,7 @@ pub(crate) enum Time {
 pub(crate) struct Pair {
     pub(crate) certificate: String,
     pub(crate) key: String,
+    pub(crate) serial: u64,
 }
 
 impl Authority {
@@ -76,6 +77,9 @@ impl Authority {
             SanType::DnsName(name.try_into().unwrap())
         };
         params.subject_alt_names = vec![name];
+        static MADE: AtomicUsize = AtomicUsize::new(1);
+        let serial = MADE.fetch_add(1, Ordering::Relaxed) as u64;
+        params.serial_number = Some(serial.into());
         if time == Time::Past {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);
@@ -84,7 +88,30 @@ impl Authority {
         Pair {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
+            serial,
         }
+    }
+}
+
+impl Authority {
+    /// Its list of the certificates that are good no more.
+    pub(crate) fn revoked(&self, pairs: &[&Pair]) -> String {
+        let revoked = pairs.iter().map(|pair| RevokedCertParams {
+            serial_number: pair.serial.into(),
+            revocation_time: rcgen::date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2021, 1, 1),
+            // It counts however old it is.
+            next_update: rcgen::date_time_ymd(2021, 1, 2),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 }
 
@@ -119,6 +146,7 @@ impl Files {
     pub(crate) fn settings(&self) -> Settings {
         let clients = self.clients.map(|certificate| Clients {
             ca: self.path("ca.pem"),
+            crl: Some(self.path("crl.pem")).filter(|path| path.exists()),
             certificate,
         });
         Settings::new(self.path("c.pem"), self.path("k.pem"), clients)
