@@ -2,7 +2,7 @@
 //!
 //! Driven by hand at the few places where something begins and ends, and written as OTLP the moment it ends: what is
 //! not recorded costs a look at an empty pointer, and what is costs one copy of some 300 bytes. The OpenTelemetry SDK
-//! builds a tree of owned texts for each span first; benches/README.md has the difference.
+//! builds a tree of owned texts for each span first; `cargo bench --bench speed -- observed` tells the difference.
 //!
 //! | span | kind | begins and ends with |
 //! |---|---|---|
