@@ -97,7 +97,7 @@ const SIGHTS: [(&str, u64); 14] = [
         "a call that was turned away because its turn would come too late",
         20,
     ),
-    ("a hedge at the usual time", 20),
+    ("a hedge at the usual time", 3),
     ("a hedge that the caller has timed", 100),
     ("an answer for which ejections were ignored", 20),
     ("health that was told while calls were refused", 20),
