@@ -224,14 +224,14 @@ async fn a_call_by_rest_is_named_by_its_template_and_says_nothing_of_its_query()
             .with("x-request-id", &format!("req-{at}"))
             .send(way, app.address())
             .await;
-        assert_eq!(answer.status, 404);
+        assert_eq!(answer.status, 400, "there is no such parameter");
     }
     let spans = collector.told(app).await;
     assert_eq!(spans.len(), WAYS.len());
     for span in &spans {
         assert_eq!(span.name, "GET /orchestrator/sessions/{id}");
         assert_eq!(attribute(span, "http.route"), "/orchestrator/sessions/{id}");
-        assert_eq!(attribute(span, "http.response.status_code"), "404");
+        assert_eq!(attribute(span, "http.response.status_code"), "400");
         assert!(attribute(span, "orchestrator.request_id").starts_with("req-"));
         // What its caller is to blame for.
         assert!(span.status.as_ref().is_none_or(|status| status.code == 0));
