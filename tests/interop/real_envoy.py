@@ -79,6 +79,8 @@ class Envoy:
 
     def _listening(self) -> str:
         try:
+            # A listener has its address before it listens; a status of 503 says that this is so.
+            urllib.request.urlopen(f"http://{self.admin}/ready", timeout=LONG).close()
             listeners = self._get("/listeners?format=json").get("listener_statuses", [])
         except OSError:
             return ""
