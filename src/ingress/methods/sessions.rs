@@ -95,7 +95,8 @@ impl Orchestrator {
         self.house.sessions.bounds()
     }
 
-    /// Attaches a client that listens and says nothing: what it has received it says when it attaches again.
+    /// Attaches a client that listens and says nothing: what it has received it says when it attaches again, or by
+    /// `session_acknowledge`.
     pub(crate) async fn session_listen(
         &self,
         arrival: &Arrival,

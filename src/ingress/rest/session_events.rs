@@ -1,8 +1,8 @@
 //! Attaching to a session: what its instance says, as events that a reader resumes by the id of the last one.
 //!
-//! A reader acknowledges by coming back: `Last-Event-ID` says what has arrived, and nothing else does, since a byte
-//! that was handed to a socket may never have been read. So that a reader who never has to come back does not fill
-//! the journal, the stream ends by itself after so many messages, and asks to be opened again at once.
+//! A reader acknowledges by coming back with `Last-Event-ID`, or by a call of its own (`sessions/{id}/ack`), and by
+//! nothing else, since a byte that was handed to a socket may never have been read. So that a reader who does neither
+//! does not fill the journal, the stream ends by itself after so many messages, and asks to be opened again at once.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -23,7 +23,7 @@ mod time;
 use ask::{Ask, WAYS, Way};
 
 /// An orchestrator in front of one instance, A.
-async fn house(act: Act) -> (App, Instance) {
+pub(crate) async fn house(act: Act) -> (App, Instance) {
     let instance = Instance::start(act).await;
     let app = start(Config {
         instances: vec![planned("A", instance.address)],

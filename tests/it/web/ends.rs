@@ -15,18 +15,9 @@ use super::{path, route};
 use crate::raw::frame::{self, Frame};
 use crate::raw::{End, Peer, rest, soon};
 use crate::rest::ask::{Answer, Ask, Way};
+use crate::rest::house;
 use crate::stage::instance::{Act, Instance};
-use crate::stage::{Config, config, embedded, planned, reason, start, text};
-
-async fn house(act: Act) -> (App, Instance) {
-    let instance = Instance::start(act).await;
-    let app = start(Config {
-        instances: vec![planned("A", instance.address)],
-        ..config()
-    })
-    .await;
-    (app, instance)
-}
+use crate::stage::{config, embedded, planned, reason, start, text};
 
 /// Waits until no call runs and no byte is held.
 async fn is_empty(app: &App) {
@@ -201,7 +192,7 @@ async fn a_reader_who_takes_everything_but_the_status_is_cut() {
         let instance = Instance::start(Act::Answer(answered.clone())).await;
         let mut config = config();
         config.instances = vec![planned("A", instance.address)];
-        config.limits.stream_idle = Duration::from_millis(100);
+        config.limits.stream_idle = Duration::from_secs(1);
         let app = start(config).await;
         // How long the message is, and all of the answer.
         let mut peer = Peer::connect(app.address()).await;
