@@ -359,7 +359,7 @@ async fn panic_about_those_who_are_named_lifts_no_ejection_of_anybody_else() {
     let enter = |member: &Arc<Member>, is_listed| {
         let member = Arc::clone(member);
         let choice = choose::Choice { member, is_listed };
-        let (entered, _pass) = choose::enter(&route, choice, &[]).unwrap();
+        let (entered, _pass) = choose::enter(&route, choice, &[], Instant::now()).unwrap();
         entered.member.id().to_string()
     };
     assert_eq!(enter(&b, false), "A");
