@@ -135,8 +135,9 @@ impl Fleet {
             credential: None,
             tls: tls::Settings::default(),
         };
-        tracing::info!(instance = %spec.id, address = %spec.endpoint, incarnation = registration.incarnation, by = %asker.key, "instance registered");
+        let (id, address) = (spec.id.clone(), spec.endpoint.clone());
         self.enter(&mut roll, spec, Origin::Registered, Some(lease))?;
+        tracing::info!(instance = %id, %address, incarnation = registration.incarnation, by = %asker.key, "instance registered");
         self.pardon_excess(&mut roll);
         self.publish(&roll);
         Ok(shown_end)
