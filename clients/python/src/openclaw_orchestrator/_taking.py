@@ -179,9 +179,11 @@ class Sessions:
         if self._known.get(session.id) is session:
             del self._known[session.id]
 
-    async def stop(self) -> None:
-        """Cancels what still runs."""
+    async def stop(self, grace: float) -> None:
+        """Waits so many seconds until everything is applied that has begun, and cancels the rest."""
         running = [known._running for known in self._known.values() if known._running is not None]
+        if running:
+            await asyncio.wait(running, timeout=grace)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -173,9 +173,10 @@ class Instance:
         self._suspending.set()
         for session in self._sessions.all():
             session._notify()
+        ends = asyncio.get_running_loop().time() + grace
         if self._server is not None:
             await self._server.stop(grace)
-        await self._sessions.stop()
+        await self._sessions.stop(max(0.0, ends - asyncio.get_running_loop().time()))
 
     async def run(self, *, orchestrator: str, listen: str = "127.0.0.1:0", host: str = "127.0.0.1") -> None:
         """Serves, registers with an orchestrator, and keeps the lease, until SIGTERM or SIGINT, or until it is cancelled.
