@@ -172,6 +172,8 @@ def test_an_instance_that_only_executes_is_not_asked_for_sessions_again_and_agai
         client.session_spawn("none", instances="upper", loss_policy="fail")
         with client.session("none") as session:
             session.send("x")
+            with pytest.raises(oc.MessagesLostError):
+                session.receive(LONG)
             with pytest.raises(oc.SessionClosedError, match="instance_lost"):
                 session.receive(LONG)
         assert client.route("upper", "x", timeout=LONG).payload == "X"

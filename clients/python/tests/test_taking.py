@@ -23,6 +23,7 @@ class Call:
         self.requests = asyncio.Queue()
         self.written = []
         self.replies_count = 0
+        self.acks = []
         self.status = None
         self.breaks_after = breaks_after
         self.changed = asyncio.Event()
@@ -41,6 +42,8 @@ class Call:
             raise ConnectionError("the call is gone")
         self.written.append(pb.SessionResponse.FromString(frame.SerializeToString()))
         self.replies_count += frame.HasField("data")
+        if frame.HasField("ack"):
+            self.acks.append(frame.ack.through)
         self.changed.set()
 
     async def abort(self, code, message):
@@ -66,10 +69,6 @@ class Call:
     def replies(self):
         found = [frame.data for frame in self.written if frame.HasField("data")]
         return [(data.seq, data.in_reply_to, from_value(data.payload)) for data in found]
-
-    @property
-    def acks(self):
-        return [frame.ack.through for frame in self.written if frame.HasField("ack")]
 
     async def until(self, holds):
         async with asyncio.timeout(SOON):

@@ -13,7 +13,13 @@ import grpc
 import grpc.aio
 
 from . import _service
-from ._conversation import Conversation, DetachedError, SessionClosedError, is_worth_another_connection, to_message
+from ._conversation import (
+    Conversation,
+    DetachedError,
+    SessionClosedError,
+    is_worth_another_connection,
+    to_message,
+)
 from ._errors import from_rpc
 from ._json import Json
 from ._models import Message
@@ -74,8 +80,8 @@ class Session:
             self._raise_if_over()
 
     async def receive(self) -> Message:
-        """The next message. Raises `SessionClosedError` at the end of the session, and `DetachedError` once this end has
-        left it; whoever asks again is told again."""
+        """The next message. Raises `SessionClosedError` at the end of the session, and `DetachedError` once this end
+        has left it; whoever asks again is told again."""
         await self._wait_for(lambda: bool(self._arrived) or self._is_over())
         if self._detached or not self._arrived:
             self._raise_if_over()
@@ -153,7 +159,7 @@ class Session:
             self._detached = True
             raise
         except Exception as error:
-            # Whatever it is, whoever reads or sends must not wait for ever: a channel that somebody has closed, above all.
+            # Whatever it is, whoever reads or sends must not wait for ever. A channel that was closed, above all.
             self._fail(error)
         finally:
             self._notify()

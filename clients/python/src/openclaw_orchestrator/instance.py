@@ -165,9 +165,9 @@ class Instance:
             self._loop.call_soon_threadsafe(self._health.stop_serving)
 
     async def stop(self, grace: float = 10.0, notice: float = 0.0) -> None:
-        """Says that it does not serve, waits `notice` seconds until that is known, then stops. Give it a little more than
-        the orchestrator's probe interval, and no call fails. What runs after `grace` seconds is cancelled; sessions are
-        given back as soon as their replies are safe."""
+        """Says that it does not serve, waits `notice` seconds until that is known, then stops. Give it a little more
+        than the orchestrator's probe interval, and no call fails. What runs after `grace` seconds is cancelled;
+        sessions are given back as soon as their replies are safe."""
         self._health.stop_serving()
         await asyncio.sleep(notice)
         self._suspending.set()
@@ -179,7 +179,7 @@ class Instance:
         await self._sessions.stop(max(0.0, ends - asyncio.get_running_loop().time()))
 
     async def run(self, *, orchestrator: str, listen: str = "127.0.0.1:0", host: str = "127.0.0.1") -> None:
-        """Serves, registers with an orchestrator, and keeps the lease, until SIGTERM or SIGINT, or until it is cancelled.
+        """Serves, registers with an orchestrator, and keeps the lease, until SIGTERM, SIGINT or its cancellation.
 
         `host` is where the orchestrator finds this instance. An orchestrator that is away is tried again, ever less
         often, and the log says so. Raises an `OrchestratorError` when the registration is refused for a reason that

@@ -13,7 +13,13 @@ from typing import Any
 import grpc
 
 from . import _service
-from ._conversation import Conversation, DetachedError, SessionClosedError, is_worth_another_connection, to_message
+from ._conversation import (
+    Conversation,
+    DetachedError,
+    SessionClosedError,
+    is_worth_another_connection,
+    to_message,
+)
 from ._errors import from_rpc
 from ._json import Json
 from ._models import Message
@@ -27,8 +33,8 @@ class Session:
     """An attached session. It reconnects by itself, resends what was not acknowledged, and yields each message once.
 
     Every method may be called from any thread. An error that another connection cannot help against is raised to
-    whoever reads or sends. Use it as a context manager, or call `detach` at the end; the session itself goes on until it
-    is closed or expires.
+    whoever reads or sends. Use it as a context manager, or call `detach` at the end; the session itself goes on until
+    it is closed or expires.
     """
 
     def __init__(self, channel: grpc.Channel, bearer: tuple[str, str], session_id: str) -> None:
@@ -164,7 +170,7 @@ class Session:
                 with self._changed:
                     self._changed.wait_for(self._is_over, pause)
         except Exception as error:
-            # Whatever it is, whoever reads or sends must not wait for ever: a channel that somebody has closed, above all.
+            # Whatever it is, whoever reads or sends must not wait for ever. A channel that was closed, above all.
             self._fail(error)
 
     def _connect(self) -> bool:
