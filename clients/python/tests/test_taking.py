@@ -195,6 +195,30 @@ async def test_what_another_instance_has_answered_meanwhile_is_applied_for_its_e
     await back.cut()
 
 
+class Twice(Adder):
+    async def message(self, session, payload, seq):
+        yield "at once"
+        async for reply in super().message(session, payload, seq):
+            yield reply
+
+
+@playing
+async def test_a_handler_that_runs_on_over_a_cut_says_the_rest_although_its_first_reply_is_safe():
+    instance = Twice()
+    instance.go_on.clear()
+    first = Call(instance).open(1)
+    first.data(1, 1)
+    await first.until(lambda: first.replies)
+    await first.cut()
+    second = Call(instance).open(2, answered_through=1, received_through=1, received_epoch=1)
+    await second.until(lambda: second.opened)
+    instance.go_on.set()
+    await second.until(lambda: second.replies)
+    assert second.replies == [(2, 1, 1)]
+    assert instance.applied == [1]
+    await second.cut()
+
+
 @playing
 async def test_a_newer_call_replaces_the_older_one_at_once():
     instance = Adder()

@@ -143,10 +143,6 @@ class Rules(Generic[M]):
         self.memory.applied_through = seq
         return Receipt.APPLY_QUIETLY if seq <= self._answered_through else Receipt.APPLY
 
-    def is_answered(self, seq: int) -> bool:
-        """Whether a message was answered before this epoch, by this instance or another one."""
-        return seq <= self._answered_through
-
     def say(self, in_reply_to: int | None, message: M) -> Said[M]:
         """Gives a message its number and keeps it until it is acknowledged."""
         self.memory.said_through += 1

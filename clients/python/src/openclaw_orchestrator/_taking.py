@@ -75,11 +75,16 @@ class Conversation:
         self._running: asyncio.Task[None] | None = None
         self._waits_for_room = False
         self._failed: Ended | None = None
+        self._answered_elsewhere = 0
         self._is_forgotten = False
         self._changed = asyncio.Event()
 
     def _opened(self, opening: Opening) -> Resumed:
+        before = self._rules.memory.epoch
         resumed = self._rules.open(opening)
+        if before < opening.received_epoch:
+            # Another instance has spoken since, perhaps to what is still being applied here.
+            self._answered_elsewhere = opening.answered_through
         self.missed += resumed.missed
         self._failed = None
         self._notify()
@@ -95,16 +100,18 @@ class Conversation:
     async def _next_change(self) -> None:
         await self._changed.wait()
 
-    def _begin(self, seq: int, applying: Callable[[], Replies]) -> None:
+    def _begin(self, seq: int, receipt: Receipt, applying: Callable[[], Replies]) -> None:
         """Applies a message, to its end, whatever becomes of the call that it came with."""
-        self._running = asyncio.get_running_loop().create_task(self._run(seq, applying))
+        self._running = asyncio.get_running_loop().create_task(self._run(seq, receipt, applying))
 
-    async def _run(self, seq: int, applying: Callable[[], Replies]) -> None:
+    async def _run(self, seq: int, receipt: Receipt, applying: Callable[[], Replies]) -> None:
         try:
             async for reply in applying():
-                await self._room()
-                if self._is_forgotten or self._rules.is_answered(seq):
+                if receipt is Receipt.APPLY_QUIETLY:
                     # Answered before, by this instance or another one: applied for its effects only.
+                    continue
+                await self._room()
+                if self._is_forgotten or seq <= self._answered_elsewhere:
                     continue
                 self._rules.say(seq, reply)
                 self._notify()
@@ -281,9 +288,9 @@ class Taking:
             data = self._pending.popleft()
             self._pending_bytes -= data.ByteSize()
             match session._rules.receive(self._epoch, data.seq):
-                case Receipt.APPLY | Receipt.APPLY_QUIETLY:
+                case Receipt.APPLY | Receipt.APPLY_QUIETLY as receipt:
                     seq, payload = data.seq, data.payload
-                    session._begin(seq, lambda: self._apply_one(session, seq, payload))
+                    session._begin(seq, receipt, lambda: self._apply_one(session, seq, payload))
                 case Receipt.GAP:
                     expected = session._rules.memory.applied_through + 1
                     raise Ended(grpc.StatusCode.DATA_LOSS, f"message {expected} is missing before {data.seq}")
