@@ -252,3 +252,41 @@ def test_a_task_as_large_as_the_orchestrator_takes_it_reaches_the_instance(serve
         with pytest.raises(oc.ResourceExhaustedError, match="MESSAGE_TOO_LARGE"):
             client.route("upper", large + large, timeout=LONG)
     on(loop, instance.stop(grace=0))
+
+
+class Talkative(oc.Instance):
+    async def message(self, session, payload, seq):
+        for number in range(payload):
+            yield number
+
+
+def test_all_that_a_handler_says_arrives_once_though_its_orchestrator_dies_meanwhile(server, loop):
+    instance = Talkative("talkative")
+    on(loop, instance.start())
+    with oc.Orchestrator(server.address) as client:
+        client.register("talkative", f"127.0.0.1:{instance.port}", incarnation=1, lease=300)
+        client.session_spawn("much", instances="talkative", idle_ttl=600)
+        with client.session("much") as session:
+            # More than is kept unacknowledged: it waits for room when the orchestrator dies.
+            session.send(3000)
+            received = [session.receive(LONG).payload for _ in range(100)]
+            server.kill()
+            server.start()
+            client.register("talkative", f"127.0.0.1:{instance.port}", incarnation=1, lease=300)
+            received += [session.receive(LONG).payload for _ in range(2900)]
+        assert received == list(range(3000))
+    on(loop, instance.stop(grace=0))
+
+
+def test_an_instance_that_stops_does_not_wait_for_sessions_that_go_on_elsewhere(server, loop):
+    instance = Talkative("talkative")
+    on(loop, instance.start())
+    with oc.Orchestrator(server.address) as client:
+        client.register("talkative", f"127.0.0.1:{instance.port}", incarnation=1, lease=300)
+        client.session_spawn("open", instances="talkative", idle_ttl=600)
+        with client.session("open") as session:
+            session.send(1)
+            assert session.receive(LONG).payload == 0
+            assert session.flush(LONG)
+            on(loop, instance.stop(grace=10 * LONG))
+            assert client.session_get("open").state == "open"
