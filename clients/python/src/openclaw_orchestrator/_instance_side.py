@@ -100,6 +100,8 @@ class Rules(Generic[M]):
 
     def __init__(self) -> None:
         self.memory: Memory[M] = Memory()
+        self._skipped_through = 0
+        """Messages up to this one do not come any more, whether they were applied here or not."""
         self._answered_through = 0
         self._acknowledged = 0
 
@@ -111,12 +113,12 @@ class Rules(Generic[M]):
         if memory.spawned_ms < opening.spawned_ms:
             # Another session under the same id.
             memory = self.memory = Memory(spawned_ms=opening.spawned_ms)
+            self._skipped_through = 0
         received_through = memory.applied_through
         is_new = memory.epoch == 0
         before = max(0, opening.next_seq - 1)
-        missed = max(0, before - memory.applied_through)
-        memory.applied_through = max(memory.applied_through, before)
-        memory.handled_through = max(memory.handled_through, before)
+        known = max(memory.applied_through, self._skipped_through)
+        missed = max(0, before - known)
         if memory.epoch < opening.received_epoch:
             # Another instance has spoken since.
             memory.unacknowledged.clear()
@@ -127,18 +129,24 @@ class Rules(Generic[M]):
             memory.said_through += 1
             said.seq = memory.said_through
         memory.epoch = opening.epoch
+        # What it was never given does not count as applied, also not when the session is opened once more.
+        self._skipped_through = before
         self._answered_through = opening.answered_through
         self._acknowledged = 0
         return Resumed(received_through, 0 if is_new else missed)
+
+    @property
+    def expected(self) -> int:
+        """The message that comes next."""
+        return max(self.memory.applied_through, self._skipped_through) + 1
 
     def receive(self, epoch: int, seq: int) -> Receipt:
         """Judges a message that came under an epoch. What is to be applied counts as applied from here on."""
         if epoch != self.memory.epoch:
             return Receipt.STALE_EPOCH
-        expected = self.memory.applied_through + 1
-        if seq < expected:
+        if seq < self.expected:
             return Receipt.DUPLICATE
-        if expected < seq:
+        if self.expected < seq:
             return Receipt.GAP
         self.memory.applied_through = seq
         return Receipt.APPLY_QUIETLY if seq <= self._answered_through else Receipt.APPLY

@@ -292,7 +292,7 @@ class Taking:
                     seq, payload = data.seq, data.payload
                     session._begin(seq, receipt, lambda: self._apply_one(session, seq, payload))
                 case Receipt.GAP:
-                    expected = session._rules.memory.applied_through + 1
+                    expected = session._rules.expected
                     raise Ended(grpc.StatusCode.DATA_LOSS, f"message {expected} is missing before {data.seq}")
                 case Receipt.STALE_EPOCH:
                     self._check()
