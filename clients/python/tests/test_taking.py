@@ -294,6 +294,28 @@ def test_a_handler_that_raises_ends_the_call_with_a_status_and_has_applied_its_m
 
 
 @playing
+async def test_what_a_handler_raises_while_nobody_is_connected_does_not_end_the_next_call():
+    instance = Refusing()
+    instance.go_on.clear()
+    first = Call(instance).open(1)
+    first.data(1, "refuse")
+    assert await instance.begun.get() == 1
+    await first.cut()
+    instance.go_on.set()
+    [session] = instance._sessions.all()
+    await asyncio.wait([session._running])
+    second = Call(instance).open(2)
+    await second.until(lambda: second.replies)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert second.status is None
+    second.data(2)
+    await second.until(lambda: second.replies_count == 2)
+    assert instance.applied == [1, 2]
+    await second.cut()
+
+
+@playing
 async def test_the_session_that_has_rested_longest_is_forgotten_for_a_new_one():
     instance = Adder(sessions_max=2)
 
