@@ -17,6 +17,7 @@ mod admission;
 mod auth;
 mod cancel;
 mod cluster;
+mod conversation_vectors;
 mod deadline;
 mod doors;
 mod drain;
