@@ -164,12 +164,12 @@ impl Load {
 
     /// What BALANCED compares.
     #[must_use]
-    pub fn compared(&self) -> selection::Load {
+    pub fn compared(&self, now: Instant) -> selection::Load {
         let latency_ns = self
             .latency
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .nanos();
+            .nanos(now.into_std());
         selection::Load {
             outstanding: self.outstanding(),
             weight: self.weight.load(Ordering::Relaxed),

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use http::{Request, Response};
 use tonic::body::Body;
@@ -25,22 +25,21 @@ pub(super) const V1_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
 type Boxed = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// One version of the service.
-#[derive(Clone)]
-pub(super) struct Reflection(Arc<LazyLock<Result<Boxed, Error>>>);
+pub(super) struct Reflection(LazyLock<Result<Boxed, Error>>);
 
 impl Reflection {
     pub(super) fn v1() -> Self {
         let make = || Ok(Boxed::new(builder(V1).build_v1()?));
-        Self(Arc::new(LazyLock::new(make)))
+        Self(LazyLock::new(make))
     }
 
     pub(super) fn v1_alpha() -> Self {
         let make = || Ok(Boxed::new(builder(V1_ALPHA).build_v1alpha()?));
-        Self(Arc::new(LazyLock::new(make)))
+        Self(LazyLock::new(make))
     }
 
     pub(super) fn call(&self, request: Request<Body>) -> Answering {
-        match &**self.0 {
+        match &*self.0 {
             Ok(service) => Box::pin(service.clone().call(request)),
             // Only when the descriptors that were built in are broken.
             Err(error) => {
