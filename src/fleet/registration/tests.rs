@@ -224,9 +224,9 @@ async fn views_of_a_crowd(count: usize) -> [u64; 2] {
 #[tokio::test(start_paused = true)]
 async fn a_crowd_that_comes_or_goes_at_once_is_shown_in_few_views() {
     const COUNT: usize = 5000;
-    let few = FLEET_SHOWN_AT_ONCE_MAX as u64 + 50;
+    // Small fleets are shown at once, and a turn of the scheduler has sixty tasks.
+    let few = FLEET_SHOWN_AT_ONCE_MAX as u64 + COUNT as u64 / 50;
     for views in views_of_a_crowd(COUNT).await {
-        // The probes that begin meanwhile count as well.
         assert!(views <= few, "{views} views");
     }
 }

@@ -1,10 +1,9 @@
 //! The gRPC door: the services of the contract over `ingress::methods`, health and reflection.
 
-use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::Request;
 use tonic::body::Body;
 use tower::Service;
 
