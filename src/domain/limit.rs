@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// Instances in the fleet, those of the config and registered ones together.
 pub const FLEET_MAX: usize = 10_000;
-/// In a fleet of more than these, what probes change at the same time is shown together.
+/// In a fleet of more than these, what changes at the same time is shown together.
 pub const FLEET_SHOWN_AT_ONCE_MAX: usize = 256;
-/// How much later what a probe has changed is then shown, at most.
+/// How much later what a probe or a call has changed is then shown, at most.
 pub const VIEW_BEHIND_MAX: Duration = Duration::from_millis(20);
 /// Targets of one fan-out.
 pub const FANOUT_TARGETS_MAX: usize = 4096;
