@@ -50,6 +50,7 @@ mod test_pressure;
 mod test_stage;
 #[cfg(test)]
 mod test_sweeping;
+mod waits;
 mod wake;
 mod weight;
 
