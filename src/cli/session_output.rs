@@ -23,7 +23,7 @@ fn state(session: &proto::Session) -> String {
 
 /// One session, as JSON.
 pub(super) fn document(session: &proto::Session) -> Value {
-    json!({
+    let mut document = json!({
         "id": session.id,
         "instance": session.instance,
         "epoch": session.epoch,
@@ -35,7 +35,11 @@ pub(super) fn document(session: &proto::Session) -> Value {
         "unacknowledgedByInstance": session.unacknowledged_by_instance,
         "unacknowledgedByClient": session.unacknowledged_by_client,
         "expiresAt": session.expire_time.map(|time| time.to_string()),
-    })
+    });
+    if !session.detail.is_empty() {
+        document["detail"] = session.detail.clone().into();
+    }
+    document
 }
 
 /// Sessions, a line each.
@@ -56,6 +60,9 @@ pub(super) fn table(sessions: &[proto::Session], now: SystemTime) -> String {
             session.unacknowledged_by_instance,
             plain::until(session.expire_time, now),
         );
+        if !session.detail.is_empty() {
+            let _ = writeln!(text, "  {}", plain::text(&session.detail));
+        }
     }
     text
 }

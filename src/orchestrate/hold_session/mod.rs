@@ -52,6 +52,7 @@ mod test_spawning;
 mod test_stage;
 #[cfg(test)]
 mod test_sweeping;
+mod waits;
 mod wake;
 mod weight;
 

@@ -94,10 +94,15 @@ async fn a_message_that_kills_whoever_gets_it_is_tried_ever_less_often_and_what_
         (8..=12).contains(&openings),
         "{openings} openings in a minute"
     );
+    let detail = async || house.sessions.get(&name("s")).await.unwrap().detail;
+    let said = detail().await;
+    let why = "times in a row and lost it again before anything came of it (INSTANCE_LOST)";
+    assert!(said.contains(why), "{said}");
     // Cured, it goes on, and a loss after that costs no more than any other.
     house.instance("A").sessions.script([SessionAct::Echo]);
     assert_eq!(client.message().await, (1, "poison".to_owned()));
     settle().await;
+    assert_eq!(detail().await, "");
     let begun = tokio::time::Instant::now();
     house.instance("A").sessions.opened().last().unwrap().lose();
     client.send(2, "two").await;
