@@ -338,6 +338,10 @@ pub const KEY_NAME_BYTES_MAX: usize = 128;
 pub const CREDENTIAL_BYTES_MAX: u64 = 8 * 1024;
 /// How often the certificates of the front door are looked at.
 pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a connection may outlive its certificate when the wall clock jumps.
+pub const CERTIFICATE_END_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long before its end it is told that a certificate, or a revocation list, was not renewed.
+pub const TERM_WARNING: Duration = Duration::from_secs(24 * 3600);
 /// What TLS keeps of one connection, at most: what it has read and not passed on, and the same the other way round.
 pub const TLS_BYTES_MAX: u64 = 128 * 1024;
 /// Lines about failed handshakes in one interval; the next line says how many were left out.

@@ -41,13 +41,12 @@ pub(super) fn streams<D>(
     settings: SettingsNow,
     (memory, tracer): (Memory, Tracer),
     tasks: Tasks,
-    idle_max: Duration,
 ) -> (Calls<D>, Watched) {
     let begun = Begun::default();
     let watched = Watched {
         tasks,
         begun: Arc::clone(&begun),
-        idle_max,
+        settings: settings.clone(),
     };
     let calls = Calls {
         door,
@@ -135,7 +134,7 @@ where
 pub(super) struct Watched {
     tasks: Tasks,
     begun: Begun,
-    idle_max: Duration,
+    settings: SettingsNow,
 }
 
 /// hyper spawns one future for each HTTP/2 stream.
@@ -148,7 +147,7 @@ where
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let exchange = begun.take();
         drop(begun);
-        let idle_max = self.idle_max;
+        let idle_max = self.settings.load().limits.stream_idle;
         self.tasks.spawn(async move {
             let mut stream = pin!(stream);
             let mut idle = Idle::new(idle_max);
