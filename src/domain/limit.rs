@@ -378,6 +378,8 @@ pub const PROBES_IN_A_ROW_MAX: u64 = 1000;
 pub const SETTING_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Characters of an `x-request-id` that is taken over.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
+/// Bytes of a path that a span tells.
+pub const SPAN_PATH_BYTES_MAX: usize = 256;
 /// Bytes of all `tracestate` of a call that are handed on; W3C Trace Context asks for 512.
 pub const TRACESTATE_BYTES_MAX: usize = 1024;
 /// Bytes of all `baggage` of a call that are handed on: what W3C Baggage asks for.

@@ -282,7 +282,7 @@ impl Connection {
             chance,
             ..
         } = self;
-        let guest = Guest::new(peer, stream.certificate());
+        let guest = (Guest::new(peer, stream.certificate()), stream.scheme());
         let stop = tasks.stopping();
         let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
         let stream = WriteLimit::new(

@@ -37,7 +37,7 @@ type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
 /// The two sides of a connection.
 pub(super) fn streams<D>(
     door: D,
-    guest: Guest,
+    (guest, scheme): (Guest, &'static str),
     settings: SettingsNow,
     (memory, tracer): (Memory, Tracer),
     tasks: Tasks,
@@ -51,6 +51,7 @@ pub(super) fn streams<D>(
     let calls = Calls {
         door,
         guest,
+        scheme,
         settings,
         memory,
         tracer,
@@ -63,6 +64,8 @@ pub(super) fn streams<D>(
 pub(super) struct Calls<D> {
     door: D,
     guest: Guest,
+    /// What requests are made with here, as URLs name it.
+    scheme: &'static str,
     settings: SettingsNow,
     memory: Memory,
     tracer: Tracer,
@@ -79,7 +82,7 @@ impl<D: Door<Arriving<Incoming>>> Service<Request<Incoming>> for Calls<D> {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         // Before anything else, and its answer after everything else: in between there is one gRPC.
         let (mut request, form) = web::undress(request);
-        let meter = Meter::begin(&request, &self.tracer);
+        let meter = Meter::begin(&request, &self.tracer, self.scheme);
         let exchange = Exchange::recorded(&self.memory, meter.within());
         request.extensions_mut().insert(Arc::clone(&exchange));
         // Asked for each request: whoever may no longer speak for others is not believed on an open connection either.

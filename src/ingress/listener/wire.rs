@@ -24,6 +24,14 @@ pub(super) enum Wire<S> {
 }
 
 impl<S> Wire<S> {
+    /// What requests are made with here, as URLs name it.
+    pub(super) fn scheme(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "http",
+            Self::Secure(_) => "https",
+        }
+    }
+
     /// What the peer has shown, and was found to be good.
     pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
