@@ -1,6 +1,7 @@
 //! The doors behind the layers: gRPC and REST over the same methods.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -27,7 +28,7 @@ pub enum BadContract {
 /// Both doors.
 #[derive(Clone)]
 pub(super) struct Doors {
-    grpc: grpc::Methods,
+    grpc: Arc<grpc::Methods>,
     rest: rest::Endpoints,
 }
 
@@ -36,7 +37,11 @@ impl Doors {
         let orchestrator = Orchestrator::new(house.clone());
         let cluster = Cluster::new(house.clone());
         Ok(Self {
-            grpc: grpc::Methods::new(house, orchestrator.clone(), cluster.clone())?,
+            grpc: Arc::new(grpc::Methods::new(
+                house,
+                orchestrator.clone(),
+                cluster.clone(),
+            )?),
             rest: rest::Endpoints::new(house, orchestrator, cluster)?,
         })
     }

@@ -14,6 +14,7 @@
 //! the stream down before it drops it, as HTTP/2 does. A peer that does not read fills what may wait, and then
 //! writes are pending as they would be on the stream itself.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -26,10 +27,17 @@ const WAITING_BYTES_MAX: usize = 64 * 1024;
 const LARGE_WRITE_BYTES: usize = 32 * 1024;
 /// Room for a few frames; given back whenever nothing waits, so that an idle connection holds none.
 const ROOM_BYTES: usize = 8 * 1024;
+/// Rooms that a thread keeps for the connection that writes next.
+const SPARE_ROOMS_MAX: usize = 4;
 /// After so many waits in vain, flushes are let out at once.
 const IN_VAIN_MAX: u8 = 4;
 /// Then every so manyth flush waits again.
 const TRIED_AGAIN_EVERY: u8 = 8;
+
+thread_local! {
+    /// Given back last, taken first: that one is still in the processor's cache, and has grown to what is usual.
+    static SPARE_ROOMS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A stream whose flushes come late.
 #[derive(Debug)]
@@ -100,7 +108,7 @@ impl<S: AsyncWrite + Unpin> LateFlush<S> {
             }
             self.out += written;
         }
-        self.waiting = Vec::new();
+        give_back(std::mem::take(&mut self.waiting));
         self.out = 0;
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.is_due = false;
@@ -131,6 +139,25 @@ impl<S: AsyncWrite + Unpin> LateFlush<S> {
     fn take_broken(&mut self) -> io::Result<()> {
         self.broken.take().map_or(Ok(()), Err)
     }
+}
+
+fn spare_room() -> Vec<u8> {
+    let spare = SPARE_ROOMS.try_with(|spare| spare.borrow_mut().pop());
+    spare.ok().flatten().unwrap_or_default()
+}
+
+fn give_back(mut room: Vec<u8>) {
+    if room.capacity() == 0 || WAITING_BYTES_MAX < room.capacity() {
+        return;
+    }
+    room.clear();
+    // At the end of a thread there is nobody to keep it for.
+    let _ = SPARE_ROOMS.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < SPARE_ROOMS_MAX {
+            spare.push(room);
+        }
+    });
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for LateFlush<S> {
@@ -181,6 +208,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LateFlush<S> {
             }
             if bytes < LARGE_WRITE_BYTES || !self.waiting.is_empty() {
                 if self.waiting.capacity() == 0 {
+                    self.waiting = spare_room();
                     self.waiting.reserve(ROOM_BYTES.max(bytes));
                 }
                 for part in parts {

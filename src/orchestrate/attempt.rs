@@ -21,6 +21,8 @@ use crate::telemetry::lines::Lines;
 
 /// What holds for one try.
 pub struct Terms {
+    /// When it began.
+    pub began: Instant,
     /// Its number within its call, from 1.
     pub number: u32,
     /// When the call ends.
@@ -52,14 +54,15 @@ impl Lag {
 }
 
 /// Hands the task to the instance, which `pass` allows, and waits for the answer, at most until work must end.
-/// Dropping the future resets the call at the instance.
+/// Tells when it ended, too. Dropping the future resets the call at the instance.
 pub async fn attempt(
     member: &Member,
     pass: Pass,
     task: &Arc<Task>,
     terms: Terms,
-) -> Result<Payload, Failure> {
+) -> (Result<Payload, Failure>, Instant) {
     let Terms {
+        began,
         number,
         deadline,
         per_try_timeout,
@@ -68,15 +71,14 @@ pub async fn attempt(
         lag,
     } = terms;
     let times = || lag.as_ref().map_or(0, |lag| lag.times());
-    let started = Instant::now();
-    if deadline.budget(started.into_std()).is_none() {
-        return Err(no_time(member));
+    if deadline.budget(began.into_std()).is_none() {
+        return (Err(no_time(member)), began);
     }
     if pass.finds_it_full() {
-        return Err(busy(member));
+        return (Err(busy(member)), began);
     }
     let ends = Instant::from_std(deadline.work_ends());
-    let ends = per_try_timeout.map_or(ends, |timeout| ends.min(started + timeout));
+    let ends = per_try_timeout.map_or(ends, |timeout| ends.min(began + timeout));
     let call = Call {
         task: Arc::clone(task),
         attempt: number,
@@ -94,17 +96,17 @@ pub async fn attempt(
     };
     let said = match &result {
         Ok(_) => Said::Success,
-        Err(failure) => observed::said(failure, ends - started),
+        Err(failure) => observed::said(failure, ends - began),
     };
     pass.report(said, now);
     let out_of_time = |failure: &Failure| failure.reason == Reason::DeadlineExceeded;
     if result.as_ref().err().is_none_or(out_of_time) && before == times() {
-        member.load.observe(now - started, now);
+        member.load.observe(now - began, now);
     }
     if let Err(failure) = &result {
         report(task, number, failure);
     }
-    result
+    (result, now)
 }
 
 /// Nobody is asked who could not finish.
@@ -149,15 +151,22 @@ fn fitting(member: &Member, payload: Payload) -> Result<Payload, Failure> {
     ))
 }
 
-/// Time ran out: for the instance when the task was with it, otherwise while it was waited for.
+/// Time ran out: for the instance when the task was with it, otherwise while it was waited for, or for those who were
+/// before us.
 fn late(member: &Member, sent: &Sent, deadline: Deadline, now: Instant) -> Failure {
     if sent.get() {
         return did_not_answer(member);
     }
-    let detail = "no connection to the instance in time";
+    let full = sent.waits_for_room();
+    let detail = if full {
+        "no room in time on the connections to the instance: other calls have it"
+    } else {
+        "no connection to the instance in time"
+    };
     let (id, progress) = (member.id(), Progress::NeverSent);
     match deadline.budget(now.into_std()) {
         // Only this try is over.
+        Some(_) if full => Failure::at(id, Reason::InstanceBusy, progress, detail),
         Some(_) => Failure::at(id, Reason::InstanceDown, progress, detail),
         None => Failure::at(id, Reason::DeadlineExceeded, progress, detail),
     }

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tonic::body::Body;
@@ -35,7 +34,6 @@ const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
 type Boxed = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// Every gRPC method of the server, found by path.
-#[derive(Clone)]
 pub(super) struct Methods {
     orchestrator: OrchestratorServiceServer<orchestrator::Orchestrator>,
     /// The same, for the streams of sessions.
@@ -79,16 +77,9 @@ impl Methods {
     }
 }
 
-impl Service<Request<Body>> for Methods {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answering;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Answering {
+impl Methods {
+    /// Answers a request by the service that it names; of the others nothing is copied.
+    pub(super) fn call(&self, request: Request<Body>) -> Answering {
         if request.uri().path() == SESSION_SEND {
             if web::is_web(&request) {
                 return Box::pin(ready(Ok(failure_table::status(&one_way()).into_http())));
@@ -97,11 +88,11 @@ impl Service<Request<Body>> for Methods {
         }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         match service {
-            orchestrator_service_server::SERVICE_NAME => self.orchestrator.call(request),
-            cluster_service_server::SERVICE_NAME => self.cluster.call(request),
-            health_server::SERVICE_NAME => self.health.call(request),
-            REFLECTION => self.reflection.call(request),
-            REFLECTION_ALPHA => self.reflection_alpha.call(request),
+            orchestrator_service_server::SERVICE_NAME => self.orchestrator.clone().call(request),
+            cluster_service_server::SERVICE_NAME => self.cluster.clone().call(request),
+            health_server::SERVICE_NAME => self.health.clone().call(request),
+            REFLECTION => self.reflection.clone().call(request),
+            REFLECTION_ALPHA => self.reflection_alpha.clone().call(request),
             _ => {
                 let unknown = Failure::new(Reason::MethodUnknown, "no such service");
                 Box::pin(ready(Ok(failure_table::status(&unknown).into_http())))

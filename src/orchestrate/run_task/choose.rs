@@ -45,8 +45,7 @@ impl Choice {
 }
 
 /// The next instance. None is tried twice while another that may be used is not.
-pub(super) fn choose(route: &Route, attempts: &[Attempt]) -> Option<Choice> {
-    let now = Instant::now();
+pub(super) fn choose(route: &Route, attempts: &[Attempt], now: Instant) -> Option<Choice> {
     let fit = |member: &Member| member.fitness(route.panic, now);
     if attempts.is_empty()
         && let Some(member) = pick(route, &route.candidates, unless_full(fit), now)
@@ -104,14 +103,15 @@ pub(super) fn enter(
     route: &Route,
     mut choice: Choice,
     attempts: &[Attempt],
+    now: Instant,
 ) -> Result<(Choice, Pass), Failure> {
     for _ in 0..OUTDATED_MAX {
         let member = &choice.member;
-        let exclusion = match member.load.admit(choice.panic(route), Instant::now()) {
+        let exclusion = match member.load.admit(choice.panic(route), now) {
             Ok(pass) => return Ok((choice, pass)),
             Err(exclusion) => exclusion,
         };
-        let Some(next) = choose(route, attempts) else {
+        let Some(next) = choose(route, attempts, now) else {
             return Err(excluded(member, exclusion));
         };
         choice = next;
@@ -138,7 +138,7 @@ fn pick(
 ) -> Option<Arc<Member>> {
     let chosen = selection::choose(
         &route.selection,
-        members.len(),
+        (members.len(), route.weight_max),
         |at| members[at].id().as_str(),
         |at| fitness(&members[at]),
         |at| members[at].compared(now),

@@ -152,7 +152,10 @@ async fn a_hedge_never_goes_to_a_full_instance_and_costs_nothing_then() {
         is_listed: true,
     };
     let hedge = Next::now(choice, AttemptKind::Hedge, Instant::now());
-    let refused = route.enter(hedge, &Tries::default(), false).err().unwrap();
+    let refused = route
+        .enter(hedge, &Tries::default(), false, Instant::now())
+        .err()
+        .unwrap();
     assert_eq!(refused.reason, Reason::InstanceBusy);
 }
 

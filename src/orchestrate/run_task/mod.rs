@@ -50,6 +50,8 @@ pub struct Route {
     pub task: Arc<Task>,
     /// The instances that may have it, in the caller's order.
     pub candidates: Members,
+    /// None of them weighs more.
+    pub weight_max: u32,
     /// Whether so few of them are well that those whose calls failed get work too; decided when the call began.
     pub panic: Panic,
     /// How one is chosen.
@@ -143,6 +145,7 @@ impl Route {
     pub fn look_again(&mut self) {
         let fleet = (self.fleet_now)();
         self.candidates = fleet.refreshed(&self.candidates);
+        self.weight_max = fleet.weight_max();
         self.panic = fleet.panic_among(&self.candidates);
     }
 }
@@ -159,15 +162,16 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
     let mut closed = None;
     let mut asked = retry::Asked::default();
     loop {
-        if let Some(next) = planned.take_if(|next| next.at <= Instant::now()) {
-            let left = route.deadline.budget(Instant::now().into_std());
+        let now = Instant::now();
+        if let Some(next) = planned.take_if(|next| next.at <= now) {
+            let left = route.deadline.budget(now.into_std());
             if left.is_none() && flying.is_empty() {
                 return Err((no_time(next.member()), Some(Stop::NoTime)));
             }
-            match route.enter(next, tries, flying.is_empty()) {
+            match route.enter(next, tries, flying.is_empty(), now) {
                 Ok(entered) => {
-                    flying.push(one_try(route, tries, entered));
-                    hedge_at = route.hedge_at();
+                    flying.push(one_try(route, tries, entered, now));
+                    hedge_at = route.hedge_at(now);
                 }
                 Err(refused) if flying.is_empty() => return Err(turned_away(tries, refused)),
                 // What runs decides again when it lands.
@@ -229,17 +233,25 @@ struct Landed {
     elapsed: Duration,
 }
 
-/// It counts from now on, whenever it is polled.
+/// It counts from `began` on, whenever it is polled.
 fn one_try<'a>(
     route: &'a Route,
     tries: &'a Tries,
     entered: Entered,
+    began: Instant,
 ) -> impl Future<Output = Landed> + use<'a> {
     let Entered { member, kind, pass } = entered;
-    let (sent, began) = (Sent::default(), Instant::now());
-    let within = &route.within;
-    let (at, trace) = tries.begin(member.id(), kind, route.arrived, sent.clone(), within);
+    let sent = Sent::default();
+    let offset = began.saturating_duration_since(route.arrived);
+    let (at, trace) = tries.begin(
+        member.id(),
+        kind,
+        (began, offset),
+        sent.clone(),
+        &route.within,
+    );
     let terms = Terms {
+        began,
         number: at as u32 + 1,
         deadline: route.deadline,
         per_try_timeout: route.retry.per_try_timeout,
@@ -248,12 +260,12 @@ fn one_try<'a>(
         lag: route.lag.clone(),
     };
     async move {
-        let result = attempt(&member, pass, &route.task, terms).await;
-        tries.end(at, result.as_ref().err());
+        let (result, ended) = attempt(&member, pass, &route.task, terms).await;
+        tries.end(at, result.as_ref().err(), ended);
         Landed {
             member,
             result,
-            elapsed: began.elapsed(),
+            elapsed: ended - began,
         }
     }
 }

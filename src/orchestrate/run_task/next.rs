@@ -65,7 +65,8 @@ enum Halt {
 impl Route {
     /// The first try. Waits for an instance where the caller asked for that.
     pub(super) async fn first(&mut self) -> Result<Next, Failure> {
-        let chosen = match (choose(self, &[]), self.readiness.clone()) {
+        let now = Instant::now();
+        let chosen = match (choose(self, &[], now), self.readiness.clone()) {
             (Some(chosen), _) => Ok(chosen),
             (None, None) => Err(None),
             (None, Some(readiness)) => {
@@ -79,7 +80,7 @@ impl Route {
                     let found = named.iter().filter_map(|member| fleet.find(member.id()));
                     self.candidates = found.cloned().collect();
                     self.panic = fleet.panic_among(&self.candidates);
-                    choose(self, &[])
+                    choose(self, &[], Instant::now())
                 };
                 let waited = readiness.wait(ends, look).await.map_err(Some);
                 if waited.is_err() {
@@ -89,7 +90,7 @@ impl Route {
             }
         };
         let choice = chosen.map_err(|why| self.not_ready(why))?;
-        Ok(Next::now(choice, AttemptKind::First, Instant::now()))
+        Ok(Next::now(choice, AttemptKind::First, now))
     }
 
     fn not_ready(&self, why: Option<NotReady>) -> Failure {
@@ -184,7 +185,7 @@ impl Route {
     ) -> Result<Next, Halt> {
         let now = Instant::now();
         let (chosen, place, made) = tries.with(|attempts| {
-            let chosen = choose(self, attempts);
+            let chosen = choose(self, attempts, now);
             let tried = |member: &Member| {
                 let mut tried = attempts.iter().map(|attempt| &attempt.instance);
                 tried.any(|instance| instance == member.id())
@@ -238,6 +239,7 @@ impl Route {
         next: Next,
         tries: &Tries,
         is_alone: bool,
+        now: Instant,
     ) -> Result<Entered, Failure> {
         let Next {
             choice,
@@ -248,19 +250,19 @@ impl Route {
         if kind == AttemptKind::Hedge {
             let panic = choice.panic(self);
             let member = choice.member;
-            return match member.load.admit(panic, Instant::now()) {
+            return match member.load.admit(panic, now) {
                 Ok(pass) if pass.finds_it_full() => Err(busy(&member)),
                 Ok(pass) => Ok(Entered { member, kind, pass }),
                 Err(exclusion) => Err(excluded(&member, exclusion)),
             };
         }
         tries.with(|attempts| {
-            let choice = if is_old && !self.is_still_fit(&choice) {
-                choose(self, attempts).ok_or_else(|| nobody(&self.candidates, self.panic))?
+            let choice = if is_old && !self.is_still_fit(&choice, now) {
+                choose(self, attempts, now).ok_or_else(|| nobody(&self.candidates, self.panic))?
             } else {
                 choice
             };
-            let (Choice { member, is_listed }, pass) = choose::enter(self, choice, attempts)?;
+            let (Choice { member, is_listed }, pass) = choose::enter(self, choice, attempts, now)?;
             let mut tried = attempts.iter().map(|attempt| &attempt.instance);
             if !is_alone && tried.any(|instance| instance == member.id()) {
                 return Err(nobody(&self.candidates, self.panic));
@@ -275,11 +277,10 @@ impl Route {
     }
 
     /// Whether it may have the task as the fleet is now.
-    fn is_still_fit(&self, choice: &Choice) -> bool {
+    fn is_still_fit(&self, choice: &Choice, now: Instant) -> bool {
         let fleet = (self.fleet_now)();
         let current = fleet.find(choice.member.id());
-        let exclusion =
-            |current: &Arc<Member>| current.exclusion(choice.panic(self), Instant::now());
+        let exclusion = |current: &Arc<Member>| current.exclusion(choice.panic(self), now);
         current.is_some_and(|current| exclusion(current).is_none())
     }
 
@@ -293,8 +294,8 @@ impl Route {
     }
 
     /// When a try that begins now would be hedged.
-    pub(super) fn hedge_at(&self) -> Option<Instant> {
-        let at = Instant::now() + self.hedge_delay()?;
+    pub(super) fn hedge_at(&self, now: Instant) -> Option<Instant> {
+        let at = now + self.hedge_delay()?;
         (at.into_std() < self.deadline.work_ends()).then_some(at)
     }
 
@@ -309,7 +310,7 @@ impl Route {
             if attempts_max as usize <= attempts.len() {
                 return None;
             }
-            let choice = choose(self, attempts)?;
+            let choice = choose(self, attempts, at)?;
             let mut tried = attempts.iter().map(|attempt| &attempt.instance);
             let is_untried = !tried.any(|instance| instance == choice.member.id());
             // To be refused it need not be sent: it would cost a try and the budgets.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::failure::Status;
+use crate::domain::health::observed::{Said, said};
 use crate::domain::retry::Fallback;
 use crate::domain::retry::Repeat;
 use crate::domain::selection::Policy;
@@ -307,6 +308,23 @@ async fn a_try_that_never_got_a_connection_is_told_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_try_that_waits_for_room_until_its_time_is_over_says_nothing_about_its_instance() {
+    for (act, reason, expected) in [
+        (Act::NoRoom, Reason::InstanceBusy, Said::Nothing),
+        (Act::Unconnected, Reason::InstanceDown, Said::Failure),
+    ] {
+        let stage = Stage::new([("A", act.clone())]);
+        let mut route = stage.route(Policy::Ordered, ms(1000));
+        route.retry.per_try_timeout = Some(ms(100));
+        route.retry.attempts_max = 1;
+        let failure = run_once(route).await.unwrap_err().failure;
+        assert_eq!(failure.reason, reason);
+        assert_eq!(failure.progress, Progress::NeverSent);
+        assert_eq!(said(&failure, ms(100)), expected, "{act:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_instance_is_passed_over_and_asking_it_costs_no_budget() {
     let mut stage = Stage::new([("A", Act::Echo(ms(10))), ("B", Act::Echo(ms(10)))]);
     stage.limit("A", 0);
@@ -359,7 +377,7 @@ async fn panic_about_those_who_are_named_lifts_no_ejection_of_anybody_else() {
     let enter = |member: &Arc<Member>, is_listed| {
         let member = Arc::clone(member);
         let choice = choose::Choice { member, is_listed };
-        let (entered, _pass) = choose::enter(&route, choice, &[]).unwrap();
+        let (entered, _pass) = choose::enter(&route, choice, &[], Instant::now()).unwrap();
         entered.member.id().to_string()
     };
     assert_eq!(enter(&b, false), "A");

@@ -1,6 +1,7 @@
 //! Every try of one task, readable while it runs: whoever cuts a task short can still tell what was done.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -69,16 +70,15 @@ fn status(failure: &Failure) -> Option<&'static str> {
 }
 
 impl Tries {
-    /// A try begins; returns its place, here and in the trace where that is recorded. `arrived` is when the call came.
+    /// A try begins; returns its place, here and in the trace where that is recorded. `offset` is since the call came.
     pub(super) fn begin(
         &self,
         instance: &InstanceId,
         kind: AttemptKind,
-        arrived: Instant,
+        (began, offset): (Instant, Duration),
         sent: Sent,
         within: &Within,
     ) -> (usize, Option<TraceContext>) {
-        let began = Instant::now();
         let mut made = self.made();
         let at = made.attempts.len();
         if at == 0 {
@@ -89,8 +89,8 @@ impl Tries {
             instance: instance.clone(),
             kind,
             failure: None,
-            offset: began.saturating_duration_since(arrived),
-            elapsed: std::time::Duration::ZERO,
+            offset,
+            elapsed: Duration::ZERO,
         });
         let span = within.attempt(instance, kind.word(), at as u32 + 1);
         let context = span.context();
@@ -101,12 +101,12 @@ impl Tries {
     }
 
     /// The try at that place has ended.
-    pub(super) fn end(&self, at: usize, failure: Option<&Failure>) {
+    pub(super) fn end(&self, at: usize, failure: Option<&Failure>, ended: Instant) {
         let mut made = self.made();
         let running = made.running.get_mut(at).and_then(Option::take);
         if let (Some(running), Some(attempt)) = (running, made.attempts.get_mut(at)) {
             attempt.failure = failure.cloned();
-            attempt.elapsed = running.began.elapsed();
+            attempt.elapsed = ended - running.began;
             running.ended(attempt);
         }
     }
