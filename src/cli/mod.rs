@@ -24,6 +24,7 @@ mod output;
 mod payload_source;
 mod plain;
 mod progress;
+mod ready;
 mod request_defaults;
 mod route;
 #[cfg(test)]
@@ -86,6 +87,8 @@ enum Command {
     Sessions(sessions::Arguments),
     /// Tell who is well, and why not.
     Health(health::Arguments),
+    /// Tell whether an orchestrator takes calls, without a key.
+    Ready(ready::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
     /// Check a config file, or print the schema of one.
@@ -145,6 +148,7 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::SessionsSend(arguments) => sessions_send::run(&arguments),
         Command::Sessions(arguments) => sessions::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Ready(arguments) => ready::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Journal(arguments) => journal::run(&arguments),

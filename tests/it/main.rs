@@ -22,6 +22,7 @@ mod deadline;
 mod doors;
 mod drain;
 mod ejection;
+mod expired;
 mod fan_out;
 mod front_tls;
 mod health;
