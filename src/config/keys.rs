@@ -62,7 +62,8 @@ pub fn settle_keys(
     make: impl FnOnce() -> String,
 ) -> Result<Settled, NoKey> {
     let keys = &mut config.keys.keys;
-    if let Some(key) = from_environment {
+    // As the command line does: a file that it was read from ends with a line end.
+    if let Some(key) = from_environment.map(str::trim) {
         if key.is_empty() {
             return Err(NoKey::Unusable("empty"));
         }
