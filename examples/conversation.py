@@ -20,6 +20,7 @@ class Conversation:
         self.spawned = (0, 0)
         self.epoch = 0
         self.applied = 0  # seq of the last message that was applied
+        self.skipped = 0  # messages up to here do not come any more
         self.answered = 0  # messages up to here have been answered, perhaps by another instance
         self.said = 0  # seq of the last message of ours
         self.kept = []  # messages of ours that are not acknowledged yet
@@ -35,14 +36,13 @@ class Conversation:
             self.spawned = spawned
         if self.epoch < open.received_epoch:
             self.kept = []  # another instance has spoken since
-        received_through = self.applied
-        self.applied = max(self.applied, open.next_seq - 1)
+        self.skipped = open.next_seq - 1
         self.kept = [data for data in self.kept if data.seq > open.received_through]
         self.said = open.received_through + len(self.kept)
         for seq, data in enumerate(self.kept, start=open.received_through + 1):
             data.seq = seq
         self.epoch, self.answered, self.acknowledged = open.epoch, open.answered_through, 0
-        opened = pb.SessionOpened(received_through=received_through)
+        opened = pb.SessionOpened(received_through=self.applied)
         again = [pb.SessionResponse(data=data) for data in self.kept]
         return [pb.SessionResponse(opened=opened), *again, *self.due()]
 
@@ -55,8 +55,9 @@ class Conversation:
         """Whether to apply a message; False when that was done before."""
         if data.seq <= self.applied:
             return False
-        if data.seq != self.applied + 1:
-            raise Gap(f"message {self.applied + 1} is missing")
+        expected = max(self.applied, self.skipped) + 1
+        if data.seq != expected:
+            raise Gap(f"message {expected} is missing")
         self.applied = data.seq
         return True
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::time;
@@ -30,7 +31,7 @@ use crate::instance::{InstanceClient, Spec};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
 use crate::orchestrate::deduplicate::Deduplicate;
-use crate::orchestrate::hold_session::{self, Sessions};
+use crate::orchestrate::hold_session::{self, Sessions, WallClock};
 use crate::orchestrate::run_task::Readiness;
 use crate::store::Store;
 use crate::store::memory::{self as in_memory, MemoryStore};
@@ -77,6 +78,8 @@ pub struct Outside<L> {
     pub dial: Dial,
     /// Its random numbers.
     pub chance: Chance,
+    /// What the wall says: how long sessions have lived, and since when.
+    pub wall_clock: WallClock,
 }
 
 impl<L> Outside<L> {
@@ -86,6 +89,7 @@ impl<L> Outside<L> {
             address,
             dial: dial_tcp(),
             chance: Chance::default(),
+            wall_clock: SystemTime::now,
         }
     }
 }
@@ -168,7 +172,7 @@ impl App {
         store: Arc<dyn Store>,
         tasks: Tasks,
     ) -> Result<Self, StartError> {
-        let chance = outside.chance;
+        let (chance, wall_clock) = (outside.chance, outside.wall_clock);
         let connections = Tasks::new();
         let secure = secured(config.tls.clone(), &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
@@ -181,7 +185,7 @@ impl App {
         let settings = watched(&config, limits, &tasks);
         // Before anybody can call: what a client was told before the restart stands.
         let each = config.sessions.each;
-        let sessions = hold(&store, &fleet, &tasks, &chance, &memory, each).await?;
+        let sessions = hold(&store, &fleet, &tasks, &chance, &memory, wall_clock, each).await?;
         let house = methods::House {
             readiness: Arc::new(Readiness::new(fleet.changes())),
             deduplicate: Deduplicate::new(tasks.clone()),
@@ -388,6 +392,7 @@ async fn hold(
     tasks: &Tasks,
     chance: &Chance,
     memory: &Memory,
+    wall_clock: WallClock,
     settings: hold_session::Settings,
 ) -> Result<Sessions, StartError> {
     let (store, fleet_now) = (Arc::clone(store), fleet.now());
@@ -397,6 +402,7 @@ async fn hold(
         tasks.clone(),
         chance.clone(),
         memory.clone(),
+        wall_clock,
         settings,
     );
     let sessions = recovered.await.map_err(StartError::Recovery)?;

@@ -32,8 +32,8 @@ pub struct Load {
 /// How an instance is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Policy {
-    /// Power of two choices: fewer outstanding calls for the weight, then lower latency; less for those that
-    /// have just become healthy.
+    /// Power of two choices, each drawn by its weight: fewer outstanding calls for the weight, then lower latency;
+    /// less for those that have just become healthy.
     #[default]
     Balanced,
     /// The first that may be used.
@@ -42,13 +42,16 @@ pub enum Policy {
     Hash(String),
 }
 
-/// Random draws before the candidates are counted through instead.
+/// Random draws before the candidates are counted through instead, where all have the same weight.
 const DRAWS_MAX: usize = 8;
+/// So many times more are made where weights differ: the light ones are drawn in vain.
+const VAIN_DRAWS_MAX: u32 = 16;
 
-/// Chooses one of `count` candidates, or none when all are unfit. `random` gives uniform 64-bit numbers.
+/// Chooses one of `count` candidates, or none when all are unfit. None weighs more than `weight_max`; `random` gives
+/// uniform 64-bit numbers.
 pub fn choose<'n>(
     policy: &Policy,
-    count: usize,
+    (count, weight_max): (usize, u32),
     name: impl Fn(usize) -> &'n str,
     fitness: impl Fn(usize) -> Fitness,
     load: impl Fn(usize) -> Load,
@@ -70,9 +73,18 @@ pub fn choose<'n>(
                 .max_by_key(|&at| rendezvous(key, name(at)))
         }
         Policy::Balanced => {
-            let (one, other) = two_choices(count, &fitness, &mut random)?;
+            let weight = |at| {
+                if weight_max <= 1 {
+                    1
+                } else {
+                    load(at).weight.clamp(1, weight_max)
+                }
+            };
+            let drawn = two_by_weight(count, weight_max, &weight, &fitness, &mut random);
+            let (one, other) =
+                drawn.or_else(|| two_counted(count, &weight, &fitness, &mut random))?;
             let (of_one, of_other) = (load(one), load(other));
-            let (better, worse, colder) = if lighter(of_other, of_one) {
+            let (better, worse, colder) = if gives_way(of_one, of_other, &mut random) {
                 (other, one, of_other.warmth / of_one.warmth)
             } else {
                 (one, other, of_one.warmth / of_other.warmth)
@@ -112,36 +124,71 @@ pub fn order<'n>(
     fit.into_iter().map(|(at, _)| at).collect()
 }
 
-/// Two candidates of the best fitness there is; the same one twice when there is only one.
-fn two_choices(
+/// Two fit candidates, each drawn in proportion to its weight. In a healthy fleet of thousands a few draws find them.
+fn two_by_weight(
     count: usize,
+    weight_max: u32,
+    weight: &impl Fn(usize) -> u32,
     fitness: &impl Fn(usize) -> Fitness,
     random: &mut impl FnMut() -> u64,
 ) -> Option<(usize, usize)> {
-    // In a healthy fleet of thousands two draws settle it; counting is for the rest.
+    if count < DRAWS_MAX {
+        return None;
+    }
+    let draws = DRAWS_MAX * weight_max.clamp(1, VAIN_DRAWS_MAX) as usize;
     let mut drawn = None;
-    for _ in 0..if count < DRAWS_MAX { 0 } else { DRAWS_MAX } {
-        let at = below(count, random());
+    for _ in 0..draws {
+        // The place, and whether whoever stands there is heavy enough.
+        let product = u128::from(random()) * count as u128;
+        let (at, rest) = ((product >> 64) as usize, product as u64);
+        let is_drawn = below(weight_max as usize, rest) < weight(at) as usize;
         match drawn {
-            _ if fitness(at) != Fitness::Fit => {}
+            _ if !is_drawn || fitness(at) != Fitness::Fit => {}
             None => drawn = Some(at),
             Some(one) if one != at => return Some((one, at)),
             Some(_) => {}
         }
     }
+    None
+}
+
+/// Two candidates of the best fitness there is, drawn likewise; the same one twice when there is only one.
+fn two_counted(
+    count: usize,
+    weight: &impl Fn(usize) -> u32,
+    fitness: &impl Fn(usize) -> Fitness,
+    random: &mut impl FnMut() -> u64,
+) -> Option<(usize, usize)> {
     let best = (0..count)
         .map(fitness)
         .max()
         .filter(|best| *best != Fitness::Unfit)?;
     let equals = || (0..count).filter(|&at| fitness(at) == best);
-    let total = equals().count();
-    let one = below(total, random());
-    let other = match total {
-        1 => one,
-        // One of the others, each as likely.
-        _ => (one + 1 + below(total - 1, random())) % total,
+    let mut draw = |without: Option<usize>| {
+        let others = || equals().filter(|at| Some(*at) != without);
+        let total = others().map(|at| u64::from(weight(at))).sum::<u64>();
+        let mut left = below(total as usize, random()) as u64;
+        others().find(|&at| {
+            let is_here = left < u64::from(weight(at));
+            left = left.saturating_sub(u64::from(weight(at)));
+            is_here
+        })
     };
-    Some((equals().nth(one)?, equals().nth(other)?))
+    let one = draw(None)?;
+    Some((one, draw(Some(one)).unwrap_or(one)))
+}
+
+/// Whether the one that was drawn first, and has its share by that, gives way to the other: when it has more to do for
+/// its weight, and when it has as much and is slower, the oftener the slower it is.
+fn gives_way(one: Load, other: Load, random: &mut impl FnMut() -> u64) -> bool {
+    match by_calls(one, other) {
+        Ordering::Less => false,
+        Ordering::Greater => true,
+        Ordering::Equal => {
+            other.latency_ns < one.latency_ns
+                && fraction(random()) < 1.0 - other.latency_ns / one.latency_ns
+        }
+    }
 }
 
 /// Maps a uniform number to `0..count`; the bias is below 2^-50 for any fleet.
@@ -165,18 +212,18 @@ fn rendezvous(key: &str, name: &str) -> u64 {
     mixed ^ (mixed >> 33)
 }
 
-fn lighter(this: Load, that: Load) -> bool {
-    compared(this, that) == Ordering::Less
+/// Calls for the weight; the lighter is less.
+fn by_calls(this: Load, that: Load) -> Ordering {
+    let these = u64::from(this.outstanding) * u64::from(that.weight);
+    let those = u64::from(that.outstanding) * u64::from(this.weight);
+    these.cmp(&those)
 }
 
-/// The lighter is less.
+/// In the order in which they get work on the whole.
 fn compared(this: Load, that: Load) -> Ordering {
-    let (these, those) = (
-        u64::from(this.outstanding) * u64::from(that.weight),
-        u64::from(that.outstanding) * u64::from(this.weight),
-    );
-    let by_latency = || this.latency_ns.total_cmp(&that.latency_ns);
-    these.cmp(&those).then_with(by_latency)
+    by_calls(this, that)
+        .then_with(|| that.weight.cmp(&this.weight))
+        .then_with(|| this.latency_ns.total_cmp(&that.latency_ns))
 }
 
 /// A moving average that jumps up at once and comes down slowly, so that a stall is seen when it happens.
@@ -193,22 +240,24 @@ impl PeakEwma {
     /// Takes one latency into account.
     pub fn observe(&mut self, latency: Duration, now: Instant) {
         let latency = latency.as_nanos() as f64;
-        let age = self
-            .at
-            .map_or(Duration::MAX, |at| now.saturating_duration_since(at));
-        let keep = (-age.as_secs_f64() / LATENCY_MEMORY.as_secs_f64()).exp();
-        self.nanos = if self.nanos < latency {
-            latency
-        } else {
-            self.nanos * keep + latency * (1.0 - keep)
-        };
+        let keep = self.keep(now);
+        self.nanos = latency.max(self.nanos * keep + latency * (1.0 - keep));
         self.at = Some(now);
     }
 
-    /// The average in nanoseconds; 0 before the first observation.
+    /// The average in nanoseconds; 0 before the first observation. Without new ones it comes down to 0: who was slow
+    /// once is asked again, and not left alone for good because nobody asks.
     #[must_use]
-    pub fn nanos(&self) -> f64 {
-        self.nanos
+    pub fn nanos(&self, now: Instant) -> f64 {
+        self.nanos * self.keep(now)
+    }
+
+    /// What the observations so far count for.
+    fn keep(&self, now: Instant) -> f64 {
+        let age = self
+            .at
+            .map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        (-age.as_secs_f64() / LATENCY_MEMORY.as_secs_f64()).exp()
     }
 }
 
@@ -253,7 +302,7 @@ mod tests {
         let fleet = fitness(fleet);
         let found = choose(
             &policy,
-            fleet.len(),
+            (fleet.len(), 1),
             |_| "",
             |at| fleet[at],
             |_| load(0, 1, 0.0),
@@ -293,7 +342,7 @@ mod tests {
             let policy = Policy::Hash(format!("key-{key}"));
             choose(
                 &policy,
-                16,
+                (16, 1),
                 |at| names[at].as_str(),
                 fitness,
                 |_| load(0, 1, 0.0),
@@ -319,10 +368,61 @@ mod tests {
 
     #[test]
     fn fewer_calls_for_the_weight_win_and_then_lower_latency() {
-        assert!(lighter(load(1, 1, 9.0), load(2, 1, 1.0)));
-        assert!(lighter(load(3, 4, 9.0), load(1, 1, 1.0)));
-        assert!(lighter(load(1, 1, 1.0), load(1, 1, 2.0)));
-        assert!(!lighter(load(1, 1, 1.0), load(1, 1, 1.0)));
+        let gives_way = |one, other| gives_way(one, other, &mut || 0);
+        assert!(gives_way(load(2, 1, 1.0), load(1, 1, 9.0)));
+        assert!(gives_way(load(1, 1, 1.0), load(3, 4, 9.0)));
+        assert!(gives_way(load(1, 1, 2.0), load(1, 1, 1.0)));
+        assert!(!gives_way(load(1, 1, 9.0), load(2, 1, 1.0)));
+        assert!(!gives_way(load(1, 1, 1.0), load(1, 1, 1.0)));
+    }
+
+    /// How often the first of `weights` is chosen where one call comes after the other.
+    fn share(weights: &[u32], latency_ns: impl Fn(usize) -> f64) -> f64 {
+        const CALLS: usize = 20_000;
+        let mut random = numbers(7);
+        let weight_max = *weights.iter().max().unwrap();
+        let chosen = (0..CALLS).filter_map(|_| {
+            choose(
+                &Policy::Balanced,
+                (weights.len(), weight_max),
+                |_| "",
+                |_| Fitness::Fit,
+                |at| load(0, weights[at], latency_ns(at)),
+                &mut random,
+            )
+        });
+        chosen.filter(|at| *at == 0).count() as f64 / CALLS as f64
+    }
+
+    #[test]
+    fn calls_that_come_one_after_the_other_are_shared_by_weight() {
+        let check = |weights: &[u32]| {
+            let expected = f64::from(weights[0]) / f64::from(weights.iter().sum::<u32>());
+            let found = share(weights, |_| 1000.0);
+            assert!(
+                (0.95..1.05).contains(&(found / expected)),
+                "{found} and not {expected} of {weights:?}"
+            );
+        };
+        check(&[1, 9]);
+        check(&[9, 1]);
+        check(&[1, 1, 1]);
+        check(&[9, 1, 1, 1, 1, 1, 1, 1]);
+        // Most are too light to be drawn at random.
+        check(&[1000, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        let mut many = [1; 100];
+        many[0] = 15;
+        check(&many);
+    }
+
+    #[test]
+    fn of_those_that_rest_the_slower_ones_get_less_and_none_gets_nothing() {
+        let first =
+            |latency_ns: f64| share(&[1, 1], |at| if at == 0 { latency_ns } else { 1000.0 });
+        assert!((0.49..0.51).contains(&first(1000.0)));
+        assert!((0.74..0.76).contains(&first(500.0)));
+        assert!((0.24..0.26).contains(&first(2000.0)));
+        assert!((0.04..0.06).contains(&first(10_000.0)));
     }
 
     #[test]
@@ -338,7 +438,7 @@ mod tests {
                 };
                 choose(
                     &Policy::Balanced,
-                    8,
+                    (8, 1),
                     |_| "",
                     |_| Fitness::Fit,
                     load,
@@ -360,11 +460,23 @@ mod tests {
         let mut ewma = PeakEwma::default();
         ewma.observe(Duration::from_nanos(100), start);
         ewma.observe(Duration::from_nanos(1000), start);
-        assert_eq!(ewma.nanos(), 1000.0);
+        assert_eq!(ewma.nanos(start), 1000.0);
         ewma.observe(Duration::from_nanos(100), start);
-        assert_eq!(ewma.nanos(), 1000.0);
-        ewma.observe(Duration::from_nanos(100), start + LATENCY_MEMORY);
-        assert!((300.0..500.0).contains(&ewma.nanos()), "{}", ewma.nanos());
+        assert_eq!(ewma.nanos(start), 1000.0);
+        let later = start + LATENCY_MEMORY;
+        ewma.observe(Duration::from_nanos(100), later);
+        assert!((300.0..500.0).contains(&ewma.nanos(later)));
+    }
+
+    #[test]
+    fn a_latency_peak_is_forgotten_also_where_nobody_calls_any_longer() {
+        let start = Instant::now();
+        let mut ewma = PeakEwma::default();
+        assert_eq!(ewma.nanos(start), 0.0);
+        ewma.observe(Duration::from_secs(1), start);
+        let after = |seconds| ewma.nanos(start + Duration::from_secs(seconds)) / 1e9;
+        assert!((0.35..0.38).contains(&after(10)), "{}", after(10));
+        assert!(after(100) < 0.000_1, "{}", after(100));
     }
 
     proptest! {
@@ -373,7 +485,7 @@ mod tests {
             let fleet = fitness(&text);
             let best = fleet.iter().copied().max().filter(|best| *best != Fitness::Unfit);
             for policy in [Policy::Balanced, Policy::Ordered] {
-                let found = choose(&policy, fleet.len(), |_| "", |at| fleet[at], |at| load(at as u32, 1, 0.0), numbers(seed));
+                let found = choose(&policy, (fleet.len(), 2), |_| "", |at| fleet[at], |at| load(at as u32, 1, 0.0), numbers(seed));
                 prop_assert_eq!(found.map(|at| fleet[at]), best);
             }
         }
@@ -392,7 +504,7 @@ mod tests {
                 let ranks: Vec<_> = order.iter().map(|&at| fleet[at]).collect();
                 prop_assert!(ranks.windows(2).all(|pair| pair[1] <= pair[0]));
                 if policy != Policy::Balanced {
-                    let chosen = choose(&policy, fleet.len(), |at| names[at].as_str(), |at| fleet[at], load, numbers(seed));
+                    let chosen = choose(&policy, (fleet.len(), 1), |at| names[at].as_str(), |at| fleet[at], load, numbers(seed));
                     prop_assert_eq!(chosen, order.first().copied());
                 }
             }
@@ -403,7 +515,7 @@ mod tests {
             let mut outstanding = [0_u32; 16];
             let mut random = numbers(seed);
             for _ in 0..1600 {
-                let at = choose(&Policy::Balanced, 16, |_| "", |_| Fitness::Fit, |at| load(outstanding[at], 1, 0.0), &mut random);
+                let at = choose(&Policy::Balanced, (16, 1), |_| "", |_| Fitness::Fit, |at| load(outstanding[at], 1, 0.0), &mut random);
                 outstanding[at.unwrap()] += 1;
             }
             let (least, most) = (outstanding.iter().min().unwrap(), outstanding.iter().max().unwrap());

@@ -191,8 +191,10 @@ impl Load {
     /// Asks, as the last thing before it is sent, whether one call may go to the instance.
     pub fn admit(self: &Arc<Self>, panic: Panic, now: Instant) -> Result<Pass, Exclusion> {
         // Counted before it is asked: a drain that sees nothing outstanding has been seen by whoever comes later.
-        let outstanding = self.begin(now);
+        let outstanding = self.begin();
         let leave = self.gate.ask_leave(panic, now)?;
+        // Last, so that only a call that is sent has cost one.
+        let outstanding = outstanding.filter(|_| self.take_token(now).is_some());
         Ok(Pass {
             load: Arc::clone(self),
             is_trial: leave == Leave::Trial,
@@ -224,5 +226,46 @@ impl Drop for Pass {
         if self.is_trial {
             self.load.gate.end_trial(Said::Nothing, Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::admission::Rate;
+
+    #[test]
+    fn a_call_that_is_refused_takes_no_token_of_the_rate() {
+        let rate = Rate {
+            per_second: 1,
+            burst: 2,
+        };
+        let now = Instant::now();
+        for admin in [Admin::Draining, Admin::Disabled] {
+            let load = Arc::new(Load::at_a_rate(rate));
+            load.gate.set_admin(admin);
+            for _ in 0..5 {
+                assert!(load.admit(Panic::Off, now).is_err(), "{admin:?}");
+            }
+            load.gate.set_admin(Admin::Active);
+            assert_eq!(let_in(&load, now), 2, "{admin:?}");
+        }
+        let load = Arc::new(Load::at_a_rate(rate));
+        load.eject(now);
+        for _ in 0..5 {
+            assert!(load.admit(Panic::Off, now).is_err());
+        }
+        load.gate.pardon(now);
+        assert_eq!(let_in(&load, now), 2);
+    }
+
+    /// How many of five calls at once are let in.
+    fn let_in(load: &Arc<Load>, now: Instant) -> usize {
+        let asked = (0..5).map(|_| load.admit(Panic::Off, now));
+        let passes: Vec<_> = asked.collect::<Result<_, _>>().unwrap();
+        let in_time = |pass: &&Pass| !pass.finds_it_full();
+        let sent = passes.iter().filter(in_time).count();
+        assert_eq!(load.outstanding() as usize, sent);
+        sent
     }
 }

@@ -85,25 +85,24 @@ impl Load {
         }
     }
 
-    /// Begins a call, unless the instance has as many as it may have, or they come too fast.
-    pub(super) fn begin(self: &Arc<Self>, now: Instant) -> Option<Outstanding> {
-        let (max, rate) = (self.outstanding_max(), self.rate());
-        // Held until the call is counted, so that no token is taken for one that is not begun.
-        let mut bucket = rate.map(|_| self.bucket());
-        if let Some(bucket) = &mut bucket
-            && bucket.wait(rate, now.into_std()).is_some()
-        {
-            return None;
-        }
+    /// Counts one more call, unless the instance has as many as it may have.
+    pub(super) fn begin(self: &Arc<Self>) -> Option<Outstanding> {
+        let max = self.outstanding_max();
         let one_more = |now: u32| (now < max).then_some(now + 1);
         let begun = self
             .outstanding
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
-        begun.ok()?;
-        if let Some(bucket) = &mut bucket {
-            bucket.take(rate);
-        }
-        Some(Outstanding(Arc::clone(self)))
+        begun.ok().map(|_| Outstanding(Arc::clone(self)))
+    }
+
+    /// Takes a token of the rate for a call that is about to leave; nothing where calls come too fast.
+    pub(super) fn take_token(&self, now: Instant) -> Option<()> {
+        let Some(rate) = self.rate() else {
+            return Some(());
+        };
+        let mut bucket = self.bucket();
+        let comes_in_time = bucket.wait(Some(rate), now.into_std()).is_none();
+        comes_in_time.then(|| bucket.take(Some(rate)))
     }
 
     /// Calls that may be with the instance at once.
@@ -165,12 +164,12 @@ impl Load {
 
     /// What BALANCED compares.
     #[must_use]
-    pub fn compared(&self) -> selection::Load {
+    pub fn compared(&self, now: Instant) -> selection::Load {
         let latency_ns = self
             .latency
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .nanos();
+            .nanos(now.into_std());
         selection::Load {
             outstanding: self.outstanding(),
             weight: self.weight.load(Ordering::Relaxed),

@@ -25,6 +25,7 @@ pub struct View {
     ids: Arc<[InstanceId]>,
     members: Members,
     membership: u64,
+    weight_max: u32,
     /// Members that are ejected: panic is a question only where there are some.
     ejected: usize,
     panic_below_percent: u32,
@@ -85,6 +86,11 @@ impl View {
         Self {
             ids,
             ejected: members.iter().filter(is_ejected).count(),
+            weight_max: members
+                .iter()
+                .map(|member| member.spec.weight)
+                .max()
+                .unwrap_or(1),
             members,
             membership,
             panic_below_percent: settings.panic_below_percent,
@@ -95,6 +101,12 @@ impl View {
     #[must_use]
     pub fn membership(&self) -> u64 {
         self.membership
+    }
+
+    /// No instance weighs more.
+    #[must_use]
+    pub fn weight_max(&self) -> u32 {
+        self.weight_max
     }
 
     /// Whether so few of these are well that what their calls said is to be ignored.
@@ -198,7 +210,7 @@ impl Member {
     /// What BALANCED compares.
     #[must_use]
     pub fn compared(&self, now: Instant) -> selection::Load {
-        let load = self.load.compared();
+        let load = self.load.compared(now);
         let Some(since) = self.health.fit_since else {
             return load;
         };

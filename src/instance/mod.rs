@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use ::http::HeaderValue;
 use bytes::Bytes;
@@ -60,25 +60,44 @@ impl Call {
     }
 }
 
-/// Whether a call has left for its instance.
+/// Whether a call has left for its instance, and if not, whether only our own calls keep it here.
 #[derive(Debug, Clone, Default)]
-pub struct Sent(Arc<AtomicBool>);
+pub struct Sent(Arc<AtomicU8>);
+
+const NOT_SENT: u8 = 0;
+const WAITS_FOR_ROOM: u8 = 1;
+const SENT: u8 = 2;
 
 impl Sent {
     /// It leaves now.
     pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.store(SENT, Ordering::Release);
     }
 
     /// It has not left after all: its connection was gone, and not a byte of it was written.
     pub fn take_back(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.store(NOT_SENT, Ordering::Release);
     }
 
     /// Whether it has left.
     #[must_use]
     pub fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire) == SENT
+    }
+
+    /// The instance is reached, and every connection that there may be is full: what happens until there is room says
+    /// nothing about the instance.
+    pub async fn while_full<T>(&self, room: impl Future<Output = T>) -> T {
+        self.0.store(WAITS_FOR_ROOM, Ordering::Release);
+        let found = room.await;
+        self.0.store(NOT_SENT, Ordering::Release);
+        found
+    }
+
+    /// Whether it waits, or has waited until it was given up, for room on the connections to the instance.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WAITS_FOR_ROOM
     }
 }
 

@@ -151,15 +151,22 @@ fn fitting(member: &Member, payload: Payload) -> Result<Payload, Failure> {
     ))
 }
 
-/// Time ran out: for the instance when the task was with it, otherwise while it was waited for.
+/// Time ran out: for the instance when the task was with it, otherwise while it was waited for, or for those who were
+/// before us.
 fn late(member: &Member, sent: &Sent, deadline: Deadline, now: Instant) -> Failure {
     if sent.get() {
         return did_not_answer(member);
     }
-    let detail = "no connection to the instance in time";
+    let full = sent.waits_for_room();
+    let detail = if full {
+        "no room in time on the connections to the instance: other calls have it"
+    } else {
+        "no connection to the instance in time"
+    };
     let (id, progress) = (member.id(), Progress::NeverSent);
     match deadline.budget(now.into_std()) {
         // Only this try is over.
+        Some(_) if full => Failure::at(id, Reason::InstanceBusy, progress, detail),
         Some(_) => Failure::at(id, Reason::InstanceDown, progress, detail),
         None => Failure::at(id, Reason::DeadlineExceeded, progress, detail),
     }

@@ -137,7 +137,7 @@ impl Stage {
     /// The longest latency that was observed of any instance.
     pub(super) fn latency_max(&self) -> Duration {
         let latencies = self.members.iter().map(|member| {
-            let nanos = member.load.compared().latency_ns;
+            let nanos = member.load.compared(Instant::now()).latency_ns;
             Duration::from_nanos(nanos as u64)
         });
         latencies.max().unwrap_or_default()
@@ -164,6 +164,7 @@ impl Stage {
         Route {
             task: task(Payload::null()),
             candidates: self.members.clone().into(),
+            weight_max: self.view().weight_max(),
             panic: Panic::Off,
             selection,
             retry: retry::Policy::default(),

@@ -3,6 +3,7 @@
 //! repeated exactly.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use super::shelf::Shelf;
 use super::world::{Room, World};
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::SESSIONS_MAX;
+use crate::domain::limit::{HELD_MAX, SESSIONS_MAX};
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Epoch, SessionId};
 
 /// How the disk behaves.
@@ -30,6 +32,8 @@ pub struct Settings {
     pub bytes_max: usize,
     /// Sessions, closed ones included.
     pub sessions_max: usize,
+    /// Acknowledged messages that are kept of a session which may be replayed; up to twice as many for a while.
+    pub replay_kept: usize,
 }
 
 impl Settings {
@@ -37,6 +41,7 @@ impl Settings {
         Room {
             bytes_max: self.bytes_max,
             sessions_max: self.sessions_max,
+            replay_kept: self.replay_kept,
         }
     }
 }
@@ -68,6 +73,7 @@ impl Default for Settings {
             promise: Promise::Kept,
             bytes_max: usize::MAX,
             sessions_max: SESSIONS_MAX,
+            replay_kept: HELD_MAX / 2,
         }
     }
 }
@@ -76,6 +82,8 @@ impl Default for Settings {
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
+    /// Set once this one was stopped, where it is one of several processes over the same store.
+    stopped: Option<Arc<AtomicBool>>,
 }
 
 struct Shared {
@@ -140,7 +148,22 @@ impl MemoryStore {
         };
         Self {
             shared: Arc::new(shared),
+            stopped: None,
         }
+    }
+
+    /// The same store, as another process has it: a stop of that one stops nobody else.
+    #[must_use]
+    pub fn for_another_process(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            stopped: Some(Arc::default()),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let stopped = self.stopped.as_ref();
+        stopped.is_some_and(|stopped| stopped.load(Ordering::Relaxed))
     }
 
     /// The process is killed and the power is cut. This store has failed from now on, whoever holds it; the one that
@@ -179,8 +202,12 @@ impl MemoryStore {
         strength: Strength,
         call: impl FnOnce(&mut World) -> Result<T, Error> + Send + 'static,
     ) -> Pending<Result<T, Error>> {
-        let shared = Arc::clone(&self.shared);
+        let this = self.clone();
         Box::pin(async move {
+            if this.is_stopped() {
+                return Err(Error::Stopped);
+            }
+            let shared = this.shared;
             let (sender, mut answered) = oneshot::channel();
             let run = Box::new(move |world: &mut World| -> Answer {
                 let result = call(world);
@@ -203,9 +230,12 @@ impl MemoryStore {
         &self,
         look: impl FnOnce(&World) -> Result<T, Error> + Send + 'static,
     ) -> Pending<Result<T, Error>> {
-        let shared = Arc::clone(&self.shared);
+        let this = self.clone();
         Box::pin(async move {
-            let disk = shared.lock();
+            if this.is_stopped() {
+                return Err(Error::Stopped);
+            }
+            let disk = this.shared.lock();
             disk.usable()?;
             look(&disk.now)
         })
@@ -407,6 +437,18 @@ impl Store for MemoryStore {
         })
     }
 
+    fn note_gone(
+        &self,
+        session: &SessionId,
+        fence: &Fence,
+        through: u64,
+    ) -> Pending<Result<Gone, Error>> {
+        let fence = fence.clone();
+        self.change(Strength::Durable, session, move |shelf, _| {
+            shelf.book.note_gone(&fence, through)
+        })
+    }
+
     fn read_to_instance(
         &self,
         session: &SessionId,
@@ -437,9 +479,13 @@ impl Store for MemoryStore {
     }
 
     fn stop(&self) -> Pending<()> {
-        let shared = Arc::clone(&self.shared);
+        let Self { shared, stopped } = self.clone();
         Box::pin(async move {
             shared.commit();
+            if let Some(stopped) = stopped {
+                stopped.store(true, Ordering::Relaxed);
+                return;
+            }
             let mut disk = shared.lock();
             disk.sync();
             shared.turn(&mut disk, Readiness::Stopped);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::domain::id::InstanceId;
 use crate::domain::selection::Policy;
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Durability, Epoch, LossPolicy, SessionId};
 
 /// Names one run of one orchestrator. Cloning is cheap.
@@ -120,6 +121,8 @@ pub struct Session {
     pub state: State,
     /// The epoch in which the newest message to the client came; none when there was none.
     pub spoken: Option<Epoch>,
+    /// What the log has no more and its instance was never given.
+    pub gone: Gone,
     /// The messages of the client.
     pub to_instance: Counters,
     /// The messages of the instance.

@@ -28,6 +28,8 @@ pub(super) struct Room {
     pub(super) bytes_max: usize,
     /// Sessions, closed ones included.
     pub(super) sessions_max: usize,
+    /// Acknowledged messages of a session that may be replayed.
+    pub(super) replay_kept: usize,
 }
 
 impl World {
@@ -93,7 +95,8 @@ impl World {
         if self.room.sessions_max <= self.shelves.len() {
             return Err(Error::Full(Bound::Sessions));
         }
-        let book = Book::new(new);
+        let mut book = Book::new(new);
+        book.keep_for_replay(self.room.replay_kept);
         let session = book.session();
         if let Some(spawn) = spawn {
             self.spawns.insert(spawn, id.clone());

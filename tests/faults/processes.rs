@@ -270,6 +270,12 @@ impl Orchestrator {
         let _ = self.child.wait();
     }
 
+    /// Lets it stop in its own time.
+    pub(crate) fn stop(&mut self) {
+        signal(&self.child, "TERM");
+        let _ = self.child.wait();
+    }
+
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()

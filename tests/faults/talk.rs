@@ -23,7 +23,7 @@ use crate::load::{Client, authorize};
 use crate::processes::{Instance, PATIENCE};
 use crate::sessions::history::{Answers, Event, Opened, Ready, seq_of, streamed};
 use crate::sessions::instance::{payload, words};
-use crate::sessions::judge::{Answering, judge};
+use crate::sessions::judge::{Answering, Beginning, judge};
 
 /// How many messages may be on their way, so that whatever breaks meets some.
 const WINDOW: u64 = 32;
@@ -60,6 +60,7 @@ pub(crate) fn line(session: &str, event: &Event) -> Option<String> {
         | Event::Lost { .. }
         | Event::Closed(_)
         | Event::Over(_)
+        | Event::Parted { .. }
         | Event::Restarted => None,
     }
 }
@@ -370,7 +371,13 @@ impl Talk {
         let events = said.iter().filter_map(|line| event(self.session, line));
         let mut history = self.known().history.clone();
         history.extend(events);
-        let wrong = judge(&history, answering);
+        let beginning = match self.policy {
+            LossPolicy::Replay => Beginning::Told,
+            LossPolicy::Unspecified | LossPolicy::Fail | LossPolicy::Reassign => {
+                Beginning::Anywhere
+            }
+        };
+        let wrong = judge(&history, answering, beginning);
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         let known = self.known();
         let Known { sent, posted, .. } = *known;

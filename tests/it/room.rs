@@ -82,11 +82,13 @@ async fn a_call_that_waits_for_room_has_not_left_and_takes_its_turn() {
         tokio::task::yield_now().await;
     }
     assert!(!left_one.get() && !left_other.get(), "nobody has left");
+    assert!(left_one.waits_for_room() && left_other.waits_for_room());
     drop(gives_up);
     answer(held.pop().unwrap());
     let (answered, ()) = tokio::join!(soon(waits), async { answer(peer.stream().await) });
     answered.unwrap();
     assert!(!left_one.get() && left_other.get());
+    assert!(left_one.waits_for_room(), "also after it was given up");
     for stream in held {
         answer(stream);
     }

@@ -42,6 +42,11 @@ pub(crate) enum Event {
         position: u64,
         text: String,
     },
+    /// The call in which an instance took part is over: with these last words, or with none.
+    Parted {
+        mind: String,
+        last_words: Option<String>,
+    },
     /// The orchestrator has begun anew.
     Restarted,
 }

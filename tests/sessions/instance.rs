@@ -98,6 +98,14 @@ struct Taking {
     epoch: u64,
     outgoing: VecDeque<Word>,
     end: Option<Result<(), Status>>,
+    last_words: Option<String>,
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        let (mind, last_words) = (self.instance.mind.name.clone(), self.last_words.take());
+        (self.instance.tell)(&self.session, Event::Parted { mind, last_words });
+    }
 }
 
 impl Taking {
@@ -142,6 +150,7 @@ impl Taking {
             epoch: open.epoch,
             outgoing,
             end: None,
+            last_words: None,
         })
     }
 
@@ -165,7 +174,10 @@ impl Taking {
             }
             let received = tokio::select! {
                 biased;
-                () = self.replaced.notified() => Err(replaced()),
+                () = self.replaced.notified() => {
+                    self.last_words = Some("replaced".to_owned());
+                    Err(replaced())
+                }
                 received = self.incoming.message() => received,
             };
             let done = match received {
@@ -190,7 +202,12 @@ impl Taking {
                 taken.map_err(|over| Status::invalid_argument(over.to_string()))
             })?,
             // What was kept for the session could go: it is kept, so that a second life of it would show.
-            Some(Frame::Close(_)) => self.end = Some(Ok(())),
+            Some(Frame::Close(close)) => {
+                let reason = close.reason().as_str_name();
+                let reason = reason.trim_start_matches("SESSION_CLOSE_REASON_");
+                self.last_words = Some(reason.to_lowercase());
+                self.end = Some(Ok(()));
+            }
             Some(Frame::Open(_)) | None => {
                 return Err(Status::invalid_argument("not what comes now"));
             }

@@ -4,6 +4,7 @@
 //! few numbers that those before it have left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::history::{Answer, Answers, Event, Ready, seq_of};
 
@@ -17,13 +18,22 @@ pub(crate) enum Answering {
     OnceByEachMind,
 }
 
+/// Whether an instance may begin in the middle of a conversation that it should have whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// It may: what is left out was acknowledged by another one, as the session wants it.
+    Anywhere,
+    /// Only when the client is told what is left out.
+    Told,
+}
+
 /// What is wrong with a history whose session has come to rest: everything was delivered, or told to be lost.
-pub(crate) fn judge(history: &[Event], answering: Answering) -> Vec<String> {
+pub(crate) fn judge(history: &[Event], answering: Answering, beginning: Beginning) -> Vec<String> {
     let mut judge = Judge::default();
     for event in history {
         judge.hear(event);
     }
-    judge.conclude(answering);
+    judge.conclude(answering, beginning);
     judge.wrong
 }
 
@@ -33,6 +43,9 @@ struct Judge {
     client: Client,
     /// Each mind: how far it has applied, and its newest epoch.
     minds: BTreeMap<String, (u64, u64)>,
+    /// What each mind was not given when it was opened last, and what it went on without.
+    left_out: BTreeMap<String, RangeInclusive<u64>>,
+    went_on_without: Vec<RangeInclusive<u64>>,
     epochs_opened: BTreeSet<u64>,
     /// What was applied, by its place in the log.
     log: BTreeMap<u64, String>,
@@ -110,6 +123,12 @@ impl Judge {
                     self.complain(format!("epoch {epoch} was given out twice"));
                 }
                 let mind = self.minds.entry(opened.mind.clone()).or_default();
+                let left_out = mind.0 + 1..=opened.next_seq.saturating_sub(1);
+                // Opened once more, it may be given more than before, and still not what was left out then.
+                if !left_out.is_empty() {
+                    let left_out_of = self.left_out.entry(opened.mind.clone());
+                    left_out_of.or_insert(left_out);
+                }
                 mind.0 = mind.0.max(opened.next_seq.saturating_sub(1));
                 mind.1 = mind.1.max(epoch);
             }
@@ -119,6 +138,7 @@ impl Judge {
                 position,
                 text,
             } => self.applied(mind, *epoch, *position, text),
+            Event::Parted { .. } => {}
             Event::Restarted => self.client.epoch_before = self.client.epoch,
         }
     }
@@ -190,6 +210,7 @@ impl Judge {
         if position != applied + 1 {
             self.complain(format!("{mind} applied {position} after {applied}"));
         }
+        self.went_on_without.extend(self.left_out.remove(mind));
         let after = (applied.max(position), newest.max(epoch));
         self.minds.insert(mind.to_owned(), after);
         let before = self.log.insert(position, text.to_owned());
@@ -198,12 +219,15 @@ impl Judge {
         }
     }
 
-    fn conclude(&mut self, answering: Answering) {
+    fn conclude(&mut self, answering: Answering, beginning: Beginning) {
         // One that has ended is not taken over any more.
         if self.client.closed.is_none() && self.client.over.is_none() {
             for epoch in std::mem::take(&mut self.client.goes_on) {
                 self.complain(format!("epoch {epoch} goes on over a restart"));
             }
+        }
+        if beginning == Beginning::Told {
+            self.judge_beginnings();
         }
         self.judge_log();
         self.judge_answers(answering);
@@ -213,6 +237,22 @@ impl Judge {
             }
         }
         self.judge_losses();
+    }
+
+    /// What an instance went on without was told to be lost, if the client was told anything at the end.
+    fn judge_beginnings(&mut self) {
+        if self.client.closed.is_some() || self.client.over.is_some() {
+            return;
+        }
+        let positions = self.went_on_without.iter().cloned().flatten();
+        let seqs = positions.filter_map(|position| seq_of(self.log.get(&position)?));
+        let untold = seqs.filter(|seq| !self.client.is_told_lost(*seq));
+        let untold: BTreeSet<u64> = untold.collect();
+        for seq in untold {
+            self.complain(format!(
+                "an instance went on without {seq}, and nobody was told"
+            ));
+        }
     }
 
     /// The log holds what the client sent, each message once, in the client's order.
@@ -306,12 +346,8 @@ impl Judge {
         if client.closed.as_deref() == Some("by_client") {
             return;
         }
-        let told = |seq: &u64| {
-            let mut lost = client.lost.iter();
-            lost.any(|(first, last)| (first..=last).contains(&seq))
-        };
         let missing: Vec<u64> = (1..=client.acked)
-            .filter(|seq| client.sent.contains_key(seq) && !told(seq))
+            .filter(|seq| client.sent.contains_key(seq) && !client.is_told_lost(*seq))
             .collect();
         for seq in missing {
             self.complain(format!("{seq} was acknowledged and never answered"));
@@ -320,6 +356,11 @@ impl Judge {
 }
 
 impl Client {
+    fn is_told_lost(&self, seq: u64) -> bool {
+        let mut lost = self.lost.iter();
+        lost.any(|(first, last)| (*first..=*last).contains(&seq))
+    }
+
     /// A message was answered: nothing more is asked of it.
     fn over_with(&mut self, text: &str) {
         if let Some(seq) = seq_of(text)

@@ -1,7 +1,7 @@
 //! The judge is shown histories that it must pass, and each kind that it must refuse.
 
 use crate::sessions::history::{Answer, Answers, Event, Opened, Ready, streamed};
-use crate::sessions::judge::{Answering, judge};
+use crate::sessions::judge::{Answering, Beginning, judge};
 
 fn sent(seq: u64) -> Event {
     let text = streamed(seq, 0);
@@ -72,7 +72,11 @@ fn closed(reason: &str) -> Event {
 #[test]
 fn good_histories_pass() {
     let check = |history: &[Event]| {
-        assert_eq!(judge(history, Answering::Once), [""; 0], "{history:?}");
+        assert_eq!(
+            judge(history, Answering::Once, Beginning::Anywhere),
+            [""; 0],
+            "{history:?}"
+        );
     };
     check(&[]);
     let told = [
@@ -119,16 +123,22 @@ fn good_histories_pass() {
 #[test]
 fn a_second_answer_is_excused_only_where_the_first_was_forgotten() {
     let twice = [sent(1), got(1, 1), got_from("B.0", 2, 2, 1)];
-    assert_ne!(judge(&twice, Answering::Once), [""; 0]);
-    assert_eq!(judge(&twice, Answering::OnceByEachMind), [""; 0]);
+    assert_ne!(judge(&twice, Answering::Once, Beginning::Told), [""; 0]);
+    assert_eq!(
+        judge(&twice, Answering::OnceByEachMind, Beginning::Told),
+        [""; 0]
+    );
     let same_mind = [sent(1), got(1, 1), got_from("A.0", 2, 2, 1)];
-    assert_ne!(judge(&same_mind, Answering::OnceByEachMind), [""; 0]);
+    assert_ne!(
+        judge(&same_mind, Answering::OnceByEachMind, Beginning::Told),
+        [""; 0]
+    );
 }
 
 #[test]
 fn bad_histories_are_refused() {
     let check = |expected: &str, history: &[Event]| {
-        let wrong = judge(history, Answering::OnceByEachMind);
+        let wrong = judge(history, Answering::OnceByEachMind, Beginning::Told);
         let told = wrong.iter().any(|wrong| wrong.contains(expected));
         assert!(told, "{expected}: {wrong:?}");
     };
@@ -184,7 +194,11 @@ fn bad_histories_are_refused() {
 fn bad_histories_of_instances_are_refused() {
     let check = |expected: &str, more: &[Event]| {
         let begun = [opened("A.0", 1, 1), sent(1), sent(2), sent(3)];
-        let wrong = judge(&[&begun, more].concat(), Answering::OnceByEachMind);
+        let wrong = judge(
+            &[&begun, more].concat(),
+            Answering::OnceByEachMind,
+            Beginning::Told,
+        );
         let told = wrong.iter().any(|wrong| wrong.contains(expected));
         assert!(told, "{expected}: {wrong:?}");
     };
@@ -209,4 +223,37 @@ fn bad_histories_of_instances_are_refused() {
     check("posted twice", &twice);
     let moved = [post(), applied("A.0", 1, 1, "p1"), posted("p1", 2, None)];
     check("delivered elsewhere", &moved);
+}
+
+#[test]
+fn an_instance_that_goes_on_without_the_beginning_is_excused_only_where_that_was_told() {
+    let begun = [
+        ready(1, 0, 1),
+        opened("A.0", 1, 1),
+        sent(1),
+        sent(2),
+        applied("A.0", 1, 1, "m1"),
+        applied("A.0", 1, 2, "m2"),
+        got(1, 1),
+        got(2, 2),
+        sent(3),
+        opened("B.0", 2, 3),
+    ];
+    let untold = |more: &[Event], beginning| {
+        let wrong = judge(&[&begun, more].concat(), Answering::Once, beginning);
+        let untold = wrong
+            .iter()
+            .filter(|wrong| wrong.contains("went on without"));
+        untold.count()
+    };
+    let (told, anywhere) = (Beginning::Told, Beginning::Anywhere);
+    let goes_on = || applied("B.0", 2, 3, "m3");
+    assert_eq!(untold(&[goes_on()], told), 2);
+    assert_eq!(untold(&[goes_on()], anywhere), 0);
+    assert_eq!(untold(&[lost(1, 1), goes_on()], told), 1);
+    assert_eq!(untold(&[goes_on(), lost(1, 2)], told), 0);
+    assert_eq!(untold(&[], told), 0, "it was given nothing");
+    let again = [opened("B.0", 3, 3), applied("B.0", 3, 3, "m3")];
+    assert_eq!(untold(&again, told), 2, "opened once more");
+    assert_eq!(untold(&[goes_on(), closed("by_client")], told), 0);
 }

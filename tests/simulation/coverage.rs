@@ -83,6 +83,8 @@ const WORDS: [(&str, u64); 66] = [
     ("PushedBack {", 200),
 ];
 
+const _: () = assert!(WORDS.len() <= u128::BITS as usize);
+
 /// What takes more than a word to see.
 const SIGHTS: [(&str, u64); 14] = [
     ("a drain that found calls running", 30),
@@ -118,11 +120,9 @@ impl Counts {
 
     /// Of one history, whose records are also given as text.
     pub(crate) fn of(records: &[Record], lines: &[String]) -> Self {
-        let words = WORDS.iter().map(|(word, _)| {
-            let seen = lines.iter().filter(|line| line.contains(word));
-            seen.count() as u64
-        });
-        Self(words.chain(sights(records)).collect())
+        let mut seen = words(lines);
+        seen.extend(sights(records));
+        Self(seen)
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
@@ -146,6 +146,30 @@ impl Counts {
         let rows = WORDS.iter().chain(&SIGHTS).zip(&self.0);
         rows.map(|((what, least), count)| (*what, *count, *least))
     }
+}
+
+/// In how many lines each word stands. Every line is read once, whatever the number of words.
+fn words(lines: &[String]) -> Vec<u64> {
+    let mut by_first = [const { Vec::new() }; 256];
+    for (at, (word, _)) in WORDS.iter().enumerate() {
+        by_first[usize::from(word.as_bytes()[0])].push((at, word.as_bytes()));
+    }
+    let mut seen = vec![0; WORDS.len()];
+    for line in lines {
+        let line = line.as_bytes();
+        let mut found = 0_u128;
+        for (from, first) in line.iter().enumerate() {
+            for (at, word) in &by_first[usize::from(*first)] {
+                if line[from..].starts_with(word) {
+                    found |= 1 << at;
+                }
+            }
+        }
+        for (at, seen) in seen.iter_mut().enumerate() {
+            *seen += u64::from(found >> at & 1 == 1);
+        }
+    }
+    seen
 }
 
 fn sights(records: &[Record]) -> [u64; SIGHTS.len()] {

@@ -79,6 +79,7 @@ pub(crate) async fn orchestrate(
         address: Address::Tcp(SocketAddr::new(address, caller::PORT)),
         dial: wire::dial(),
         chance: Chance::seeded(seed),
+        wall_clock: wire::wall_clock,
     };
     let app = App::start_in(outside, config).await?;
     let (fleet, tasks_left) = (Arc::clone(app.fleet()), app.tasks_left());

@@ -1,6 +1,5 @@
 //! What cannot be told from outside is looked at after every step, inside the orchestrator.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +12,21 @@ use crate::history::{History, Looks, What};
 use crate::house::{EJECTED_PERCENT_MAX, Inside};
 use crate::plan::Plan;
 
-/// What was seen at the step before.
+/// What was seen at the step before. Most steps change nothing but how many calls are where.
 #[derive(Default)]
 pub(crate) struct Looked {
-    members: BTreeMap<String, Seen>,
+    view: Option<Arc<View>>,
+    members: Vec<Seen>,
+    /// Which of them the view has, in its order.
+    present: Vec<usize>,
 }
 
 struct Seen {
+    id: String,
     looks: Looks,
     load: Arc<Load>,
     outstanding: u32,
+    outstanding_max: u32,
 }
 
 impl Looked {
@@ -34,59 +38,85 @@ impl Looked {
         now: Duration,
         history: &History,
     ) -> Vec<String> {
+        let mut found = Vec::new();
+        found.extend(memory(inside));
+        found.extend(admitted(inside, plan));
         let view = inside.fleet.view();
-        let mut found = [memory(inside), ejected(&view), admitted(inside, plan)].concat();
-        for member in view.members().iter() {
-            found.extend(self.member(member, plan, now, history));
+        let is_new = !matches!(&self.view, Some(last) if Arc::ptr_eq(last, &view));
+        if is_new {
+            found.extend(ejected(&view));
+            self.present.clear();
+            for member in view.members().iter() {
+                let at = self.take_in(member, plan, now, history);
+                self.present.push(at);
+            }
+            self.view = Some(view);
+        }
+        for at in &self.present {
+            found.extend(self.members[*at].look());
+        }
+        for what in &mut found {
+            *what = format!("{what} at {now:?}");
         }
         found
-            .iter()
-            .map(|what| format!("{what} at {now:?}"))
-            .collect()
     }
 
-    /// 15: whoever gets nothing new never has more than a step ago. No instance has more than it may have.
-    fn member(
-        &mut self,
-        member: &Member,
-        plan: &Plan,
-        now: Duration,
-        history: &History,
-    ) -> Vec<String> {
-        let (id, outstanding) = (member.id().as_str(), member.load.outstanding());
+    /// How a member looks in a new view, and where it is kept.
+    fn take_in(&mut self, member: &Member, plan: &Plan, now: Duration, history: &History) -> usize {
+        let id = member.id().as_str();
         let looks = Looks {
             admin: member.health.admin,
             probed: member.health.probed,
             ejected: member.health.observed != Standing::Trusted,
         };
-        let mut found = Vec::new();
-        let most = calls_max(plan, id);
-        if most < outstanding {
-            found.push(format!("{id} has {outstanding} calls, {most} may be"));
-        }
-        let before = self.members.get_mut(id);
-        if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.load, &member.load)) {
-            let is_set_aside = looks.admin != Admin::Active && before.looks.admin != Admin::Active;
-            if is_set_aside && before.outstanding < outstanding {
-                found.push(format!("{id} gets work, which is set aside,"));
-            }
-            before.outstanding = outstanding;
-            if before.looks == looks {
-                return found;
-            }
-        }
-        if !history.has_stopped() {
+        let before = self.members.iter().position(|seen| seen.id == id);
+        let same = before.filter(|at| Arc::ptr_eq(&self.members[*at].load, &member.load));
+        let is_changed = same.is_none_or(|at| self.members[at].looks != looks);
+        if is_changed && !history.has_stopped() {
             let instance = id.to_owned();
             history.note_at(now, What::Seen { instance, looks });
         }
-        let load = Arc::clone(&member.load);
-        let seen = Seen {
-            looks,
-            load,
-            outstanding,
+        let outstanding = member.load.outstanding();
+        let stays_aside = |seen: &Seen| {
+            let aside = [seen.looks.admin, looks.admin];
+            aside.iter().all(|admin| *admin != Admin::Active)
         };
-        self.members.insert(id.to_owned(), seen);
-        found
+        let seen = Seen {
+            id: id.to_owned(),
+            looks,
+            load: Arc::clone(&member.load),
+            // Whoever stays out of work is held against what it had; anybody else begins with what it has.
+            outstanding: same
+                .map(|at| &self.members[at])
+                .filter(|seen| stays_aside(seen))
+                .map_or(outstanding, |seen| seen.outstanding),
+            outstanding_max: calls_max(plan, id),
+        };
+        match before {
+            Some(at) => {
+                self.members[at] = seen;
+                at
+            }
+            None => {
+                self.members.push(seen);
+                self.members.len() - 1
+            }
+        }
+    }
+}
+
+impl Seen {
+    /// 15: whoever gets nothing new never has more than a step ago. No instance has more than it may have.
+    fn look(&mut self) -> Option<String> {
+        let (id, outstanding) = (&self.id, self.load.outstanding());
+        let before = std::mem::replace(&mut self.outstanding, outstanding);
+        if self.outstanding_max < outstanding {
+            let most = self.outstanding_max;
+            return Some(format!("{id} has {outstanding} calls, {most} may be"));
+        }
+        let is_set_aside = self.looks.admin != Admin::Active;
+        (is_set_aside && before < outstanding)
+            .then(|| format!("{id} gets work, which is set aside,"))
     }
 }
 
@@ -98,23 +128,21 @@ pub(crate) fn calls_max(plan: &Plan, id: &str) -> u32 {
 }
 
 /// 20: the account of messages stays within its limit.
-fn memory(inside: &Inside) -> Vec<String> {
+fn memory(inside: &Inside) -> Option<String> {
     let (held, limit) = (inside.memory.held(), inside.memory.limit());
-    let is_over = limit < held;
-    Vec::from_iter(is_over.then(|| format!("{held} bytes are held, {limit} may be")))
+    (limit < held).then(|| format!("{held} bytes are held, {limit} may be"))
 }
 
 /// 15: no more are ejected than may be.
-fn ejected(view: &View) -> Vec<String> {
+fn ejected(view: &View) -> Option<String> {
     let is_ejected = |member: &&Arc<Member>| member.health.observed != Standing::Trusted;
     let ejected = view.members().iter().filter(is_ejected).count();
     let max = (view.members().len() * EJECTED_PERCENT_MAX / 100).max(1);
-    let is_over = max < ejected;
-    Vec::from_iter(is_over.then(|| format!("{ejected} are ejected, {max} may be")))
+    (max < ejected).then(|| format!("{ejected} are ejected, {max} may be"))
 }
 
 /// No more calls and legs are let in, and no more wait, than may.
-fn admitted(inside: &Inside, plan: &Plan) -> Vec<String> {
+fn admitted(inside: &Inside, plan: &Plan) -> Option<String> {
     let limits = plan.allowance.calls();
     let (running, waiting, legs) = inside.gate.load();
     let compared = [
@@ -122,7 +150,6 @@ fn admitted(inside: &Inside, plan: &Plan) -> Vec<String> {
         ("calls wait", waiting, limits.waiting_max),
         ("legs are under way", legs, limits.legs_max),
     ];
-    let over = compared.into_iter().filter(|(_, now, max)| max < now);
+    let over = compared.into_iter().find(|(_, now, max)| max < now);
     over.map(|(what, now, max)| format!("{now} {what} at once, {max} may"))
-        .collect()
 }

@@ -28,6 +28,8 @@ const TRY: Duration = Duration::from_millis(100);
 const ASKED_EVERY: Duration = Duration::from_millis(30);
 /// The same once it has come to its end.
 const LOOKED_AFTER_EVERY: Duration = Duration::from_millis(90);
+/// Pause between two questions how everybody is.
+const HEALTH_EVERY: Duration = Duration::from_millis(60);
 
 /// What is done with one instance.
 #[derive(Debug, Clone)]
@@ -135,7 +137,7 @@ async fn ask_after_health(orchestrator: IpAddr, history: History) {
         if desk(&history, "health", asking).await.is_none() {
             return;
         }
-        sleep(ASKED_EVERY).await;
+        sleep(HEALTH_EVERY).await;
     }
 }
 

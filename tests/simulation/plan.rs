@@ -15,6 +15,7 @@ use crate::means::{self, Means};
 use crate::mood::{self, Mood};
 use crate::operator::{self, Upkeep};
 use crate::watch::Watched;
+use crate::world::TICK;
 
 /// When every fault is over.
 pub(crate) const HEAL: Duration = Duration::from_millis(2200);
@@ -101,6 +102,12 @@ pub(crate) enum Climate {
 
 pub(crate) fn ms(range: std::ops::Range<u64>, dice: &mut SmallRng) -> Duration {
     Duration::from_millis(dice.random_range(range))
+}
+
+/// A time at which something can be done to a host.
+fn step(range: std::ops::Range<u64>, dice: &mut SmallRng) -> Duration {
+    let tick = TICK.as_millis() as u64;
+    Duration::from_millis(dice.random_range(range) / tick * tick)
 }
 
 impl Plan {
@@ -236,8 +243,8 @@ fn disturbances(
         } else {
             Link::Instance(id.clone())
         };
-        let from = ms(100..1700, dice);
-        let to = (from + ms(20..500, dice)).min(HEAL);
+        let from = step(100..1700, dice);
+        let to = (from + step(20..500, dice)).min(HEAL);
         let name = format!("{link:?}");
         if free
             .iter()
@@ -245,7 +252,7 @@ fn disturbances(
         {
             continue;
         }
-        free.push((name, to + Duration::from_millis(1)));
+        free.push((name, to + TICK));
         let what = match (dice.random_range(0..5), &link) {
             (0 | 1, Link::Instance(id)) => Fault::Crash(id.clone()),
             (2, _) => Fault::Link(link, Harm::LosesOneWay),

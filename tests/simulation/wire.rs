@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -43,6 +43,11 @@ pub(crate) fn dial() -> Dial {
             Ok(Box::new(stream) as Box<dyn Connected>)
         })
     })
+}
+
+/// What the wall says there: time goes on while a host is down.
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::UNIX_EPOCH + turmoil::since_epoch().expect("a host of the simulation")
 }
 
 /// A caller's connection.

@@ -23,6 +23,9 @@ use crate::operator;
 use crate::plan::{self, Fault, HEAL, Link, Plan};
 use crate::register;
 
+/// How long one step is. Within a host everything happens at its own time; between hosts, and to them, at a multiple
+/// of this.
+pub(crate) const TICK: Duration = Duration::from_millis(2);
 /// How long after the faults their last call may end, and everybody be well again: a connection that was lost
 /// while it was being made is given up only then.
 const CALLS_END: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_secs(1));
@@ -68,6 +71,7 @@ impl<'a> World<'a> {
     fn new(plan: &'a Plan, lie: Option<Lie>) -> Self {
         let mut sim = turmoil::Builder::new()
             .rng_seed(plan.seed)
+            .tick_duration(TICK)
             .simulation_duration(Duration::from_secs(60))
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(plan.latency_max)
@@ -189,17 +193,15 @@ impl<'a> World<'a> {
     /// Whether the orchestrator takes everybody for healthy, and not only because it has not looked since. One
     /// probe may still have gone over a connection that is broken.
     fn is_everybody_well(&self) -> bool {
-        let looked = |instance: &plan::Instance| 2 <= self.history.probes_since(HEAL, &instance.id);
-        if !self.plan.instances.iter().all(looked) {
-            return false;
-        }
         let inside = self.inside.borrow();
-        inside.as_ref().is_some_and(|inside| {
+        let looks_well = inside.as_ref().is_some_and(|inside| {
             let view = inside.fleet.view();
             let mut members = view.members().iter();
             members.len() == self.plan.instances.len()
                 && members.all(|member| member.health.state == State::Healthy)
-        })
+        });
+        let looked = |instance: &plan::Instance| 2 <= self.history.probes_since(HEAL, &instance.id);
+        looks_well && self.plan.instances.iter().all(looked)
     }
 
     /// Does to the network and the instances what is due now.

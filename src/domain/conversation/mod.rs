@@ -57,6 +57,8 @@ pub struct Said<M> {
 #[derive(Debug, Clone)]
 pub struct Conversation<M> {
     memory: Memory<M>,
+    /// Messages up to this one do not come any more, whether they were applied here or not.
+    skipped_through: u64,
     answered_through: u64,
     acknowledged: u64,
 }
@@ -131,6 +133,7 @@ impl<M> Conversation<M> {
     pub fn remembered(memory: Memory<M>) -> Self {
         Self {
             memory,
+            skipped_through: 0,
             answered_through: 0,
             acknowledged: 0,
         }
@@ -154,13 +157,13 @@ impl<M> Conversation<M> {
                 spawned_ms: opening.spawned_ms,
                 ..Memory::default()
             };
+            self.skipped_through = 0;
         }
         let received_through = memory.applied_through;
         let is_new = memory.epoch == 0;
         let before = opening.next_seq.saturating_sub(1);
-        let missed = before.saturating_sub(memory.applied_through);
-        memory.applied_through = memory.applied_through.max(before);
-        memory.handled_through = memory.handled_through.max(before);
+        let known = memory.applied_through.max(self.skipped_through);
+        let missed = before.saturating_sub(known);
         if memory.epoch < opening.received_epoch {
             memory.unacknowledged.clear();
         }
@@ -172,6 +175,8 @@ impl<M> Conversation<M> {
             said.seq = memory.said_through;
         }
         memory.epoch = opening.epoch;
+        // What it was never given does not count as applied, also not when the session is opened once more.
+        self.skipped_through = before;
         self.answered_through = opening.answered_through;
         self.acknowledged = 0;
         Ok(Resumed {
@@ -186,7 +191,7 @@ impl<M> Conversation<M> {
         if epoch != self.memory.epoch {
             return Receipt::StaleEpoch;
         }
-        let expected = self.memory.applied_through + 1;
+        let expected = self.memory.applied_through.max(self.skipped_through) + 1;
         if seq < expected {
             return Receipt::Duplicate;
         }

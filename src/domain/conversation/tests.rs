@@ -250,6 +250,26 @@ fn what_another_instance_has_said_is_not_said_again() {
 }
 
 #[test]
+fn what_an_instance_was_never_given_it_does_not_say_that_it_has() {
+    let mut instance: Conversation<()> = Conversation::default();
+    let late = |epoch| Opening {
+        next_seq: 6,
+        ..opening(epoch)
+    };
+    for epoch in [1, 2] {
+        let resumed = instance.open(&late(epoch)).unwrap();
+        assert_eq!(resumed.received_through, 0, "also when it was asked before");
+        assert_eq!(instance.due(), None);
+    }
+    assert_eq!(instance.receive(2, 5), Receipt::Duplicate);
+    assert_eq!(instance.receive(2, 7), Receipt::Gap { expected: 6 });
+    assert_eq!(instance.receive(2, 6), Receipt::Apply);
+    instance.handled(6);
+    assert_eq!(instance.due(), Some(6));
+    assert_eq!(instance.open(&late(3)).unwrap().received_through, 6);
+}
+
+#[test]
 fn what_was_never_said_cannot_be_acknowledged() {
     let mut instance = Conversation::default();
     instance.open(&opening(1)).unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::limit::{SESSION_ID_BYTES_MAX, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX};
 
+pub mod gone;
 pub mod lifetime;
 pub mod loss;
 pub mod read_ahead;

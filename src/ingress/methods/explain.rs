@@ -106,7 +106,7 @@ fn instance(explained: Explained, sessions: &Sessions) -> proto::ExplainedInstan
         Some(Excluded::AtLimit) => proto::Exclusion::AtLimit,
     };
     let member = explained.member;
-    let latency = member.load.compared().latency_ns;
+    let latency = member.load.compared(tokio::time::Instant::now()).latency_ns;
     proto::ExplainedInstance {
         instance: member.id().to_string(),
         exclusion: exclusion.into(),

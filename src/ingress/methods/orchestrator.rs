@@ -156,6 +156,7 @@ impl Orchestrator {
             .then(|| Arc::clone(&self.house.readiness));
         let route = Route {
             panic: fleet.panic_among(&candidates),
+            weight_max: fleet.weight_max(),
             candidates,
             selection,
             retry,

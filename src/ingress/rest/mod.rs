@@ -4,7 +4,7 @@
 //! there on both doors run the same methods. It knows nothing of gRPC, and the gRPC door nothing of it.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -55,8 +55,8 @@ struct Shared {
     cluster: Cluster,
     draining: CancellationToken,
     schema: Schema,
-    /// The OpenAPI document.
-    document: Bytes,
+    /// The OpenAPI document, from when it is first asked for.
+    document: OnceLock<Bytes>,
 }
 
 /// One call.
@@ -84,7 +84,7 @@ impl Endpoints {
             orchestrator,
             cluster,
             draining: house.draining.clone(),
-            document: openapi::document(&schema).into(),
+            document: OnceLock::new(),
             schema,
         };
         Ok(Self {
@@ -236,7 +236,13 @@ async fn carry_out(
         Operation::Undrain => cluster::undrain(&shared, call).await,
         Operation::ListInstances => cluster::list_instances(&shared, &call),
         Operation::Check => Ok(check(&shared)),
-        Operation::Document => Ok(json(StatusCode::OK, shared.document.clone())),
+        Operation::Document => {
+            let document = shared.document.get_or_init(|| {
+                // Seldom asked for, and a start has no time to lose.
+                openapi::document(&shared.schema).into()
+            });
+            Ok(json(StatusCode::OK, document.clone()))
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::{AGENT, put_timeout};
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::COLLECTOR_ANSWER_BYTES_MAX;
+use crate::instance::Sent;
 use crate::instance::collector::Place;
 use crate::instance::endpoint::{Dial, Transport};
 use crate::instance::tls::{self, BadTls, Offer};
@@ -92,7 +93,7 @@ impl Collector {
         *request.headers_mut() = self.headers.clone();
         let exported = async {
             let mut before_send = |now| put_timeout(request.headers_mut(), ends, now);
-            let sender = self.link.ready(&mut before_send).await?;
+            let sender = self.link.ready(&Sent::default(), &mut before_send).await?;
             let frame = Frame::encoded(batch);
             sender.unary(request, frame, &self.memory).await
         };

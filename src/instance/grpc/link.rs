@@ -31,6 +31,7 @@ use crate::domain::limit::{
     LINKS_PER_INSTANCE_MAX, SESSION_LINK_CONNECTION_WINDOW, SESSION_LINK_STREAM_WINDOW,
     SESSION_LINK_STREAMS_MAX, SESSION_LINKS_PER_INSTANCE_MAX,
 };
+use crate::instance::Sent;
 use crate::instance::endpoint::{Dial, Endpoint};
 use crate::instance::room::{Place, Queue, Streams, Turn};
 use crate::instance::tls::Connector;
@@ -142,10 +143,11 @@ impl Link {
         })
     }
 
-    /// Waits for a connection that takes a stream, and makes one when there is none. `before_send` is told when
-    /// the wait is over.
+    /// Waits for a connection that takes a stream, and makes one when there is none. `sent` tells what is waited for,
+    /// `before_send` is told when the wait is over.
     pub(super) async fn ready(
         self: &Arc<Self>,
+        sent: &Sent,
         before_send: &mut (dyn FnMut(Instant) + Send),
     ) -> Result<Sender, Failure> {
         let mut stale = 0;
@@ -153,7 +155,7 @@ impl Link {
             let found = match self.find(Turn::Comes) {
                 Found::Busy => {
                     let look = || Some(self.find(Turn::Has)).filter(Found::is_something);
-                    self.queue.wait(look).await
+                    sent.while_full(self.queue.wait(look)).await
                 }
                 found @ (Found::Open(..) | Found::Connecting(_) | Found::Full) => found,
             };

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::endpoint::{Dial, Transport};
 use super::session::{Open, Opened};
 use super::tls::{self, BadTls, Offer};
-use super::{Call, InstanceClient, Pending, Serving, Spec, Told};
+use super::{Call, InstanceClient, Pending, Sent, Serving, Spec, Told};
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
@@ -128,7 +128,9 @@ impl InstanceClient for GrpcInstance {
             let frame = Frame::execute(&call.task.payload);
             put_names(request.headers_mut(), &call);
             let sender = link
-                .ready(&mut |now| put_timeout(request.headers_mut(), call.ends, now))
+                .ready(&call.sent, &mut |now| {
+                    put_timeout(request.headers_mut(), call.ends, now);
+                })
                 .await?;
             call.sent.set();
             let answer = sender.unary(request, frame, &memory).await?;
@@ -152,7 +154,7 @@ impl InstanceClient for GrpcInstance {
         let (link, id) = (Arc::clone(&self.calls), self.id.clone());
         let memory = self.memory.clone();
         Box::pin(async move {
-            let sender = link.ready(&mut |_| ()).await?;
+            let sender = link.ready(&Sent::default(), &mut |_| ()).await?;
             let doubt = sender.doubt();
             let answer = sender.unary(request, Frame::empty(), &memory).await;
             doubt.dispel();
@@ -183,7 +185,7 @@ impl InstanceClient for GrpcInstance {
         );
         let (link, id) = (Arc::clone(&self.sessions), self.id.clone());
         Box::pin(async move {
-            let sender = link.ready(&mut |_| ()).await?;
+            let sender = link.ready(&Sent::default(), &mut |_| ()).await?;
             session::open(id, sender, request, open).await
         })
     }
@@ -192,7 +194,7 @@ impl InstanceClient for GrpcInstance {
         let request = self.request(&self.watch);
         let (link, id) = (Arc::clone(&self.calls), self.id.clone());
         Box::pin(async move {
-            match link.ready(&mut |_| ()).await {
+            match link.ready(&Sent::default(), &mut |_| ()).await {
                 Ok(sender) => watch::follow(&id, sender, request, told).await,
                 Err(failure) => failure,
             }

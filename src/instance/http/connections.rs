@@ -80,6 +80,15 @@ pub(super) enum User<'a> {
     Probe,
 }
 
+impl User<'_> {
+    async fn while_full<T>(self, room: impl Future<Output = T>) -> T {
+        match self {
+            Self::Call(sent) => sent.while_full(room).await,
+            Self::Probe => room.await,
+        }
+    }
+}
+
 /// A connection that takes a request now.
 enum Way {
     Alone(http1::SendRequest<Body>, Option<OwnedSemaphorePermit>),
@@ -217,14 +226,17 @@ impl Connections {
         let came = Instant::now();
         loop {
             let found = match self.shared(Turn::Comes) {
-                Room::Busy => self.queue.wait(|| self.shared(Turn::Has).something()).await,
+                Room::Busy => {
+                    let room = self.queue.wait(|| self.shared(Turn::Has).something());
+                    user.while_full(room).await
+                }
                 room @ (Room::Found(_) | Room::None) => room,
             };
             if let Room::Found(way) = found {
                 return Ok(way);
             }
             let mut place = match user {
-                User::Call(_) => Some(self.permit(&self.places).await?),
+                User::Call(_) => Some(user.while_full(self.permit(&self.places)).await?),
                 User::Probe => None,
             };
             if let Some(way) = self.kept(&mut place) {

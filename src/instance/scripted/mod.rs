@@ -42,6 +42,8 @@ pub(crate) enum Act {
     Silent,
     /// Never gets a connection.
     Unconnected,
+    /// Never gets room on one.
+    NoRoom,
 }
 
 /// How an instance answers its probes.
@@ -138,7 +140,7 @@ impl InstanceClient for Scripted {
         let (act, id) = (self.next(), self.id.clone());
         self.calls.lock().unwrap().push((call.attempt, call.ends));
         self.running.fetch_add(1, Ordering::SeqCst);
-        if !matches!(act, Act::Unconnected) {
+        if !matches!(act, Act::Unconnected | Act::NoRoom) {
             call.sent.set();
         }
         let running = Running(Arc::clone(&self.running));
@@ -177,6 +179,7 @@ impl InstanceClient for Scripted {
                     Progress::MayHaveBegun,
                     "broken",
                 )),
+                Act::NoRoom => call.sent.while_full(std::future::pending()).await,
                 Act::Silent | Act::Unconnected => std::future::pending().await,
             }
         })

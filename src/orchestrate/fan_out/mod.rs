@@ -256,6 +256,7 @@ impl Driver {
         Route {
             task: Arc::clone(&self.fan_out.task),
             candidates: Arc::from([member]),
+            weight_max: 1,
             panic: self.fan_out.panic,
             selection: selection::Policy::Ordered,
             retry: self.fan_out.retry,

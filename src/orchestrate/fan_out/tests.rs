@@ -408,7 +408,8 @@ async fn a_slow_reader_does_not_make_instances_look_slow() {
             usize::from(matches!(event, Event::Partial(leg) if leg.outcome == Outcome::Answered));
     }
     assert_eq!(answered, 200);
-    assert_eq!(stage.latency_max(), ms(1));
+    // It fades with time.
+    assert!((ms(0)..=ms(1)).contains(&stage.latency_max()));
 }
 
 #[tokio::test(start_paused = true)]

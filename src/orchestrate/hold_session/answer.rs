@@ -1,7 +1,7 @@
 //! What is asked of a session from outside: attach, post, show, list, close.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
@@ -31,12 +31,12 @@ pub struct Shown {
 }
 
 impl Shown {
-    pub(super) fn of(session: Session, entry: &Arc<Entry>) -> Self {
+    pub(super) fn of(session: Session, entry: &Entry, now: SystemTime) -> Self {
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
         Self {
             session,
             attached: entry.attached.load(Ordering::Relaxed),
-            expires: entry.expires().map(|at| SystemTime::now() + left(at)),
+            expires: entry.expires().map(|at| now + left(at)),
         }
     }
 }
@@ -254,7 +254,7 @@ impl Sessions {
         let entry = self.0.find(id)?;
         let session = self.0.store.get(id).await;
         let session = session.map_err(|error| storing::failure(&error))?;
-        Ok(Shown::of(session, &entry))
+        Ok(Shown::of(session, &entry, (self.0.wall_clock)()))
     }
 
     /// Sessions as they are, in order of id: so many of the query at most.
@@ -270,7 +270,7 @@ impl Sessions {
         let next = next.map(|session| session.id().clone());
         let shown = |session: Session| {
             let entry = self.0.find(session.id()).ok()?;
-            Some(Shown::of(session, &entry))
+            Some(Shown::of(session, &entry, (self.0.wall_clock)()))
         };
         let sessions = found.into_iter().take(size).filter_map(shown).collect();
         Ok(Page { sessions, next })
@@ -305,6 +305,7 @@ impl Sessions {
             return Err(draining());
         }
         let entry = house.find(id)?;
+        house.check_room()?;
         match entry.send(command) {
             Sent::Queued => Ok(()),
             Sent::Wakes => {

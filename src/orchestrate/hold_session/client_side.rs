@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::closing::Life;
-use super::frame::{ClientFrame, Direction, Incoming, Ready, ServerFrame};
+use super::frame::{ClientFrame, Incoming, Ready, ServerFrame};
 use super::outbox::{Outbox, Outgoing, Reader, Want, outbox};
 use super::owner::{Leave, Owner};
 use crate::domain::failure::{Failure, Reason};
@@ -96,7 +96,7 @@ impl Owner {
             said_at: Instant::now(),
             ahead: ReadAhead::new(self.house.settings.bounds),
         });
-        self.tell_what_was_lost();
+        self.tell_what_is_gone();
         Ok(outgoing)
     }
 
@@ -325,25 +325,6 @@ impl Owner {
             let detail = "the session stands still: the client has more unacknowledged than it may, and has not \
                           acknowledged what it was sent";
             self.detach_with(Failure::new(Reason::SlowConsumer, detail));
-        }
-    }
-
-    /// Messages that were accepted and will not be delivered: whoever attaches next is told too.
-    pub(super) fn note_lost(&mut self, direction: Direction, first: u64, last: u64) {
-        self.lost.push((direction, first, last));
-        self.tell_what_was_lost();
-    }
-
-    fn tell_what_was_lost(&mut self) {
-        if self.client.is_none() {
-            return;
-        }
-        for (direction, first, last) in std::mem::take(&mut self.lost) {
-            self.tell(ServerFrame::Lost {
-                direction,
-                first,
-                last,
-            });
         }
     }
 

@@ -119,7 +119,7 @@ impl Owner {
                         &self.entry.terms.id,
                         &self.fence(),
                         &end.words(),
-                        super::now_ms(),
+                        self.house.now_ms(),
                     );
                     self.storing.close(answer);
                 }

@@ -45,6 +45,9 @@ pub(super) struct Held {
     ack: Option<u64>,
     /// Whether it is left for another instance.
     pub(super) parting: Parting,
+    /// The client's own messages through here are gone, and it has to be told so. That is written down before the
+    /// instance gets anything: later nobody would know it.
+    pub(super) owes: Option<u64>,
 }
 
 /// Whether an instance is left for another one, in good order.
@@ -103,6 +106,7 @@ impl Held {
             closed: None,
             ack: None,
             parting: Parting::Stays,
+            owes: None,
         }
     }
 
@@ -156,6 +160,11 @@ impl Held {
         self.closed.is_none() && !self.ahead.is_full()
     }
 
+    /// Whether it gets new messages now.
+    fn delivers(&self) -> bool {
+        self.parting == Parting::Stays && self.owes.is_none()
+    }
+
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -177,7 +186,7 @@ impl Held {
                 !replay.read.is_empty()
             }
         };
-        let has_next = has_next && self.parting == Parting::Stays;
+        let has_next = has_next && self.delivers();
         if (has_next || self.ack.is_some())
             && let Poll::Ready(ready) = self.sender.poll_ready(context)
         {
@@ -283,7 +292,7 @@ impl Owner {
     fn send_next(&mut self) {
         let Some(held) = self.link.held() else { return };
         held.say_ack();
-        if held.parting != Parting::Stays {
+        if !held.delivers() {
             return;
         }
         let Some(replay) = &mut held.replay else {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, timeout};
 
-use super::frame::{Direction, ServerFrame};
+use super::frame::ServerFrame;
 use super::held::{Begins, Held, Parting, Said};
 use super::owner::Owner;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
@@ -85,6 +85,11 @@ impl Link {
     /// Whether a message of the instance waits for room.
     pub(super) fn has_waiting(&self) -> bool {
         self.held_ref().is_some_and(Held::has_waiting)
+    }
+
+    /// What has to be written down before the instance gets anything.
+    pub(super) fn owes(&self) -> Option<u64> {
+        self.held_ref()?.owes
     }
 
     /// Bytes of the messages that wait with the stream.
@@ -417,17 +422,6 @@ impl Owner {
             self.note_not_replayed(None);
         }
         self.touch();
-    }
-
-    /// An instance begins anew without what the journal has no more; the first message of the client's stream that it
-    /// gets out of the journal is this one.
-    pub(super) fn note_not_replayed(&mut self, first: Option<u64>) {
-        let kept = self.to_instance.seqs_after(self.to_instance.acked());
-        let kept = kept.map_or(self.to_instance.stored_seq() + 1, |(first, _)| first);
-        let first = first.unwrap_or(kept);
-        if 1 < first {
-            self.note_lost(Direction::ToInstance, 1, first - 1);
-        }
     }
 
     /// Through which position messages were handed to the instance, or need not be.

@@ -18,6 +18,7 @@ mod client_side;
 mod closing;
 mod entry;
 pub mod frame;
+mod gone;
 mod held;
 mod instance_side;
 mod move_away;
@@ -33,6 +34,10 @@ mod sweep;
 mod test_conversation;
 #[cfg(test)]
 mod test_failover;
+#[cfg(test)]
+mod test_full_start;
+#[cfg(test)]
+mod test_gone;
 #[cfg(test)]
 mod test_keeping;
 #[cfg(test)]
@@ -78,12 +83,16 @@ pub struct Settings {
     pub bounds: Bounds,
 }
 
+/// What the wall says. The absolute lifetime of a session goes by it, since it goes on while no orchestrator runs.
+pub type WallClock = fn() -> SystemTime;
+
 /// What every session works with.
 pub(super) struct House {
     store: Arc<dyn Store>,
     fleet_now: FleetNow,
     tasks: Tasks,
     chance: Chance,
+    wall_clock: WallClock,
     /// This run of this orchestrator.
     owner: StoreOwner,
     registry: RwLock<Registry>,
@@ -93,6 +102,8 @@ pub(super) struct House {
     memory: Memory,
     settings: Settings,
     draining: AtomicBool,
+    /// The store had no room to take its sessions over: nothing is done with them until it has.
+    waits_for_room: AtomicBool,
     started: std::time::Instant,
 }
 
@@ -104,13 +115,15 @@ impl Sessions {
     }
 
     /// Takes over what the store has. Sessions with messages for their instances are woken; all others rest until
-    /// somebody wants something of them.
+    /// somebody wants something of them. Where the store has no room for that, they are only shown, and taken over as
+    /// soon as there is some.
     pub async fn recover(
         store: Arc<dyn Store>,
         fleet_now: FleetNow,
         tasks: Tasks,
         chance: Chance,
         memory: Memory,
+        wall_clock: WallClock,
         settings: Settings,
     ) -> Result<Self, Failure> {
         let run: u128 = chance.draw();
@@ -120,23 +133,20 @@ impl Sessions {
             fleet_now,
             tasks,
             chance,
+            wall_clock,
             registry: RwLock::default(),
             held: TaskTracker::new(),
             counts: Counts::default(),
             memory,
             settings,
             draining: AtomicBool::new(false),
+            waits_for_room: AtomicBool::new(false),
             started: Instant::now().into_std(),
         });
-        let recovered = house.store.recover(&house.owner).await;
-        for session in recovered.map_err(|error| storing::failure(&error))? {
-            let entry = house.enter(&session);
-            house.count(&entry, Some(&session.instance));
-            if session.to_instance.acked < session.to_instance.last {
-                house.wake(&entry);
-            }
+        match house.take_up().await {
+            Err(failure) if failure.reason == Reason::JournalFull => house.wait_for_room().await?,
+            taken_up => taken_up?,
         }
-        house.enter_closed().await?;
         Ok(Self(house))
     }
 
@@ -229,6 +239,14 @@ impl House {
         *counted_at = at.cloned();
     }
 
+    /// Milliseconds since 1970 by the wall clock.
+    fn now_ms(&self) -> u64 {
+        let since = (self.wall_clock)().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
+    }
+
     fn find(&self, id: &SessionId) -> Result<Arc<Entry>, Failure> {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         registry.find(id).ok_or_else(|| unknown(id))
@@ -273,14 +291,6 @@ fn draining() -> Failure {
 fn key_used_otherwise() -> Failure {
     let detail = "idempotency_key: was used with another request";
     Failure::new(Reason::IdempotencyConflict, detail)
-}
-
-/// Milliseconds since 1970 by the wall clock.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
 }
 
 /// Labels as the link wants them.

@@ -20,6 +20,9 @@ impl Sessions {
     /// again is no harm.
     pub fn move_away(&self, from: &[InstanceId]) {
         let house = &self.0;
+        if house.check_room().is_err() {
+            return;
+        }
         for entry in house.entries() {
             let may_move = match entry.terms.loss_policy {
                 LossPolicy::Fail => false,

@@ -64,8 +64,6 @@ pub(super) struct Owner {
     pub(super) stalled_until: Option<Instant>,
     /// The session is to leave its instance for another one.
     pub(super) moves: bool,
-    /// What is lost, and no client was told yet.
-    pub(super) lost: Vec<(frame::Direction, u64, u64)>,
     /// The messages that are held in memory.
     pub(super) weight: Weight,
     lifetime: Lifetime,
@@ -138,7 +136,6 @@ impl Owner {
             closing: None,
             stalled_until: None,
             moves: false,
-            lost: Vec::new(),
             weight: Weight::new(&house.memory),
             lifetime,
             timer: None,

@@ -80,7 +80,14 @@ pub(super) fn place(
     };
     let name = |at: usize| members[at].id().as_str();
     let draw = || chance.draw();
-    let chosen = selection::choose(selection, members.len(), name, fitness, load, draw);
+    let chosen = selection::choose(
+        selection,
+        (members.len(), fleet.weight_max()),
+        name,
+        fitness,
+        load,
+        draw,
+    );
     match chosen {
         Some(at) => Ok(Arc::clone(&members[at])),
         None => Err(nobody(&members)),

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Signal};
-use super::{House, now_ms, storing};
-use crate::domain::failure::Failure;
+use super::{House, storing};
+use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::SESSION_PAGE_READ;
 use crate::domain::session::SessionId;
 use crate::domain::session::lifetime::{Lifetime, Presence};
@@ -118,7 +118,7 @@ impl House {
     pub(super) fn enter(&self, session: &Session) -> Arc<Entry> {
         let terms = &session.terms;
         let now = Instant::now();
-        let age = Duration::from_millis(now_ms().saturating_sub(terms.created_ms));
+        let age = Duration::from_millis(self.now_ms().saturating_sub(terms.created_ms));
         let lifetime = Lifetime {
             idle_ttl: terms.idle_ttl,
             ends: terms
@@ -136,10 +136,51 @@ impl House {
         entry
     }
 
-    /// Sessions that have ended and are not forgotten yet.
-    pub(super) async fn enter_closed(&self) -> Result<(), Failure> {
+    /// Takes over the sessions of the store, and notes those that have ended and are not forgotten yet.
+    pub(super) async fn take_up(self: &Arc<Self>) -> Result<(), Failure> {
+        let recovered = self.store.recover(&self.owner).await;
+        for session in recovered.map_err(|error| storing::failure(&error))? {
+            let entry = self.enter(&session);
+            self.count(&entry, Some(&session.instance));
+            if session.to_instance.acked < session.to_instance.last {
+                self.wake(&entry);
+            }
+        }
+        self.enter_listed(Some(StateFilter::Closed)).await
+    }
+
+    /// The store has no room to write down that its sessions are ours: they are shown, and that is all.
+    pub(super) async fn wait_for_room(&self) -> Result<(), Failure> {
+        tracing::warn!("the disk of the journal is full: sessions wait until there is room");
+        self.waits_for_room.store(true, Ordering::Release);
+        self.enter_listed(None).await
+    }
+
+    /// Tries again what there was no room for.
+    pub(super) async fn try_to_take_up(self: &Arc<Self>) {
+        match self.take_up().await {
+            Ok(()) => {
+                self.waits_for_room.store(false, Ordering::Release);
+                tracing::info!("the journal has room: its sessions go on");
+            }
+            Err(failure) if failure.reason == Reason::JournalFull => {}
+            Err(failure) => tracing::warn!(%failure, "the sessions of the journal wait"),
+        }
+    }
+
+    /// Fails as long as the sessions are only shown.
+    pub(super) fn check_room(&self) -> Result<(), Failure> {
+        if self.waits_for_room.load(Ordering::Acquire) {
+            let detail = "the disk of the journal is full: its sessions wait until there is room";
+            return Err(Failure::new(Reason::JournalFull, detail));
+        }
+        Ok(())
+    }
+
+    /// Notes all sessions in this state.
+    async fn enter_listed(&self, state: Option<StateFilter>) -> Result<(), Failure> {
         let mut query = Query {
-            state: Some(StateFilter::Closed),
+            state,
             limit: SESSION_PAGE_READ,
             ..Query::default()
         };

@@ -1,12 +1,11 @@
 //! How a session begins.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::answer::Shown;
-use super::{Sessions, draining, key_used_otherwise, now_ms, storing};
+use super::{Sessions, draining, key_used_otherwise, storing};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::selection::Policy;
 use crate::domain::session::{Durability, LossPolicy, SessionId, token};
@@ -65,6 +64,7 @@ impl Sessions {
         if house.is_draining() {
             return Err(draining());
         }
+        house.check_room()?;
         let fleet = (house.fleet_now)();
         let instance = house.place(&fleet, &asked.targets, &asked.selection, None)?;
         let instance = instance.id().clone();
@@ -88,7 +88,7 @@ impl Sessions {
                 labels: asked.labels,
                 idle_ttl: asked.idle_ttl,
                 lifetime: asked.lifetime,
-                created_ms: now_ms(),
+                created_ms: house.now_ms(),
             },
             token: Hash(token::hash(token.as_bytes())),
             instance,
@@ -116,7 +116,7 @@ impl Sessions {
         let entry = house.find(session.id())?;
         tracing::info!(session = %session.id(), instance = %session.instance, "session spawned");
         Ok(Spawned {
-            session: Shown::of(session, &Arc::clone(&entry)),
+            session: Shown::of(session, &entry, (house.wall_clock)()),
             token,
             deduplicated,
         })

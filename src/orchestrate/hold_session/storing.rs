@@ -17,6 +17,7 @@ use crate::domain::limit::{
     APPEND_MAX, SESSION_PARKED_MAX, SESSION_PARKED_MIN, SESSION_POSTS_WAITING_MAX,
     UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX,
 };
+use crate::domain::session::gone::Gone;
 use crate::domain::session::to_client::{Reply, ToClient};
 use crate::domain::session::to_instance::{Source, ToInstance};
 use crate::store::record::{Appended, Direction, NewToClient, NewToInstance, Origin, Session};
@@ -28,6 +29,7 @@ pub(super) struct Storing {
     to_instance: Option<Append>,
     to_client: Option<Append>,
     note: Option<Pending<Result<(), Error>>>,
+    pub(super) gone: Option<Pending<Result<Gone, Error>>>,
     close: Option<Pending<Result<(), Error>>>,
     take_over: Option<Pending<Result<Session, Error>>>,
     /// What the store was told of acknowledgements.
@@ -69,6 +71,7 @@ pub(super) enum Stored {
     ToInstance(Result<u64, Error>),
     ToClient(Result<u64, Error>),
     Noted(Result<(), Error>),
+    GoneNoted(Result<Gone, Error>),
     Closed(Result<(), Error>),
     TakenOver(Result<Box<Session>, Error>),
 }
@@ -125,7 +128,7 @@ impl Storing {
         self.parked_until = self.parked_until.filter(|until| now < *until);
     }
 
-    fn park(&mut self) {
+    pub(super) fn park(&mut self) {
         self.parked_for = (self.parked_for * 2).clamp(SESSION_PARKED_MIN, SESSION_PARKED_MAX);
         self.parked_until = Some(Instant::now() + self.parked_for);
         self.halved = (self.halved + 2).min(APPEND_MAX.ilog2());
@@ -138,7 +141,10 @@ impl Storing {
 
     /// Whether nothing is under way that carries the epoch.
     pub(super) fn has_no_writes(&self) -> bool {
-        self.to_instance.is_none() && self.to_client.is_none() && self.note.is_none()
+        self.to_instance.is_none()
+            && self.to_client.is_none()
+            && self.note.is_none()
+            && self.gone.is_none()
     }
 
     pub(super) fn take_over(&mut self, answer: Pending<Result<Session, Error>>) {
@@ -155,6 +161,10 @@ impl Storing {
     }
 
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Stored> {
+        // Before everything that was written after it: the client hears of it first.
+        if let Poll::Ready(answer) = poll_once(&mut self.gone, context) {
+            return Poll::Ready(Stored::GoneNoted(answer));
+        }
         if let Poll::Ready(answer) = poll_append(&mut self.to_instance, context) {
             return Poll::Ready(Stored::ToInstance(answer));
         }
@@ -211,7 +221,10 @@ impl Owner {
             return;
         }
         match self.life {
-            Life::Open => self.note_acks(),
+            Life::Open => {
+                self.note_acks();
+                self.note_gone();
+            }
             Life::Ending { .. } if self.storing.close.is_none() => self.note_acks(),
             Life::Ending { .. } => return,
             Life::Over { .. } => return self.note_acks(),
@@ -250,7 +263,7 @@ impl Owner {
         if self.storing.to_instance.is_some() || !self.store_has_room(Direction::ToInstance) {
             return;
         }
-        let now_ms = super::now_ms();
+        let now_ms = self.house.now_ms();
         let mut bytes = 0;
         let mut messages = Vec::new();
         for message in self.to_instance.unstored().take(APPEND_MAX) {
@@ -392,6 +405,7 @@ impl Owner {
                 self.storing.park();
                 self.follow(&error);
             }
+            Stored::GoneNoted(answer) => self.on_gone_noted(answer),
             Stored::Closed(answer) => self.on_closed(answer),
             Stored::TakenOver(answer) => self.on_taken_over(answer),
         }
@@ -402,7 +416,10 @@ impl Owner {
         match error {
             // Nothing was kept, and it may go on when there is room.
             Error::Full(_) | Error::NoSpace => {}
-            Error::StaleEpoch { .. } | Error::NotFound => self.ends = Some(Leave::Lost),
+            Error::StaleEpoch { .. } | Error::NotFound => {
+                self.detach_with(failure(error));
+                self.ends = Some(Leave::Lost);
+            }
             Error::Closed { .. }
             | Error::AlreadyExists
             | Error::Open
@@ -414,7 +431,10 @@ impl Owner {
                 self.detach_with(failure(error));
                 self.ends = Some(Leave::Reload);
             }
-            Error::Stopped => self.ends = Some(Leave::Stop),
+            Error::Stopped => {
+                self.detach_with(failure(error));
+                self.ends = Some(Leave::Stop);
+            }
         }
         if self.ends.is_some() {
             self.link = Link::Resting;

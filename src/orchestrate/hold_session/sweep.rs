@@ -11,8 +11,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::time::Instant;
 
+use super::House;
 use super::entry::{Entry, Signal};
-use super::{House, now_ms};
 use crate::domain::limit::{
     POSTS_REMEMBERED_FOR, SESSIONS_FORGOTTEN_AT_ONCE, SESSIONS_LOOKED_AT_ONCE,
 };
@@ -43,6 +43,10 @@ impl House {
             tokio::time::sleep_until(next).await;
             let now = Instant::now();
             next = now + RESOLUTION;
+            if self.check_room().is_err() {
+                self.try_to_take_up().await;
+                continue;
+            }
             // Whoever asks whether sessions are taken sends none while it is told that they are not.
             if *self.store.readiness().borrow() == Readiness::NoSpace {
                 // Tried again soon.
@@ -113,7 +117,7 @@ impl House {
         let remembered = u64::try_from(POSTS_REMEMBERED_FOR.as_millis()).unwrap_or(u64::MAX);
         let old = Old {
             closed_before_ms: 0,
-            posted_before_ms: now_ms().saturating_sub(remembered),
+            posted_before_ms: self.now_ms().saturating_sub(remembered),
         };
         // Tried again soon.
         drop(self.store.forget_old(old).await);

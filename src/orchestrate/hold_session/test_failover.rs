@@ -335,6 +335,7 @@ async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers(
         house.tasks.clone(),
         Default::default(),
         house.memory.clone(),
+        std::time::SystemTime::now,
         Default::default(),
     );
     let other = other.await.unwrap();

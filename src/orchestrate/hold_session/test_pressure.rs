@@ -322,6 +322,7 @@ async fn a_session_that_another_orchestrator_took_counts_at_no_instance_here() {
         house.tasks.clone(),
         Default::default(),
         house.memory.clone(),
+        std::time::SystemTime::now,
         Default::default(),
     );
     let _other = other.await.unwrap();

@@ -169,6 +169,7 @@ pub(super) async fn start(
         tasks.clone(),
         Chance::default(),
         memory.clone(),
+        std::time::SystemTime::now,
         super::Settings::default(),
     );
     let sessions = sessions.await.unwrap();

@@ -84,6 +84,11 @@ pub(super) async fn hold(house: Arc<House>, entry: Arc<Entry>) {
 async fn load(house: &Arc<House>, entry: &Arc<Entry>) -> Result<Box<Owner>, Error> {
     let (id, store) = (&entry.terms.id, &house.store);
     let session = store.get(id).await?;
+    // Another orchestrator has taken it over since. One that is closed belongs to whoever reads it.
+    if session.state == State::Open && session.owner != house.owner {
+        let current = session.epoch;
+        return Err(Error::StaleEpoch { current });
+    }
     let (outward, replied_to) = read_to_client(house, &session).await?;
     let inward = read_to_instance(house, &session).await?;
     let life = match &session.state {

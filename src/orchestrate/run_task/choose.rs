@@ -138,7 +138,7 @@ fn pick(
 ) -> Option<Arc<Member>> {
     let chosen = selection::choose(
         &route.selection,
-        members.len(),
+        (members.len(), route.weight_max),
         |at| members[at].id().as_str(),
         |at| fitness(&members[at]),
         |at| members[at].compared(now),

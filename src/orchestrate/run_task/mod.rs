@@ -50,6 +50,8 @@ pub struct Route {
     pub task: Arc<Task>,
     /// The instances that may have it, in the caller's order.
     pub candidates: Members,
+    /// None of them weighs more.
+    pub weight_max: u32,
     /// Whether so few of them are well that those whose calls failed get work too; decided when the call began.
     pub panic: Panic,
     /// How one is chosen.
@@ -143,6 +145,7 @@ impl Route {
     pub fn look_again(&mut self) {
         let fleet = (self.fleet_now)();
         self.candidates = fleet.refreshed(&self.candidates);
+        self.weight_max = fleet.weight_max();
         self.panic = fleet.panic_among(&self.candidates);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::failure::Status;
+use crate::domain::health::observed::{Said, said};
 use crate::domain::retry::Fallback;
 use crate::domain::retry::Repeat;
 use crate::domain::selection::Policy;
@@ -304,6 +305,23 @@ async fn a_try_that_never_got_a_connection_is_told_too() {
     assert!(unanswered.failure.is_retryable(), "nothing has left");
     assert_eq!(unanswered.attempts.len(), 1);
     assert_eq!(unanswered.attempts[0].elapsed, ms(950));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_waits_for_room_until_its_time_is_over_says_nothing_about_its_instance() {
+    for (act, reason, expected) in [
+        (Act::NoRoom, Reason::InstanceBusy, Said::Nothing),
+        (Act::Unconnected, Reason::InstanceDown, Said::Failure),
+    ] {
+        let stage = Stage::new([("A", act.clone())]);
+        let mut route = stage.route(Policy::Ordered, ms(1000));
+        route.retry.per_try_timeout = Some(ms(100));
+        route.retry.attempts_max = 1;
+        let failure = run_once(route).await.unwrap_err().failure;
+        assert_eq!(failure.reason, reason);
+        assert_eq!(failure.progress, Progress::NeverSent);
+        assert_eq!(said(&failure, ms(100)), expected, "{act:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::{
     APPEND_MAX, HELD_BYTES_MAX, HELD_MAX, SETTLED_KEPT, SETTLED_KEPT_BYTES,
 };
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Durability, Epoch, LossPolicy};
 
 mod log;
@@ -34,6 +35,8 @@ pub(super) struct Book {
     to_instance: Log,
     to_client: Log,
     posts: Posts,
+    /// How many acknowledged messages are kept of it where it may be replayed.
+    replay_kept: usize,
 }
 
 /// A message that is to be written down.
@@ -100,6 +103,7 @@ impl Book {
             owner: new.owner,
             state: State::Open,
             spoken: None,
+            gone: Gone::default(),
             to_instance: Counters::default(),
             to_client: Counters::default(),
         };
@@ -118,6 +122,7 @@ impl Book {
             to_instance,
             to_client,
             posts,
+            replay_kept: HELD_MAX / 2,
         }
     }
 
@@ -128,6 +133,11 @@ impl Book {
             to_client: self.to_client.counters(),
             ..self.session.clone()
         }
+    }
+
+    /// So many acknowledged messages are kept of it where it may be replayed.
+    pub(super) fn keep_for_replay(&mut self, messages: usize) {
+        self.replay_kept = messages;
     }
 
     /// The newest post that is not remembered any more.
@@ -284,6 +294,19 @@ impl Book {
         Ok(())
     }
 
+    /// Notes that messages of the client are gone before its instance had them.
+    pub(super) fn note_gone(&mut self, fence: &Fence, through: u64) -> Result<Gone, Error> {
+        self.held_by(fence)?;
+        self.open()?;
+        let last = self.to_instance.counters().sender_seq;
+        if last < through {
+            return Err(Error::OverAck { last });
+        }
+        let told = self.to_client.counters();
+        self.session.gone.note(through, told.acked, told.last);
+        Ok(self.session.gone)
+    }
+
     fn keep(&self, direction: Direction) -> Keep {
         let few = Keep {
             messages: SETTLED_KEPT,
@@ -291,7 +314,7 @@ impl Book {
         };
         match (direction, self.session.terms.loss_policy) {
             (Direction::ToInstance, LossPolicy::Replay) => Keep {
-                messages: HELD_MAX / 2,
+                messages: self.replay_kept,
                 bytes: HELD_BYTES_MAX / 2,
             },
             (Direction::ToInstance, LossPolicy::Fail | LossPolicy::Reassign)

@@ -389,7 +389,7 @@ fn write_change(file: &Connection, before: &Shelf, now: &Shelf) -> Result<(), Br
     if !is_on_disk(now) {
         // Its counters are nowhere but in memory.
         for session in [&mut was, &mut is] {
-            (session.to_instance, session.to_client) = Default::default();
+            (session.to_instance, session.to_client, session.gone) = Default::default();
         }
         forgotten = (0, 0);
     }
@@ -432,6 +432,7 @@ fn is_same(was: &Session, is: &Session) -> bool {
         && was.instance == is.instance
         && was.token == is.token
         && was.state == is.state
+        && was.gone == is.gone
         && counters(was) == counters(is)
 }
 

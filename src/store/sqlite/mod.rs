@@ -18,7 +18,10 @@ use super::shelf::Shelf;
 use super::world::Room;
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::{SESSIONS_MAX, STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX, STORE_QUEUE_MAX};
+use crate::domain::limit::{
+    HELD_MAX, SESSIONS_MAX, STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX, STORE_QUEUE_MAX,
+};
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Durability, Epoch, SessionId};
 use crate::tasks::Tasks;
 
@@ -53,6 +56,7 @@ impl Settings {
         Room {
             bytes_max: self.bytes_max,
             sessions_max: self.sessions_max,
+            replay_kept: HELD_MAX / 2,
         }
     }
 }
@@ -96,21 +100,27 @@ impl SqliteStore {
     pub fn open(directory: &Path, settings: Settings, tasks: &Tasks) -> Result<Self, OpenError> {
         let lock = lock::Lock::take(directory)?;
         let path = lock::journal(directory);
-        let file = schema::open_writer(&path)?;
-        let damaged = |what: &dyn std::fmt::Display| BadFile::Damaged {
-            path: path.display().to_string(),
-            what: what.to_string(),
+        let desk = match writer::first_desk(&path, settings.room()) {
+            Ok(desk) => Some(desk),
+            // Whoever serves tasks need not wait for that. The writer tries it again.
+            Err(no_room @ BadFile::NoRoom { .. }) => {
+                tracing::error!(error = %no_room, "the journal cannot be used yet");
+                None
+            }
+            Err(bad) => return Err(bad.into()),
         };
-        let mut desk = Desk::new(file, settings.room()).map_err(|bad| damaged(&bad))?;
-        desk.reopen()
-            .map_err(|broken| BadFile::unusable(&path, &broken))?;
-        let sessions = Arc::new(RwLock::new(writer::sessions(&desk)));
+        let (there, ready) = match &desk {
+            Some(desk) => (writer::sessions(desk), Readiness::Ready),
+            None => (BTreeMap::new(), Readiness::NoSpace),
+        };
+        let sessions = Arc::new(RwLock::new(there));
         let (orders, writer_orders) = mpsc::channel(STORE_QUEUE_MAX);
-        let (state, readiness) = watch::channel(Readiness::Ready);
+        let (state, readiness) = watch::channel(ready);
         let writer = Writer {
             path: path.clone(),
             room: settings.room(),
-            desk: Some(desk),
+            is_opened: desk.is_some(),
+            desk,
             had_no_space: false,
             not_on_disk: Vec::new(),
             orders: writer_orders,
@@ -342,6 +352,18 @@ impl Store for SqliteStore {
     fn take(&self, session: &SessionId, fence: &Fence, seq: u64) -> Pending<Result<(), Error>> {
         let (id, fence) = (session.clone(), fence.clone());
         self.write(Sync::Ordered, 0, move |desk| desk.take(&id, &fence, seq))
+    }
+
+    fn note_gone(
+        &self,
+        session: &SessionId,
+        fence: &Fence,
+        through: u64,
+    ) -> Pending<Result<Gone, Error>> {
+        let fence = fence.clone();
+        self.change(Sync::Full, session, move |shelf| {
+            shelf.book.note_gone(&fence, through)
+        })
     }
 
     fn read_to_instance(

@@ -8,6 +8,7 @@ use rusqlite::{Connection, Row, named_params};
 
 use crate::domain::id::InstanceId;
 use crate::domain::selection::Policy;
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Durability, Epoch, LossPolicy, SessionId};
 use crate::store::book::{Book, Entry, Log, PostEntry, Posts, ReplyEntry};
 use crate::store::record::{
@@ -113,7 +114,8 @@ pub(super) fn update(
              closed_ms = :closed_ms, closed_reason = :closed_reason, spoken = :spoken,
              to_instance_acked = :ti_acked, to_instance_removed = :ti_removed, to_instance_sender_seq = :ti_seq,
              to_client_acked = :tc_acked, to_client_removed = :tc_removed, to_client_sender_seq = :tc_seq,
-             posts_forgotten = :posts_forgotten
+             posts_forgotten = :posts_forgotten,
+             gone_first = :gone_first, gone_last = :gone_last, gone_since = :gone_since
          WHERE number = :row AND epoch = :held_epoch AND owner = :held_by",
     )?;
     statement.execute(named_params! {
@@ -134,6 +136,9 @@ pub(super) fn update(
         ":tc_removed": signed(to_client.removed),
         ":tc_seq": signed(to_client.sender_seq),
         ":posts_forgotten": signed(posts_forgotten),
+        ":gone_first": signed(session.gone.first),
+        ":gone_last": signed(session.gone.last),
+        ":gone_since": signed(session.gone.since),
     })
 }
 
@@ -302,6 +307,11 @@ fn session(row: &Row<'_>, id: &str) -> Result<Session, Unreadable> {
             _ => State::Open,
         },
         spoken: spoken.map(|epoch| Epoch::new(unsigned(epoch))),
+        gone: Gone {
+            first: unsigned(row.get("gone_first")?),
+            last: unsigned(row.get("gone_last")?),
+            since: unsigned(row.get("gone_since")?),
+        },
         to_instance: Counters::default(),
         to_client: Counters::default(),
     })

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::space::Space;
+
 /// "ojnl": says that a file is a journal of ours.
 const APPLICATION_ID: i32 = 0x6f6a_6e6c;
 
@@ -15,7 +17,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_PAGES: i64 = 4096;
 
 /// What makes version n + 1 out of version n, from an empty file on. An entry that was released never changes.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE sessions (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -84,7 +87,14 @@ CREATE TABLE posts (
     reply BLOB
 ) STRICT;
 CREATE UNIQUE INDEX posts_log ON posts (session, position);
-"];
+",
+    // What the log of a session has no more and its instance was never given.
+    "
+ALTER TABLE sessions ADD COLUMN gone_first INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN gone_last INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN gone_since INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +131,12 @@ pub enum BadFile {
         /// The newest known version.
         known: usize,
     },
+    /// The disk is full.
+    #[error("the journal {path} cannot be opened: there is no room on its disk")]
+    NoRoom {
+        /// The file.
+        path: String,
+    },
     /// The system or SQLite refuses.
     #[error("the journal {path} cannot be opened: {what}")]
     Unusable {
@@ -137,7 +153,7 @@ impl BadFile {
         Self::Unusable { path, what }
     }
 
-    fn judge(path: &Path, error: &rusqlite::Error) -> Self {
+    pub(super) fn judge(path: &Path, error: &rusqlite::Error) -> Self {
         let shown = path.display().to_string();
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::NotADatabase) => Self::Foreign { path: shown },
@@ -145,6 +161,13 @@ impl BadFile {
                 path: shown,
                 what: error.to_string(),
             },
+            Some(rusqlite::ErrorCode::DiskFull) => Self::NoRoom { path: shown },
+            // Beside the file stand its log and an index of that. SQLite says otherwise that it could not make them.
+            Some(rusqlite::ErrorCode::SystemIoFailure | rusqlite::ErrorCode::CannotOpen)
+                if Space::of(path).is_some_and(Space::is_tight) =>
+            {
+                Self::NoRoom { path: shown }
+            }
             _ => Self::unusable(path, error),
         }
     }

@@ -161,6 +161,28 @@ fn an_older_version_becomes_the_newest_and_keeps_what_it_had() {
     file.prepare("SELECT c FROM t").unwrap_err();
 }
 
+/// A file of the first version, as a program of that time has left it.
+#[tokio::test]
+async fn a_journal_of_an_older_version_is_opened_and_goes_on() {
+    let sqlite = Sqlite::empty(usize::MAX);
+    let s = make(sqlite.store(), "s").await;
+    let one = vec![streamed(1, "kept")];
+    let store = sqlite.store();
+    store.append_to_instance(&s, &fence(), one).await.unwrap();
+    let directory = stop(sqlite).await;
+    let file = Connection::open(SqliteStore::path(directory.path())).unwrap();
+    for column in ["gone_first", "gone_last", "gone_since"] {
+        let drop = format!("ALTER TABLE sessions DROP COLUMN {column}");
+        file.execute(&drop, []).unwrap();
+    }
+    file.pragma_update(None, "user_version", 1).unwrap();
+    drop(file);
+    let sqlite = Sqlite::open(directory, usize::MAX);
+    assert_eq!(to_instance(sqlite.store(), &s, 0).await, ["1 kept"]);
+    let gone = sqlite.store().note_gone(&s, &fence(), 1).await.unwrap();
+    assert_eq!((gone.first, gone.last), (1, 1));
+}
+
 #[tokio::test]
 async fn the_fence_holds_in_the_file_whatever_this_process_believes() {
     let sqlite = Sqlite::empty(usize::MAX);

@@ -2,7 +2,7 @@
 //! for nothing else, so that many sessions share one sync and a single one does not wait for others.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::desk::{Broken, Desk, Halt, Sync};
 use super::lock::Lock;
-use super::schema;
+use super::schema::{self, BadFile};
 use super::space::Space;
 use crate::domain::limit::STORE_QUEUE_MAX;
 use crate::domain::session::SessionId;
@@ -93,7 +93,9 @@ where
 pub(super) struct Writer {
     pub(super) path: PathBuf,
     pub(super) room: Room,
-    /// None since a write has failed.
+    /// Whether this process has had the file open.
+    pub(super) is_opened: bool,
+    /// None since a write has failed, or as long as there was no room to open it.
     pub(super) desk: Option<Desk>,
     /// Whether there was no room for the last batch.
     pub(super) had_no_space: bool,
@@ -170,7 +172,7 @@ impl Writer {
                 };
                 room.and_then(|()| commit(desk, batch))
             }
-            None => Err(Error::Failed(NOT_READY.into())),
+            None => Err(self.not_ready()),
         };
         self.had_no_space = outcome == Err(Error::NoSpace);
         match &outcome {
@@ -227,16 +229,20 @@ impl Writer {
         loop {
             match self.reopen() {
                 Ok(()) => {
-                    tracing::info!("the journal was opened again and is whole");
+                    tracing::info!("the journal was opened and is whole");
                     self.turn(Readiness::Ready);
                     return self.orders.blocking_recv();
                 }
-                Err(error) => tracing::error!(%error, "the journal cannot be used yet"),
+                Err(error) if self.is_opened => {
+                    tracing::error!(%error, "the journal cannot be used yet");
+                }
+                // Said at the start.
+                Err(error) => tracing::debug!(%error, "the journal has no room yet"),
             }
             std::thread::sleep(REOPEN_AFTER);
             loop {
                 match self.orders.try_recv() {
-                    Ok(Order::Write(job)) => job.answer(&Err(Error::Failed(NOT_READY.into()))),
+                    Ok(Order::Write(job)) => job.answer(&Err(self.not_ready())),
                     Ok(stop @ Order::Stop(_)) => return Some(stop),
                     Err(mpsc::error::TryRecvError::Empty) => break,
                     Err(mpsc::error::TryRecvError::Disconnected) => return None,
@@ -245,10 +251,25 @@ impl Writer {
         }
     }
 
+    /// Why nothing is done without a desk.
+    fn not_ready(&self) -> Error {
+        if self.is_opened {
+            Error::Failed(NOT_READY.into())
+        } else {
+            Error::NoSpace
+        }
+    }
+
     /// Opens the file anew, makes what is in it durable, and counts it again. That a log is synced is not believed
     /// after a sync of it has failed: what is in it is written into the file proper and synced there, and the log is
     /// begun anew.
     fn reopen(&mut self) -> Result<(), String> {
+        if !self.is_opened {
+            let first = first_desk(&self.path, self.room).map_err(|bad| bad.to_string())?;
+            *lock(&self.published) = sessions(&first);
+            (self.desk, self.is_opened) = (Some(first), true);
+            return Ok(());
+        }
         let file = schema::open_writer(&self.path).map_err(|bad| bad.to_string())?;
         let mut desk = Desk::new(file, self.room).map_err(|bad| bad.to_string())?;
         desk.checkpoint().map_err(|broken| broken.to_string())?;
@@ -275,6 +296,20 @@ impl Writer {
         drop(self.desk);
         drop(self.lock);
     }
+}
+
+/// The file as a process finds it that has just begun: what was to survive no restart has ended.
+pub(super) fn first_desk(path: &Path, room: Room) -> Result<Desk, BadFile> {
+    let file = schema::open_writer(path)?;
+    let mut desk = Desk::new(file, room).map_err(|bad| BadFile::Damaged {
+        path: path.display().to_string(),
+        what: bad.to_string(),
+    })?;
+    desk.reopen().map_err(|broken| match broken {
+        Broken::Sql(error) => BadFile::judge(path, &error),
+        Broken::Foreign => BadFile::unusable(path, &broken),
+    })?;
+    Ok(desk)
 }
 
 /// The log may be long and what is in it short. Where there is some room again, it becomes the file's, and the log

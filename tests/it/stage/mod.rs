@@ -94,6 +94,7 @@ pub(crate) async fn start_over(config: Config, store: Arc<dyn Store>) -> App {
         listener,
         dial: dial_tcp(),
         chance: Chance::default(),
+        wall_clock: std::time::SystemTime::now,
     };
     let app = App::start_over(outside, config, store).await.unwrap();
     settled(&app, |state| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::ask::Ask;
 use crate::history::{Arrival, End, Left, Record, Remains, Stream, Tried, Verdict, What};
 use crate::plan::{Link, Plan};
+use crate::world::TICK;
 
 mod admission;
 mod budget;
@@ -127,7 +128,7 @@ impl<'a> Facts<'a> {
             weather: Weather::of(records),
             calm: None,
             remains: None,
-            latency: plan.latency_max + Duration::from_millis(3),
+            latency: plan.latency_max + TICK * 2 + Duration::from_millis(1),
         };
         for Record { at, what } in records {
             match what {

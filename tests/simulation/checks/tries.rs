@@ -6,6 +6,7 @@ use super::readiness::spells;
 use super::{Call, Execution, Facts};
 use crate::history::{Tried, What};
 use crate::plan::Link;
+use crate::world::TICK;
 
 /// What an instance asks for is obeyed to the letter: no try before the time that it names, and none at all when it
 /// wants none, at any other instance either.
@@ -105,7 +106,7 @@ fn was_well(
     again: &Tried,
     spells: &[(Duration, Duration)],
 ) -> bool {
-    let step = Duration::from_millis(1);
+    let step = TICK;
     let last = before.last().map_or(Duration::ZERO, |tried| tried.offset);
     let from = (call.asked + last).saturating_sub(step);
     // Offsets count from the arrival of the call, which may have come later than it should.

@@ -20,6 +20,10 @@ impl Client {
             loss_policy: self.plan.policy.into(),
             durability: self.plan.durability.into(),
             idle_ttl: Some(self.plan.idle_ttl.try_into().unwrap()),
+            lifetime: self
+                .plan
+                .lifetime
+                .map(|lifetime| lifetime.try_into().unwrap()),
             idempotency_key: format!("spawn {}", self.plan.id),
             ..Default::default()
         };
@@ -62,7 +66,7 @@ impl Client {
         let is_ours = match self.plan.end {
             End::Stays => false,
             End::ClosedByFrame => self.has_all(),
-            End::ClosedByCall(_) | End::LeftAlone(_) => true,
+            End::ClosedByCall(_) | End::LeftAlone(_) | End::Outlived => true,
         };
         if !is_ours && !self.may_be_lost() {
             let id = &self.plan.id;
@@ -82,6 +86,8 @@ impl Client {
         let reason = details.error_info().map(|info| info.reason.clone());
         match reason.as_deref() {
             Some("SESSION_CLOSED") => self.is_over("SESSION_CLOSED"),
+            // The one that is relieved has forgotten it.
+            Some("SESSION_UNKNOWN") if self.told.has_rival() => On::Yes,
             Some("SESSION_UNKNOWN") if self.knows.borrow().has_left => {
                 self.is_over("SESSION_UNKNOWN")
             }

@@ -69,6 +69,8 @@ pub(super) struct Knows {
     /// It is away for good, until the session has expired.
     pub(super) has_left: bool,
     runs: u64,
+    /// How often it was attached.
+    attached: u64,
 }
 
 /// A stream that is attached.
@@ -157,7 +159,7 @@ impl Client {
         }
         match self.plan.end {
             End::Stays => self.has_all(),
-            End::ClosedByFrame | End::ClosedByCall(_) | End::LeftAlone(_) => false,
+            End::ClosedByFrame | End::ClosedByCall(_) | End::LeftAlone(_) | End::Outlived => false,
         }
     }
 
@@ -227,6 +229,7 @@ impl Client {
             Cut::Superseded(_) if ended == On::Yes => {
                 self.told.count("superseded");
                 let (this, all) = (self.clone(), self.wants_sent());
+                let attached = self.knows.borrow().attached;
                 spawn_local(async move {
                     // Late, from a stream that is no longer the one.
                     for _ in 0..3 {
@@ -237,7 +240,7 @@ impl Client {
                         }
                         sleep(Duration::from_millis(9)).await;
                     }
-                    while let Ok(Ok(Some(_))) = timeout(PATIENCE, rx.message()).await {}
+                    this.hear_to_the_end(rx, attached).await;
                     driver.abort();
                 });
                 return;
@@ -250,6 +253,30 @@ impl Client {
             | Cut::Superseded(_) => {}
         }
         driver.abort();
+    }
+
+    /// A newer stream closes an older one, and says so.
+    async fn hear_to_the_end(&self, mut rx: Streaming<SessionSendResponse>, attached: u64) {
+        let mut superseded_for = 0;
+        loop {
+            let told = match timeout(PATIENCE, rx.message()).await {
+                Ok(Ok(Some(frame))) if matches!(frame.frame, Some(In::Closed(_))) => return,
+                Ok(Ok(Some(_))) => continue,
+                Ok(Ok(None)) => "ends without a word",
+                // It says why, or its connection is broken.
+                Ok(Err(_)) => return,
+                Err(_elapsed) if Phase::Over <= self.phase() => return,
+                Err(_elapsed) => {
+                    superseded_for += u32::from(attached < self.knows.borrow().attached);
+                    if superseded_for < 2 {
+                        continue;
+                    }
+                    "goes on beside a newer one"
+                }
+            };
+            let id = &self.plan.id;
+            return self.told.complain(format!("a stream of {id} {told}"));
+        }
     }
 
     /// Attaches; nothing when that fails.
@@ -314,6 +341,7 @@ impl Client {
         }));
         let mut knows = self.knows.borrow_mut();
         knows.acked = knows.acked.max(safe);
+        knows.attached += 1;
         safe
     }
 
@@ -337,7 +365,11 @@ impl Client {
                             return On::No;
                         }
                     }
-                    Ok(None) => return On::No,
+                    Ok(None) => {
+                        let id = &self.plan.id;
+                        self.told.complain(format!("the stream of {id} ends without a word"));
+                        return On::No;
+                    }
                     Err(status) => {
                         if self.is_cut(attached) {
                             self.told.count("cut at a byte");
@@ -366,7 +398,7 @@ impl Client {
                         sleep(PAUSE).await;
                         return On::No;
                     }
-                    End::ClosedByCall(_) | End::LeftAlone(_) => {}
+                    End::ClosedByCall(_) | End::LeftAlone(_) | End::Outlived => {}
                 }
             }
         }

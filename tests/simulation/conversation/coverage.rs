@@ -10,10 +10,11 @@ use super::GAME;
 pub(super) const COUNTED: &str = "counted ";
 
 /// What has to happen within a hundred seeds.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 25] = [
     // What the world does.
     "power cut",
     "restart",
+    "rival",
     "crash, forgets",
     "crash, remembers",
     "instance loses",

@@ -14,9 +14,11 @@ use rand::random;
 use crate::children::{self, Game};
 use crate::{STUCK, number};
 
+mod beginnings;
 mod calls;
 mod client;
 mod coverage;
+mod hall;
 mod line;
 mod plan;
 mod post;

@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub(super) sync_takes: Duration,
     /// How many bytes of all sessions it keeps.
     pub(super) store_bytes_max: usize,
+    /// How many acknowledged messages of a session that may be replayed.
+    pub(super) replay_kept: usize,
     pub(super) disturbances: Vec<Disturbance>,
     /// When every fault is over.
     pub(super) heal: Duration,
@@ -50,6 +52,8 @@ pub(super) struct Session {
     pub(super) policy: LossPolicy,
     pub(super) durability: Durability,
     pub(super) idle_ttl: Duration,
+    /// How long it lasts at most.
+    pub(super) lifetime: Option<Duration>,
     /// How many messages its client sends during the faults, and then.
     pub(super) messages: u64,
     pub(super) messages_after: u64,
@@ -109,6 +113,8 @@ pub(super) enum End {
     ClosedByCall(Duration),
     /// The client goes away at any time, for longer than the session lasts.
     LeftAlone(Duration),
+    /// Its time is over, whatever is said in it.
+    Outlived,
 }
 
 /// A fault, from when to when.
@@ -130,6 +136,8 @@ pub(super) enum Fault {
     PowerCut,
     /// The orchestrator is stopped and started again.
     Restart,
+    /// Another one takes over what the orchestrator has, which goes on for a while.
+    Rival,
     Instance(usize, Harm),
     Client(usize, Harm),
     NoSpace,
@@ -167,6 +175,11 @@ impl Plan {
             seed,
             latency_max: ms(4..40, dice),
             sync_takes: Duration::from_millis(*syncs.choose(dice).unwrap()),
+            replay_kept: if dice.random_bool(0.6) {
+                dice.random_range(0..3)
+            } else {
+                5_000
+            },
             store_bytes_max: if is_short { SHORT_OF_ROOM } else { 1 << 20 },
             disturbances: disturbances(instances.len(), count, is_long, ends, dice),
             instances,
@@ -194,11 +207,12 @@ fn session(at: usize, is_long: bool, dice: &mut SmallRng) -> Session {
     let messages = dice.random_range(4..20);
     let ends = if is_long { 12_000 } else { 3_200 };
     let pause = ends / (messages + 1);
-    let (mut end, mut idle_ttl) = (End::Stays, 60);
-    match dice.random_range(0..10) {
+    let (mut end, mut idle_ttl, mut lifetime) = (End::Stays, 60, None);
+    match dice.random_range(0..11) {
         0 | 1 => end = End::ClosedByFrame,
         2 => end = End::ClosedByCall(ms(OPENING..ends, dice)),
         3 => (end, idle_ttl) = (End::LeftAlone(ms(OPENING..ends, dice)), 2),
+        4 => (end, lifetime) = (End::Outlived, Some(ms(2_000..ends + 7_000, dice))),
         _ => {}
     }
     let mut attachments: Vec<_> = (0..dice.random_range(0..6))
@@ -217,6 +231,7 @@ fn session(at: usize, is_long: bool, dice: &mut SmallRng) -> Session {
             Durability::Durable
         },
         idle_ttl: Duration::from_secs(idle_ttl),
+        lifetime,
         messages,
         messages_after: dice.random_range(1..4),
         padding: if dice.random_bool(0.1) { 900 } else { 0 },
@@ -278,7 +293,7 @@ fn disturbances(
         });
     }
     for _ in 0..dice.random_range(0..6) {
-        let kind = dice.random_range(0..13);
+        let kind = dice.random_range(0..14);
         // What has to last for a while begins early.
         let begins = if LASTING.contains(&kind) {
             700..1_200
@@ -325,6 +340,7 @@ fn fault(
         }
         3 | 4 => (Fault::PowerCut, short()),
         5 => (Fault::Restart, short()),
+        13 => (Fault::Rival, short()),
         6 => (
             Fault::Instance(dice.random_range(0..instances), Harm::Holds),
             short(),
@@ -359,7 +375,7 @@ fn target(fault: &Fault) -> (u8, usize) {
     match fault {
         Fault::Crash { instance, .. } | Fault::Instance(instance, _) => (0, *instance),
         Fault::Client(client, _) => (1, *client),
-        Fault::PowerCut | Fault::Restart => (2, 0),
+        Fault::PowerCut | Fault::Restart | Fault::Rival => (2, 0),
         Fault::NoSpace | Fault::SyncFails => (3, 0),
     }
 }

@@ -7,9 +7,15 @@ use std::time::Duration;
 
 use orchestrator::domain::session::SessionId;
 use orchestrator::store::memory::MemoryStore;
-use orchestrator::store::record::Session;
+use orchestrator::store::record::{Session, State};
 
+use super::beginnings::Beginnings;
+use super::plan;
 use crate::sessions::history::Event;
+
+/// How much longer than its time a session may last: sessions are looked at once a second, and their ends are written
+/// down, for which the orchestrator and its disk have to be there.
+const ENDED_WITHIN: Duration = Duration::from_millis(2_500);
 
 /// Everything that the parts of a run share.
 #[derive(Clone)]
@@ -27,9 +33,15 @@ struct Written {
     counts: BTreeMap<&'static str, usize>,
     /// How often the orchestrator has begun.
     runs: u64,
+    /// How many processes it has had.
+    lives: u64,
+    /// Whether two of it are at work.
+    has_rival: bool,
     /// Sessions that have come to their end.
     done: Vec<String>,
     stopped: bool,
+    /// What each session that is replayed was begun without.
+    beginnings: BTreeMap<String, Beginnings>,
 }
 
 /// One thing that happened.
@@ -80,11 +92,42 @@ impl Told {
         let Some(left) = self.store().after_a_crash(&id) else {
             return;
         };
+        let mut written = self.written();
+        let beginnings = written.beginnings.get_mut(session);
+        let goes_without = beginnings.and_then(|beginnings| beginnings.hear(event));
+        drop(written);
+        if goes_without.is_some_and(|seq| left.gone.last < seq) {
+            let what = format!("an instance of {session} goes on without {goes_without:?}");
+            self.complain(format!("{what} at {at:?}, and that was not written down"));
+        }
         if let Some((what, needed, durable)) = needs(event, &left)
             && durable < needed
         {
             let told = format!("{session} was told of {what} {needed} at {at:?}");
             self.complain(format!("{told}, and only {durable} was durable"));
+        }
+    }
+
+    /// 6: a session with an absolute lifetime has ended when that was over, by the wall clock, and not before.
+    pub(super) fn check_lifetimes(&self, sessions: &[plan::Session]) {
+        for planned in sessions {
+            let id = SessionId::parse(&planned.id).unwrap();
+            let Some(found) = self.store().after_a_crash(&id) else {
+                continue;
+            };
+            let (State::Closed { reason, at_ms }, Some(lifetime)) =
+                (&found.state, found.terms.lifetime)
+            else {
+                continue;
+            };
+            let lasted = Duration::from_millis(at_ms - found.terms.created_ms);
+            let is_in_time = lifetime <= lasted && lasted <= lifetime + ENDED_WITHIN;
+            if reason.starts_with("expired") && !is_in_time {
+                let id = &planned.id;
+                self.complain(format!(
+                    "{id} was to last {lifetime:?} and has lasted {lasted:?}"
+                ));
+            }
         }
     }
 
@@ -96,14 +139,32 @@ impl Told {
         *self.written().counts.entry(what).or_default() += 1;
     }
 
-    pub(super) fn begin_run(&self) -> u64 {
+    pub(super) fn begin_run(&self) {
+        self.written().runs += 1;
+    }
+
+    pub(super) fn begin_life(&self) -> u64 {
         let mut written = self.written();
-        written.runs += 1;
-        written.runs
+        written.lives += 1;
+        written.lives
     }
 
     pub(super) fn runs(&self) -> u64 {
         self.written().runs
+    }
+
+    /// It is to be replayed, and its client is told what cannot be.
+    pub(super) fn is_replayed(&self, session: &str) {
+        let beginnings = &mut self.written().beginnings;
+        beginnings.insert(session.to_owned(), Beginnings::default());
+    }
+
+    pub(super) fn set_rival(&self, has_rival: bool) {
+        self.written().has_rival = has_rival;
+    }
+
+    pub(super) fn has_rival(&self) -> bool {
+        self.written().has_rival
     }
 
     pub(super) fn done(&self, session: &str) {
@@ -161,6 +222,7 @@ fn needs(event: &Event, left: &Session) -> Option<(&'static str, u64, u64)> {
         | Event::Lost { .. }
         | Event::Closed(_)
         | Event::Over(_)
+        | Event::Parted { .. }
         | Event::Restarted => None,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::instance::{Spec, tls};
 use orchestrator::proto::health::health_server::HealthServer;
 use orchestrator::proto::instance::instance_service_server::InstanceServiceServer;
-use orchestrator::proto::orchestrator::Durability;
+use orchestrator::proto::orchestrator::{Durability, LossPolicy};
 use orchestrator::store::memory::{Fault as DiskFault, MemoryStore, Settings};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
@@ -32,12 +32,13 @@ use turmoil::Sim;
 use turmoil::net::TcpListener;
 
 use super::client::{Client, Phase};
+use super::hall::Hall;
 use super::plan::{Disturbance, Fault, Plan};
 use super::told::{Promise, Record, Told};
 use crate::history::Harm;
 use crate::sessions::history::Event;
 use crate::sessions::instance::{Instance, Manner, Mind, Tell};
-use crate::sessions::judge::{Answering, judge};
+use crate::sessions::judge::{Answering, Beginning, judge};
 use crate::wire::{self, Local};
 use crate::{caller, instance};
 
@@ -46,6 +47,8 @@ const TICK: Duration = Duration::from_millis(4);
 /// 14: how long after the faults a session may take to come to its end. A stream over a connection that has died
 /// without a word is given up after 10 s, and an instance may have to be given up for another one.
 const CALM_ENDS: Duration = Duration::from_secs(45);
+/// How far apart the two sides of a session may learn of its end.
+const LEARN_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long everything may take to stop.
 const STOP_ENDS: Duration = Duration::from_secs(9);
 const ORCHESTRATOR: &str = "orchestrator";
@@ -79,7 +82,17 @@ struct World<'a> {
     told: Told,
     minds: Minds,
     phase: watch::Sender<Phase>,
-    restarts: watch::Sender<u32>,
+    restarts: watch::Sender<Restarts>,
+    /// When every session had come to its end.
+    over: Duration,
+}
+
+/// How often the orchestrator was to begin anew, and how.
+#[derive(Debug, Clone, Copy, Default)]
+struct Restarts {
+    count: u32,
+    /// Whether the one before goes on for a while.
+    rival: Option<Duration>,
 }
 
 /// What the instances remember, now.
@@ -92,6 +105,7 @@ pub(super) fn run(plan: &Plan) -> Run {
     let records = world.told.records();
     let mut complaints = world.told.complaints();
     complaints.extend(judged(plan, &records));
+    complaints.extend(silent_partings(plan, &records, world.over));
     Run {
         told: records.iter().map(shown).collect(),
         complaints,
@@ -104,12 +118,45 @@ fn shown(record: &Record) -> String {
     format!("{at:>10.3?} {session} {event:?}")
 }
 
+/// When a session ends in good order, so does the call of the instance that takes part, with a word.
+fn silent_partings(plan: &Plan, records: &[Record], over: Duration) -> Vec<String> {
+    let calm = records
+        .iter()
+        .filter(|one| plan.heal < one.at && one.at < over);
+    let mut takes_part = BTreeSet::new();
+    let mut silent = Vec::new();
+    for record in calm {
+        let Record { at, session, event } = record;
+        match event {
+            Event::Applied { mind, .. } => {
+                takes_part.insert((session, mind));
+            }
+            Event::Parted { mind, last_words } if takes_part.remove(&(session, mind)) => {
+                let ends = |other: &Record| {
+                    matches!(other.event, Event::Closed(_) | Event::Over(_))
+                        && other.session == *session
+                        && other.at.abs_diff(*at) < LEARN_WITHIN
+                };
+                if last_words.is_none() && records.iter().any(ends) {
+                    silent.push(format!(
+                        "an instance is left without a word: {}",
+                        shown(record)
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+    silent
+}
+
 fn judged(plan: &Plan, records: &[Record]) -> Vec<String> {
     // What is known of answers is read again after a restart and after a failure of the disk.
     let may_forget = |one: &Disturbance| {
         let forgets = [
             Fault::PowerCut,
             Fault::Restart,
+            Fault::Rival,
             Fault::SyncFails,
             Fault::NoSpace,
         ];
@@ -125,7 +172,13 @@ fn judged(plan: &Plan, records: &[Record]) -> Vec<String> {
     for session in &plan.sessions {
         let own = records.iter().filter(|record| record.session == session.id);
         let history: Vec<Event> = own.map(|record| record.event.clone()).collect();
-        let wrong = judge(&history, answering);
+        let beginning = match session.policy {
+            LossPolicy::Replay => Beginning::Told,
+            LossPolicy::Unspecified | LossPolicy::Fail | LossPolicy::Reassign => {
+                Beginning::Anywhere
+            }
+        };
+        let wrong = judge(&history, answering, beginning);
         complaints.extend(wrong.iter().map(|wrong| format!("{}: {wrong}", session.id)));
     }
     complaints
@@ -135,6 +188,7 @@ impl<'a> World<'a> {
     fn new(plan: &'a Plan) -> Self {
         let mut sim = turmoil::Builder::new()
             .rng_seed(plan.seed)
+            .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
             .tick_duration(TICK)
             .simulation_duration(Duration::from_secs(120))
             .min_message_latency(Duration::from_millis(1))
@@ -144,11 +198,15 @@ impl<'a> World<'a> {
         let store = MemoryStore::new(Settings {
             sync_takes: plan.sync_takes,
             bytes_max: plan.store_bytes_max,
+            replay_kept: plan.replay_kept,
             ..Settings::default()
         });
         let (told, minds) = (Told::new(store), Minds::default());
+        let replayed = plan.sessions.iter();
+        let replayed = replayed.filter(|session| session.policy == LossPolicy::Replay);
+        replayed.for_each(|session| told.is_replayed(&session.id));
         let (phase, _) = watch::channel(Phase::Faults);
-        let (restarts, restarted) = watch::channel(0);
+        let (restarts, restarted) = watch::channel(Restarts::default());
         let address = sim.lookup(ORCHESTRATOR);
         let mut addresses = BTreeMap::new();
         for at in 0..plan.instances.len() {
@@ -166,6 +224,7 @@ impl<'a> World<'a> {
                 phase: phases.clone(),
                 restarts: restarted.clone(),
                 seed,
+                hall: Hall::default(),
             };
             orchestrator.serve()
         });
@@ -186,6 +245,7 @@ impl<'a> World<'a> {
             minds,
             phase,
             restarts,
+            over: Duration::MAX,
         }
     }
 
@@ -203,6 +263,8 @@ impl<'a> World<'a> {
                     .complain(format!("{} does not come to its end", session.id));
             }
         }
+        self.told.check_lifetimes(&self.plan.sessions);
+        self.over = self.sim.elapsed();
         self.phase.send_replace(Phase::Over);
         self.until(self.sim.elapsed() + STOP_ENDS, |world| {
             world.told.is_stopped()
@@ -228,14 +290,21 @@ impl<'a> World<'a> {
         let now = self.sim.elapsed();
         for Disturbance { from, to, what } in &self.plan.disturbances {
             if *from == now {
-                self.begin(what);
+                self.begin(what, *to - *from);
             } else if *to == now {
                 self.end(what);
             }
         }
     }
 
-    fn begin(&mut self, what: &Fault) {
+    fn restart(&self, rival: Option<Duration>) {
+        self.restarts.send_modify(|restarts| {
+            restarts.count += 1;
+            restarts.rival = rival;
+        });
+    }
+
+    fn begin(&mut self, what: &Fault, lasts: Duration) {
         let name = match what {
             Fault::Crash { instance, forgets } => {
                 self.sim.crash(host(*instance));
@@ -252,8 +321,12 @@ impl<'a> World<'a> {
                 "power cut"
             }
             Fault::Restart => {
-                self.restarts.send_modify(|restarts| *restarts += 1);
+                self.restart(None);
                 "restart"
+            }
+            Fault::Rival => {
+                self.restart(Some(lasts));
+                "rival"
             }
             Fault::Instance(at, harm) => {
                 self.harm(&host(*at), *harm);
@@ -286,7 +359,7 @@ impl<'a> World<'a> {
         match what {
             Fault::Crash { instance, .. } => self.sim.bounce(host(*instance)),
             Fault::PowerCut => self.sim.bounce(ORCHESTRATOR),
-            Fault::Restart => {}
+            Fault::Restart | Fault::Rival => {}
             Fault::Instance(at, harm) => self.mend(&host(*at), *harm),
             Fault::Client(at, harm) => self.mend(&client_host(*at), *harm),
             Fault::NoSpace | Fault::SyncFails => self.told.store().set_fault(DiskFault::None),
@@ -339,7 +412,10 @@ fn add_instance(sim: &mut Sim<'_>, plan: &Plan, at: usize, minds: &Minds, told: 
             } else {
                 Promise::Nothing
             };
-            told.tell(session, promise, event);
+            // A call that is over because its host is gone tells nothing.
+            if turmoil::sim_elapsed().is_some() {
+                told.tell(session, promise, event);
+            }
         });
         serve(Instance {
             mind: minds.borrow()[at].clone(),
@@ -372,31 +448,47 @@ struct Orchestrator {
     addresses: BTreeMap<String, IpAddr>,
     told: Told,
     phase: watch::Receiver<Phase>,
-    restarts: watch::Receiver<u32>,
+    restarts: watch::Receiver<Restarts>,
     seed: u64,
+    /// Where those who come are sent.
+    hall: Hall,
 }
 
 impl Orchestrator {
     /// Serves, again after each restart, until the run is over.
     async fn serve(mut self) -> turmoil::Result {
         self.restarts.mark_unchanged();
+        spawn_local(self.hall.clone().receive());
         loop {
-            let Some(app) = self.start().await? else {
+            let Some(mut app) = self.start().await? else {
                 // As whoever watches over it would.
                 self.told.crash_store();
                 sleep(Duration::from_millis(100)).await;
                 continue;
+            };
+            let is_over = loop {
+                let is_over = tokio::select! {
+                    biased;
+                    _ = self.phase.wait_for(|phase| Phase::Over <= *phase) => true,
+                    _ = self.restarts.changed() => false,
+                };
+                let rival = self.restarts.borrow_and_update().rival;
+                let Some(lasts) = rival.filter(|_| !is_over) else {
+                    break is_over;
+                };
+                let Some(rival) = self.rival(lasts).await else {
+                    // It may have taken sessions over before it failed.
+                    break false;
+                };
+                app.stop().await;
+                self.told.set_rival(false);
+                app = rival;
             };
             let (tasks_left, memory, gate) = (
                 app.tasks_left(),
                 app.memory().clone(),
                 Arc::clone(app.gate()),
             );
-            let is_over = tokio::select! {
-                biased;
-                _ = self.phase.wait_for(|phase| Phase::Over <= *phase) => true,
-                _ = self.restarts.changed() => false,
-            };
             let stopped = app.stop().await;
             if is_over {
                 let left = (tasks_left(), memory.held(), gate.load());
@@ -411,18 +503,32 @@ impl Orchestrator {
         }
     }
 
+    /// Another one takes over the same store, while the one before does not know it yet.
+    async fn rival(&self, lasts: Duration) -> Option<App> {
+        self.told.set_rival(true);
+        let rival = self.start_over_store().await;
+        sleep(lasts).await;
+        rival
+    }
+
     /// Nothing when its disk does not let it start.
     async fn start(&self) -> Result<Option<App>, Box<dyn std::error::Error>> {
-        let run = self.told.begin_run();
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, caller::PORT)).await?;
+        self.told.begin_run();
+        self.told.set_rival(false);
+        Ok(self.start_over_store().await)
+    }
+
+    async fn start_over_store(&self) -> Option<App> {
+        let run = self.told.begin_life();
         let outside = Outside {
-            listener: wire::Door(listener),
+            listener: self.hall.door(),
             address: Address::Tcp(SocketAddr::new(self.address, caller::PORT)),
             dial: wire::dial(),
             chance: Chance::seeded(self.seed.wrapping_mul(1009) + run),
+            wall_clock: wire::wall_clock,
         };
-        let store = Arc::new(self.told.store());
-        Ok(App::start_over(outside, self.config(), store).await.ok())
+        let store = Arc::new(self.told.store().for_another_process());
+        App::start_over(outside, self.config(), store).await.ok()
     }
 
     fn config(&self) -> Config {

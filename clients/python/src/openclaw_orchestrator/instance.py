@@ -68,6 +68,8 @@ class Conversation:
     epoch: int = 0
     received: int = 0
     """The last message that was applied."""
+    skipped: int = 0
+    """Messages up to this one do not come any more, whether they were applied here or not."""
     sent: int = 0
     unacknowledged: list[pb.SessionData] = field(default_factory=list)
     """Replies that the orchestrator has not taken yet."""
@@ -231,7 +233,6 @@ class Instance:
         known = self._sessions.get(open_.session)
         if known is None or known.spawned < spawned:
             known = Conversation(open_.session, dict(open_.labels), spawned=spawned)
-            known.received = open_.next_seq - 1
             known.sent = open_.received_through
         elif spawned < known.spawned or open_.epoch <= known.epoch:
             return None
@@ -239,10 +240,11 @@ class Instance:
             # Another instance has spoken since: what was not taken of ours is void.
             known.unacknowledged.clear()
             known.replies_of.clear()
-            known.received = min(known.received, open_.next_seq - 1)
             known.sent = open_.received_through
         else:
             _forget(known, open_.received_through)
+        # What it was never given does not count as received.
+        known.skipped = open_.next_seq - 1
         known.epoch = open_.epoch
         self._sessions[open_.session] = known
         return known
@@ -251,8 +253,9 @@ class Instance:
         if data.seq <= session.received:
             await _acknowledge(session, context)
             return
-        if data.seq != session.received + 1:
-            await context.abort(grpc.StatusCode.INTERNAL, f"message {data.seq} came after {session.received}")
+        expected = max(session.received, session.skipped) + 1
+        if data.seq != expected:
+            await context.abort(grpc.StatusCode.INTERNAL, f"message {data.seq} came where {expected} was next")
         async for reply in self.message(session, from_value(data.payload), data.seq):
             if data.seq <= answered:
                 # Answered before, by this instance or another one: applied for its effects only.
