@@ -109,7 +109,7 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     match text.trim().parse::<f64>() {
-        Ok(seconds) if seconds < 0.0 => return Err("a time is not negative".to_owned()),
+        Ok(seconds) if seconds < 0.0 => Err("a time is not negative".to_owned()),
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         Err(_) => humantime::parse_duration(text.trim()).map_err(|error| error.to_string()),
     }

@@ -50,10 +50,11 @@ pub(super) struct Arguments {
 impl Arguments {
     /// How its answers are shown; a watch shows lines.
     pub(super) fn format(&self) -> Format {
-        match self.server.format() {
-            Format::Json if self.watch => Format::Jsonl,
-            format => format,
+        let format = self.server.format();
+        if self.watch && format == Format::Json {
+            return Format::Jsonl;
         }
+        format
     }
 }
 

@@ -157,11 +157,15 @@ mod tests {
     #[tokio::test]
     async fn a_pipe_is_closed_once_its_reader_has_left() {
         let (reader, writer) = io::pipe().unwrap();
-        let left = tokio::spawn(closed(writer.into()));
-        tokio::task::yield_now().await;
-        assert!(!left.is_finished());
+        let left = closed(writer.into());
+        tokio::pin!(left);
+        tokio::select! {
+            biased;
+            () = &mut left => panic!("it is read"),
+            () = tokio::task::yield_now() => {}
+        }
         drop(reader);
-        left.await.unwrap();
+        left.await;
     }
 
     #[test]

@@ -339,7 +339,7 @@ mod tests {
             "unknown key `port`; known are instances, targets, payload, aggregate, timeout, selection, hashKey, retry, perTryTimeout, \
              idempotent, fallback, hedge, waitForReady, completion, metadata",
         );
-        check(r#"{"timeout": 0}"#, "`timeout`: a timeout is at least 1ms");
+        check(r#"{"timeout": 0}"#, "`timeout`: a time is at least 1ms");
         check(
             r#"{"timeout": true}"#,
             "`timeout`: expected a number of seconds, or a text such as \"1m30s\"",

@@ -280,9 +280,9 @@ impl Conversation {
         }
         if self.unacknowledged.is_empty() {
             failure_text::warn("the input has ended, and not every message was replied to");
-            return Some(match self.success() {
-                Exit::Done => Exit::Partial,
-                worse => worse,
+            return Some(match self.refused {
+                Refused::Nothing => Exit::Partial,
+                Refused::Lines => self.success(),
             });
         }
         failure_text::warn(&self.not_taken());
