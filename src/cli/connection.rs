@@ -16,6 +16,7 @@ use crate::proto::orchestrator::cluster_service_client::ClusterServiceClient;
 use crate::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 
 const KEY_VARIABLE: &str = "ORCHESTRATOR_API_KEY";
+/// Within it the server has to say its first word, too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after its own deadline the server may still speak.
 const SERVER_SLACK: Duration = Duration::from_secs(1);
@@ -95,11 +96,9 @@ impl Connection {
         to: &Destination,
         timeout: Option<Duration>,
     ) -> Result<Self, Error> {
-        let channel = to.connect(|endpoint| {
+        let within = timeout.map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT));
+        let channel = to.connect(within, |endpoint| {
             endpoint
-                .connect_timeout(
-                    timeout.map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
-                )
                 .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         });
