@@ -457,7 +457,7 @@ fn shells_and_man_get_what_they_need() {
     assert!(check.wait().unwrap().success(), "bash can read it");
 
     let page = orchestrator(&["man"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&page.stdout).contains(".TH orchestrator 1"));
+    assert!(String::from_utf8_lossy(&page.stdout).contains(".TH ORCHESTRATOR 1"));
     let folder = tempfile::tempdir().unwrap();
     let written = orchestrator(&["man", "--directory", folder.path().to_str().unwrap()]);
     assert!({ written }.status().unwrap().success());
