@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use super::connection::timeout_field;
 use super::destination::Destination;
 use super::exit::Error;
+use crate::domain::limit::{SESSION_TTL_MAX, SESSION_TTL_MIN};
 use crate::proto::orchestrator as proto;
 
 /// Where the server is and how its answer is shown.
@@ -28,15 +29,16 @@ pub(super) struct TaskArguments {
     #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
     pub(super) payload: Option<String>,
     /// Time for the whole call: 10s, 1m30s, or a number of seconds.
-    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    #[arg(long, value_name = "TIME", value_parser = timeout, allow_hyphen_values = true)]
     pub(super) timeout: Option<Duration>,
     /// Sent to the instance as call metadata. May be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = metadata_entry)]
     pub(super) metadata: Vec<(String, String)>,
     /// A JSON file with defaults of a request, such as {"instances": ["A"], "timeout": 5}.
     ///
-    /// Keys: instances, targets, payload, aggregate, timeout, selection, completion, metadata. What the command
-    /// line says wins; what only another command uses is left alone.
+    /// Keys: instances, targets, payload, aggregate, timeout, selection, hashKey, retry, perTryTimeout, idempotent,
+    /// fallback, hedge, waitForReady, completion, metadata. What the command line says wins; what only another
+    /// command uses is left alone.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Show what the call would do, in which order and why, without doing it.
@@ -51,7 +53,7 @@ pub(super) struct RetryArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=4))]
     retry: Option<u32>,
     /// Time for one try: 2s, 500ms, or a number of seconds.
-    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    #[arg(long, value_name = "TIME", value_parser = timeout, allow_hyphen_values = true)]
     per_try_timeout: Option<Duration>,
     /// The task may be executed more than once.
     #[arg(long)]
@@ -98,14 +100,29 @@ impl ServerArguments {
 
 /// Reads `10s`, `1m30s`, or a bare number of seconds.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    let duration = match text.trim().parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?,
-        Err(_) => humantime::parse_duration(text.trim()).map_err(|error| error.to_string())?,
-    };
+    let duration = duration(text)?;
     if duration < Duration::from_millis(1) {
-        return Err("a timeout is at least 1ms".to_owned());
+        return Err("a time is at least 1ms".to_owned());
     }
     Ok(duration)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match text.trim().parse::<f64>() {
+        Ok(seconds) if seconds < 0.0 => Err("a time is not negative".to_owned()),
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        Err(_) => humantime::parse_duration(text.trim()).map_err(|error| error.to_string()),
+    }
+}
+
+/// Reads how long a session lasts, written as a timeout is.
+pub(super) fn ttl(text: &str) -> Result<Duration, String> {
+    let (ttl, range) = (duration(text)?, SESSION_TTL_MIN..=SESSION_TTL_MAX);
+    if !range.contains(&ttl) {
+        let [min, max] = [SESSION_TTL_MIN, SESSION_TTL_MAX].map(humantime::format_duration);
+        return Err(format!("a session lasts from {min} to {max}"));
+    }
+    Ok(ttl)
 }
 
 pub(super) fn metadata_entry(text: &str) -> Result<(String, String), String> {
@@ -132,6 +149,34 @@ mod tests {
         check("0.5", Some(500));
         for bad in ["", "0", "0s", "-1", "NaN", "inf", "1e300", "10 parsecs"] {
             check(bad, None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_time_is_said_in_its_own_words() {
+        let check = |found: Result<Duration, String>, expected: &str| {
+            assert_eq!(found.unwrap_err(), expected);
+        };
+        check(timeout("-1"), "a time is not negative");
+        check(timeout("0"), "a time is at least 1ms");
+        for short in ["0", "0s", "20ms", "100y"] {
+            check(ttl(short), "a session lasts from 1s to 7days");
+        }
+        check(ttl("-1"), "a time is not negative");
+        assert_eq!(ttl("1s"), Ok(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn every_default_that_a_config_may_hold_is_in_the_help() {
+        use clap::CommandFactory as _;
+        #[derive(clap::Parser)]
+        struct Typed {
+            #[command(flatten)]
+            _arguments: TaskArguments,
+        }
+        let help = Typed::command().render_long_help().to_string();
+        for key in super::super::request_defaults::KEYS {
+            assert!(help.contains(key), "{key}: {help}");
         }
     }
 

@@ -10,7 +10,7 @@ use super::arguments::Format;
 use super::exit::{Error, Exit};
 use super::output::Output;
 use super::plain;
-use crate::config::{self, Config, Planned};
+use crate::config::{self, Config, Mistakes, Planned};
 use crate::domain::limit::CONFIG_BYTES_MAX;
 
 const EXAMPLES: &str = "\
@@ -21,7 +21,7 @@ Examples:
 
 What a config points to is read too: files of certificates and tokens, and environment variables.
 
-Exit codes: 0 the config can be used; 2 it cannot, and every mistake is on standard error.";
+Exit codes: 0 the config can be used; 2 it cannot, and every mistake is on standard error; as json, on standard output too.";
 
 /// `config`, as typed.
 #[derive(Debug, Args)]
@@ -55,6 +55,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
         Action::Schema => output.json(&config::schema())?,
         Action::Check(check) => {
             let (name, config) = read(check.file.as_deref())?;
+            let config = match config {
+                Ok(config) => config,
+                Err(mistakes) => {
+                    let found = Found::of(&name, &mistakes);
+                    match check.output {
+                        Format::Table => {}
+                        Format::Json => output.json(&found)?,
+                        Format::Jsonl => output.jsonl(&found)?,
+                    }
+                    return Err(Error::BadConfig(mistakes.to_string()));
+                }
+            };
             let contents = Contents::of(&name, &config);
             match check.output {
                 Format::Table => output.text(&contents.text())?,
@@ -66,8 +78,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-fn read(file: Option<&Path>) -> Result<(String, Config), Error> {
-    let (name, config) = match file {
+fn read(file: Option<&Path>) -> Result<(String, Result<Config, Mistakes>), Error> {
+    Ok(match file {
         Some(path) => (path.display().to_string(), config::read(path, &environment)),
         None => {
             let mut bytes = Vec::new();
@@ -79,9 +91,7 @@ fn read(file: Option<&Path>) -> Result<(String, Config), Error> {
                 config::read_bytes(Path::new(name), &bytes, &environment),
             )
         }
-    };
-    let config = config.map_err(|mistakes| Error::BadConfig(mistakes.to_string()))?;
-    Ok((name, config))
+    })
 }
 
 #[allow(
@@ -90,6 +100,41 @@ fn read(file: Option<&Path>) -> Result<(String, Config), Error> {
 )]
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// What is wrong with a config.
+#[derive(Serialize)]
+struct Found<'a> {
+    config: &'a str,
+    mistakes: Vec<FoundMistake<'a>>,
+    /// Beyond those that are told.
+    untold: usize,
+}
+
+#[derive(Serialize)]
+struct FoundMistake<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    path: &'a str,
+    what: &'a str,
+}
+
+impl<'a> Found<'a> {
+    fn of(config: &'a str, found: &'a Mistakes) -> Self {
+        let mistakes = found.told().iter().map(|mistake| FoundMistake {
+            line: mistake.position.map(|position| position.line),
+            column: mistake.position.map(|position| position.column),
+            path: &mistake.path,
+            what: &mistake.what,
+        });
+        Self {
+            config,
+            mistakes: mistakes.collect(),
+            untold: found.untold(),
+        }
+    }
 }
 
 /// What a config comes to.

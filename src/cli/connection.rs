@@ -11,10 +11,12 @@ use super::destination::Destination;
 use super::exit::Error;
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::limit::{ANSWER_BYTES_MAX, TIMEOUT_MAX};
+use crate::proto::health::health_client::HealthClient;
 use crate::proto::orchestrator::cluster_service_client::ClusterServiceClient;
 use crate::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 
 const KEY_VARIABLE: &str = "ORCHESTRATOR_API_KEY";
+/// Within it the server has to say its first word, too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after its own deadline the server may still speak.
 const SERVER_SLACK: Duration = Duration::from_secs(1);
@@ -58,7 +60,7 @@ pub(super) async fn guard<T>(
 /// A connection to the server.
 pub(super) struct Connection {
     channel: Channel,
-    /// None where a certificate stands for the key.
+    /// None where a certificate stands for the key, or none is needed.
     authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -78,11 +80,25 @@ impl Connection {
             None if to.shows_certificate() => None,
             key => Some(authorization(key)?),
         };
-        let channel = to.connect(|endpoint| {
+        Self::with(authorization, to, timeout).await
+    }
+
+    /// Connects without a key, for what is public.
+    pub(super) async fn without_key(
+        to: &Destination,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Error> {
+        Self::with(None, to, timeout).await
+    }
+
+    async fn with(
+        authorization: Option<MetadataValue<Ascii>>,
+        to: &Destination,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let within = timeout.map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT));
+        let channel = to.connect(within, |endpoint| {
             endpoint
-                .connect_timeout(
-                    timeout.map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT)),
-                )
                 .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         });
@@ -100,6 +116,10 @@ impl Connection {
 
     pub(super) fn cluster(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel.clone())
     }
 
     /// A request with the key and the deadline.

@@ -1,23 +1,24 @@
-//! Which server is called, how it is trusted, and by which way it is reached.
+//! Which server is called, and how it is trusted.
 
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
-use http::Uri;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use super::dial::{Dial, Way};
 use super::exit::Error;
 use super::failure_text::innermost;
-use crate::instance::endpoint::unix_path;
+use super::server_address::{self, Server};
 use crate::instance::tls::{self, Connector};
 
 /// The server, exactly as typed.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Destination {
-    /// Address of the orchestrator: http://HOST:PORT, https://HOST:PORT or unix:/PATH.
+    /// Address of the orchestrator: HOST, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH.
+    ///
+    /// Without a port: 7070 for a bare HOST, 80 for http:// and 443 for https://.
     #[arg(
         long,
         env = "ORCHESTRATOR_SERVER",
@@ -46,14 +47,6 @@ pub(super) struct Destination {
     certificate_key: Option<PathBuf>,
 }
 
-/// How a server is reached.
-#[derive(Debug, PartialEq, Eq)]
-enum Way {
-    Plain(String),
-    Tls { host: String, port: u16 },
-    Unix(String),
-}
-
 impl Destination {
     /// A server in plain text.
     pub(super) fn plain(server: &str) -> Self {
@@ -70,40 +63,42 @@ impl Destination {
         self.certificate.is_some()
     }
 
-    /// Connects; `prepare` sets what every connection has.
+    /// Connects, and hears the server's first words, within this time; `prepare` sets what every connection has.
     pub(super) async fn connect(
         &self,
+        within: Duration,
         prepare: impl FnOnce(Endpoint) -> Endpoint,
     ) -> Result<Channel, Error> {
-        let way = way(&self.server)?;
-        let address = match &way {
-            Way::Plain(url) => url.clone(),
-            Way::Unix(path) => format!("unix:{path}"),
-            Way::Tls { .. } => self.server.replacen("grpcs://", "https://", 1),
+        let server = server_address::read(&self.server)?;
+        let unreachable = |what| Error::Connect {
+            server: server.to_string(),
+            what,
         };
-        let endpoint = Endpoint::from_shared(address.clone())
-            .map_err(|error| bad_server(&self.server, &error.to_string()))?;
-        let endpoint = prepare(endpoint);
-        let connected = match way {
-            Way::Plain(_) | Way::Unix(_) => endpoint.connect().await,
-            Way::Tls { host, port } => {
-                let connector = self.connector(&host)?;
-                let dial = tower::service_fn(move |_: Uri| {
-                    let (connector, host) = (connector.clone(), host.clone());
-                    async move {
-                        let stream = TcpStream::connect((host.as_str(), port)).await?;
-                        stream.set_nodelay(true)?;
-                        let stream = connector.connector.connect(connector.name, stream).await?;
-                        Ok::<_, std::io::Error>(TokioIo::new(stream))
-                    }
-                });
-                endpoint.connect_with_connector(dial).await
-            }
+        let way = match &server {
+            Server::Plain { .. } => Way::Tcp,
+            Server::Tls { host, .. } => Way::Tls(self.connector(host)?),
+            Server::Unix(path) => Way::Unix(path.into()),
         };
-        connected.map_err(|error| Error::Connect {
-            server: address,
-            what: innermost(&error),
-        })
+        // The scheme and the authority that calls name; how they travel is up to the way.
+        let named = match &server {
+            Server::Plain { .. } | Server::Tls { .. } => server.to_string(),
+            Server::Unix(_) => "http://localhost".to_owned(),
+        };
+        let endpoint = Endpoint::from_shared(named).map_err(|bad| unreachable(bad.to_string()))?;
+        let dial = Dial::new(way);
+        let heard = dial.heard();
+        let until = Instant::now() + within;
+        let endpoint = prepare(endpoint).connect_timeout(within);
+        let channel = endpoint.connect_with_connector(dial).await;
+        let channel = channel.map_err(|error| unreachable(innermost(&error)))?;
+        // Every server of HTTP/2 begins with its settings (RFC 9113, section 3.4). One that accepts connections and
+        // then says nothing would be waited for as long as a call may take.
+        match tokio::time::timeout_at(until, heard.notified()).await {
+            Ok(()) => Ok(channel),
+            Err(_elapsed) => Err(unreachable(
+                "it accepts the connection and says nothing".to_owned(),
+            )),
+        }
     }
 
     fn connector(&self, host: &str) -> Result<Connector, Error> {
@@ -130,82 +125,59 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         .map_err(|error| Error::usage(format!("{}: {error}", path.display()), "name a PEM file"))
 }
 
-fn way(server: &str) -> Result<Way, Error> {
-    if let Some(path) = unix_path(server) {
-        let path = path.to_str().map(str::to_owned);
-        return path
-            .map(Way::Unix)
-            .ok_or_else(|| bad_server(server, "not a path"));
-    }
-    if server.starts_with("unix:") {
-        return Err(bad_server(server, "the path of a socket begins with /"));
-    }
-    match server.split_once("://") {
-        None => Ok(Way::Plain(format!("http://{server}"))),
-        Some(("http", _)) => Ok(Way::Plain(server.to_owned())),
-        Some(("grpc", rest)) => Ok(Way::Plain(format!("http://{rest}"))),
-        Some(("https" | "grpcs", rest)) => secure(server, rest),
-        Some((scheme, _)) => Err(bad_server(server, &format!("`{scheme}` is not http"))),
-    }
-}
-
-fn secure(server: &str, rest: &str) -> Result<Way, Error> {
-    let uri: Uri = format!("https://{rest}")
-        .parse()
-        .map_err(|_| bad_server(server, "not an address"))?;
-    let host = uri.host().unwrap_or_default();
-    // IPv6 addresses stand in brackets.
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let host = match bare.parse::<Ipv6Addr>() {
-        Ok(address) => address.to_string(),
-        Err(_) => host.to_owned(),
-    };
-    let port = uri.port_u16().unwrap_or(443);
-    Ok(Way::Tls { host, port })
-}
-
-fn bad_server(server: &str, what: &str) -> Error {
-    Error::usage(
-        format!("--server {server}: {what}"),
-        "write http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:/PATH",
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
-    #[test]
-    fn a_server_is_reached_as_it_is_written() {
-        let plain = |url: &str| Some(Way::Plain(url.to_owned()));
-        let secure = |host: &str, port: u16| {
-            let host = host.to_owned();
-            Some(Way::Tls { host, port })
+    const WITHIN: Duration = Duration::from_secs(5);
+
+    async fn refused(server: &str) -> (String, String) {
+        let found = Destination::plain(server).connect(WITHIN, |it| it).await;
+        let Err(Error::Connect { server, what }) = found else {
+            panic!("{found:?}");
         };
-        let socket = |path: &str| Some(Way::Unix(path.to_owned()));
-        let check = |server: &str, expected: Option<Way>| {
-            assert_eq!(way(server).ok(), expected, "{server}");
-        };
-        check("localhost:7070", plain("http://localhost:7070"));
-        check("http://h:1", plain("http://h:1"));
-        check("grpc://h:1", plain("http://h:1"));
-        check("https://h:1", secure("h", 1));
-        check("grpcs://h", secure("h", 443));
-        check("https://[::1]:7443", secure("::1", 7443));
-        check("unix:/run/o.sock", socket("/run/o.sock"));
-        check("unix:///run/o.sock", socket("/run/o.sock"));
-        check("unix:o.sock", None);
-        check("ftp://h:1", None);
+        (server, what)
     }
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_unavailable() {
-        let nobody = Destination::plain("127.0.0.1:1");
-        let found = nobody.connect(|endpoint| endpoint).await;
-        let Err(Error::Connect { server, what }) = found else {
-            panic!("{found:?}");
-        };
+        let (server, what) = refused("127.0.0.1:1").await;
         assert!(what.contains("refused"), "{what}");
         assert_eq!(server, "http://127.0.0.1:1");
+        let (server, what) = refused("unix:/nowhere/at/all").await;
+        assert!(what.contains("No such file"), "{what}");
+        assert_eq!(server, "unix:/nowhere/at/all");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_accepts_and_says_nothing_is_unavailable() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let accepts = async { silent.accept().await.unwrap() };
+        // The clock stands still until there is nothing left to do but to wait.
+        tokio::time::pause();
+        let address = address.to_string();
+        let ((_, what), _accepted) = tokio::join!(refused(&address), accepts);
+        assert_eq!(what, "it accepts the connection and says nothing");
+    }
+
+    #[tokio::test]
+    async fn https_to_a_port_in_plain_text_names_the_likely_cause() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = plain.local_addr().unwrap();
+        let answers = async {
+            let (mut stream, _) = plain.accept().await.unwrap();
+            let mut hello = [0; 64];
+            stream.read_exact(&mut hello).await.unwrap();
+            let refusal = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+            stream.write_all(refusal).await.unwrap();
+            stream
+        };
+        let server = format!("https://{address}");
+        let ((_, what), _answered) = tokio::join!(refused(&server), answers);
+        assert!(what.contains("no TLS"), "{what}");
     }
 }

@@ -21,8 +21,8 @@ Examples:
   orchestrator drain A --wait false
   orchestrator drain A --move
 
-A draining instance keeps the calls and the sessions that it has and gets nothing new, until undrain. It is drained
-once nothing is outstanding there and no session is left. With --move its sessions go to other instances; those with
+A draining instance keeps the calls and the sessions that it has and gets nothing new, until undrain. It is drained \
+once nothing is outstanding there and no session is left. With --move its sessions go to other instances; those with \
 the loss policy fail may not, and stay until they end. The exit code is 0 then, and 6 when --timeout is over before; it goes on draining all the same.
 The key needs the scope admin and is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
@@ -53,7 +53,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     wait: bool,
     /// How long to wait: 10m, or a number of seconds.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, default_value = "5m")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, allow_hyphen_values = true, default_value = "5m")]
     timeout: Duration,
     #[command(flatten)]
     server: ServerArguments,
@@ -67,10 +67,24 @@ pub(super) struct Back {
     #[arg(required = true, num_args = 1.., value_name = "INSTANCE")]
     instances: Vec<String>,
     /// Time for the call: 10s, or a number of seconds.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, allow_hyphen_values = true, default_value = "10s")]
     timeout: Duration,
     #[command(flatten)]
     server: ServerArguments,
+}
+
+impl Arguments {
+    /// How its answers are shown.
+    pub(super) fn format(&self) -> Format {
+        self.server.format()
+    }
+}
+
+impl Back {
+    /// How its answers are shown.
+    pub(super) fn format(&self) -> Format {
+        self.server.format()
+    }
 }
 
 /// Runs `drain`.

@@ -15,7 +15,7 @@ Exit codes:
     2  the command line, the config file or the payload cannot be meant
     3  the key is missing, not known, or may not make this call
     4  the server or the instance is unavailable
-    5  the fan-out has ended and not every answer that was wanted is there
+    5  the fan-out, or the conversation, has ended and not every answer that was wanted is there
     6  time ran out
   130  interrupted";
 
@@ -32,7 +32,7 @@ pub(super) enum Exit {
     Denied,
     /// The server, or the instance, is unavailable.
     Unavailable,
-    /// A fan-out without some of the answers that were wanted.
+    /// A fan-out, or a conversation, without some of the answers that were wanted.
     Partial,
     /// Time ran out.
     Deadline,
@@ -82,6 +82,8 @@ pub(super) enum Error {
     Journal(String),
     /// No key in the environment, or one that cannot be sent.
     Key(String),
+    /// A server would start without a key that is good.
+    ServerKey(String),
     /// The server cannot be reached.
     Connect {
         /// The address as it was understood.
@@ -115,7 +117,7 @@ impl Error {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } | Self::Config(_) | Self::BadConfig(_) => Exit::Usage,
-            Self::Key(_) => Exit::Denied,
+            Self::Key(_) | Self::ServerKey(_) => Exit::Denied,
             Self::Connect { .. } => Exit::Unavailable,
             Self::Call(status) => failure_text::exit(status),
             Self::Overdue => Exit::Deadline,

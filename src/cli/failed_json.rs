@@ -5,14 +5,18 @@ use serde::Serialize;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
+use super::arguments::Format;
+use super::exit::Error;
 use super::json_output::{self, Attempt};
+use super::output::Output;
+use super::{failure_text, plain};
 use crate::proto::orchestrator as proto;
 
 /// How the details name the message that holds every try.
 const FAILED_ATTEMPTS: &str = "/openclaw.orchestrator.v1.FailedAttempts";
 
-/// What a server has told of a failure.
-pub(super) struct Told {
+/// What is known of a failure.
+struct Told {
     code: String,
     message: String,
     instance: Option<String>,
@@ -20,14 +24,28 @@ pub(super) struct Told {
     attempts: Vec<proto::Attempt>,
 }
 
+/// Whoever reads JSON gets a failure as such too, with every try; what is for people comes after it, on standard
+/// error.
+pub(super) fn show(error: &Error, format: Format) -> Result<(), Error> {
+    let Some(told) = Told::of(error) else {
+        return Ok(());
+    };
+    let mut output = Output::stdout();
+    match format {
+        Format::Table => Ok(()),
+        Format::Json => output.json(&told.json()),
+        Format::Jsonl => output.jsonl(&told.json()),
+    }
+}
+
 /// `{"error": {…}}`.
 #[derive(Serialize)]
-pub(super) struct Failed<'a> {
-    error: Error<'a>,
+struct Failed<'a> {
+    error: Document<'a>,
 }
 
 #[derive(Serialize)]
-struct Error<'a> {
+struct Document<'a> {
     code: &'a str,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,10 +55,54 @@ struct Error<'a> {
 }
 
 impl Told {
-    /// Nothing where the status was made up on this side.
-    pub(super) fn of(status: &Status) -> Option<Self> {
-        let info = status.get_details_error_info()?;
-        Some(Self {
+    /// Nothing where nobody was asked, or nobody reads.
+    fn of(error: &Error) -> Option<Self> {
+        let made_here = |code: &str, message: &str, retryable| {
+            Some(Self {
+                code: code.to_owned(),
+                message: plain::text(message),
+                instance: None,
+                retryable,
+                attempts: Vec::new(),
+            })
+        };
+        match error {
+            Error::Call(status) => Some(Self::of_status(status)),
+            Error::Key(what) => made_here("key_missing", what, false),
+            Error::Connect { what, .. } => made_here("server_unreachable", what, true),
+            Error::Overdue => made_here("deadline_exceeded", "the server did not answer", false),
+            Error::Answer(what) => made_here("answer_malformed", what, false),
+            Error::Usage { .. }
+            | Error::Config(_)
+            | Error::BadConfig(_)
+            | Error::Journal(_)
+            | Error::Start(_)
+            | Error::ServerKey(_)
+            | Error::System(_)
+            | Error::ReaderGone
+            | Error::Interrupted => None,
+        }
+    }
+
+    fn of_status(status: &Status) -> Self {
+        use std::error::Error as _;
+        let Some(info) = status.get_details_error_info() else {
+            let code = if failure_text::is_local_timeout(status) {
+                "deadline_exceeded".to_owned()
+            } else if status.source().is_some() {
+                "connection_lost".to_owned()
+            } else {
+                failure_text::code_name(status.code()).to_lowercase()
+            };
+            return Self {
+                code,
+                message: plain::text(&failure_text::what(status)),
+                instance: None,
+                retryable: false,
+                attempts: Vec::new(),
+            };
+        };
+        Self {
             code: info.reason.to_lowercase(),
             message: status.message().to_owned(),
             instance: info.metadata.get("instance").cloned(),
@@ -49,12 +111,12 @@ impl Told {
                 .get("retryable")
                 .is_some_and(|it| it == "true"),
             attempts: attempts(status),
-        })
+        }
     }
 
-    pub(super) fn json(&self) -> Failed<'_> {
+    fn json(&self) -> Failed<'_> {
         Failed {
-            error: Error {
+            error: Document {
                 code: &self.code,
                 message: &self.message,
                 instance: self.instance.as_deref(),
@@ -90,11 +152,26 @@ mod tests {
         let details =
             ErrorDetails::with_error_info("INSTANCE_DOWN", "orchestrator.openclaw", metadata);
         let status = Status::with_error_details(Code::Unavailable, "down", details);
-        let told = Told::of(&status).unwrap();
-        assert_eq!(
-            serde_json::to_string(&told.json()).unwrap(),
-            r#"{"error":{"code":"instance_down","message":"down","instance":"A","retryable":true,"attempts":[]}}"#
+        let check = |error: Error, expected: &str| {
+            let told = Told::of(&error).unwrap();
+            assert_eq!(serde_json::to_string(&told.json()).unwrap(), expected);
+        };
+        check(
+            status.into(),
+            r#"{"error":{"code":"instance_down","message":"down","instance":"A","retryable":true,"attempts":[]}}"#,
         );
-        assert!(Told::of(&Status::unavailable("no server")).is_none());
+        check(
+            Status::cancelled("Timeout expired").into(),
+            r#"{"error":{"code":"deadline_exceeded","message":"time ran out before the server answered","retryable":false,"attempts":[]}}"#,
+        );
+        check(
+            Status::from_error("reset".into()).into(),
+            r#"{"error":{"code":"connection_lost","message":"the connection to the server broke: reset","retryable":false,"attempts":[]}}"#,
+        );
+        check(
+            Error::Key("none".to_owned()),
+            r#"{"error":{"code":"key_missing","message":"none","retryable":false,"attempts":[]}}"#,
+        );
+        assert!(Told::of(&Error::usage("what", "hint")).is_none());
     }
 }

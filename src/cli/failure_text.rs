@@ -23,7 +23,9 @@ pub(super) fn lines(error: &Error) -> String {
             return config_lines(what, mistakes);
         }
         Error::BadConfig(mistakes) => return config_lines("the config cannot be used", mistakes),
-        Error::Start(what) | Error::Journal(what) => (what.clone(), String::new()),
+        Error::Start(what) | Error::Journal(what) | Error::ServerKey(what) => {
+            (what.clone(), String::new())
+        }
         Error::Key(what) => (what.clone(), KEY_HINT.to_owned()),
         Error::Connect { server, what } => (
             format!("cannot reach the orchestrator at {server}: {what}"),
@@ -127,7 +129,7 @@ fn exit_of_instance(code: Code) -> Exit {
     }
 }
 
-fn what(status: &Status) -> String {
+pub(super) fn what(status: &Status) -> String {
     if is_local_timeout(status) {
         return "time ran out before the server answered".to_owned();
     }
@@ -161,10 +163,23 @@ fn hint(status: &Status) -> String {
     }
     let hint = match reason(status).as_str() {
         "KEY_MISSING" | "KEY_INVALID" => KEY_HINT,
-        "SCOPE_MISSING" => "this key may not make this call: use one whose scopes include it",
+        "SCOPE_MISSING" => {
+            "use another key, or have an operator widen `scopes` of this one in the server's config"
+        }
         "METHOD_UNKNOWN" => "the server is older than this program, or is something else",
         "TARGET_INVALID" => "write an id (A), a range (A-H, w01-w64), a list (A,C) or '*'",
         "TARGET_UNKNOWN" => TARGET_HINT,
+        "SESSION_UNKNOWN" => {
+            "`orchestrator sessions list` tells which there are; one that has ended is forgotten after its idle TTL"
+        }
+        "SESSION_EXISTS" => "give it another --id, or go on with the one that is there",
+        "SESSION_CLOSED" => "begin another one: `orchestrator sessions_spawn`",
+        "SESSION_TOKEN_FOREIGN" => {
+            "the token of a session is good for that session only: use its own, or a key"
+        }
+        "SESSION_UNSUPPORTED" => {
+            "name others with --instances: `orchestrator instances` lists the fleet"
+        }
         "IDEMPOTENCY_CONFLICT" => "give each request an --idempotency-key of its own",
         "PAYLOAD_INVALID" => "check --payload: any JSON, with integers up to 2^53",
         "TIMEOUT_INVALID" => "write --timeout as 10s, 1m30s or a number of seconds",
@@ -200,13 +215,13 @@ fn hint_for_code(status: &Status) -> &'static str {
         Code::Unauthenticated => KEY_HINT,
         Code::PermissionDenied => "this key may not make this call",
         Code::DeadlineExceeded => TIME_HINT,
-        Code::NotFound => TARGET_HINT,
         Code::Unavailable => SERVER_HINT,
         Code::Unimplemented => "the server is older than this program, or is something else",
         Code::InvalidArgument => "see --help of this command",
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
+        | Code::NotFound
         | Code::AlreadyExists
         | Code::ResourceExhausted
         | Code::FailedPrecondition
@@ -227,7 +242,7 @@ pub(super) fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// tonic obeys the `grpc-timeout` that it sends, and calls its expiry CANCELLED.
-fn is_local_timeout(status: &Status) -> bool {
+pub(super) fn is_local_timeout(status: &Status) -> bool {
     status.code() == Code::Cancelled
         && status.details().is_empty()
         && status.message() == TimeoutExpired(()).to_string()
@@ -303,6 +318,14 @@ mod tests {
         check(
             status(Code::NotFound, "TARGET_UNKNOWN").into(),
             "error: TARGET_UNKNOWN at C: what happened\nhint: `orchestrator instances` lists the fleet\n",
+        );
+        check(
+            status(Code::NotFound, "SESSION_UNKNOWN").into(),
+            "error: SESSION_UNKNOWN at C: what happened\nhint: `orchestrator sessions list` tells which there are; one that has ended is forgotten after its idle TTL\n",
+        );
+        check(
+            status(Code::NotFound, "REGISTRATION_UNKNOWN").into(),
+            "error: REGISTRATION_UNKNOWN at C: what happened\n",
         );
         check(
             Status::unauthenticated("no key").into(),

@@ -14,7 +14,7 @@ use super::json_output;
 use super::output::{Look, Output};
 use super::progress::Progress;
 use super::request_defaults::{self, RequestDefaults};
-use super::{explain, table, task_request};
+use super::{explain, failed_json, table, task_request};
 use crate::proto::orchestrator::completion::Rule;
 use crate::proto::orchestrator::explain_request::Call;
 use crate::proto::orchestrator::fanout_response::Event;
@@ -27,7 +27,7 @@ Examples:
   orchestrator fanout --targets '*' --payload @task.json --output jsonl | jq .partial
   orchestrator fanout --targets A B C --quorum 2 --failures-max 1
 
-As json, --aggregate gives an array in roster order, one object for each target; without it
+As json, --aggregate gives an array in roster order, one object for each target; without it \
 one object with roster, partials and summary.
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
@@ -93,7 +93,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     }
     // Whatever ended the call: what has arrived is shown before the reason.
     gathered.show(format)?;
-    ended?;
+    if let Err(error) = ended {
+        let is_told = format == Format::Json && gathered.has_document();
+        if !is_told {
+            failed_json::show(&error, format)?;
+        }
+        return Err(error);
+    }
     let exit = gathered.exit()?;
     if exit == Exit::Partial {
         failure_text::warn(&gathered.missing_text());
@@ -147,6 +153,7 @@ enum Results {
 struct Gathered {
     results: Results,
     roster: Vec<String>,
+    panic_mode: bool,
     partials: Vec<proto::Partial>,
     summary: Option<proto::Summary>,
 }
@@ -169,6 +176,7 @@ impl Gathered {
                 Event::Started(started) => {
                     progress.started(started.roster.len());
                     self.roster = started.roster;
+                    self.panic_mode = started.panic_mode;
                 }
                 Event::Partial(partial) => {
                     progress.arrived(partial.outcome);
@@ -206,11 +214,20 @@ impl Gathered {
             {
                 output.json(&json_output::Fanout {
                     roster: &self.roster,
+                    panic_mode: self.panic_mode,
                     partials: self.partials.iter().map(json_output::partial).collect(),
                     summary: summary.as_ref().map(json_output::summary),
                 })
             }
             (Format::Table | Format::Json | Format::Jsonl, _) => Ok(()),
+        }
+    }
+
+    /// Whether a document was shown: there is never a second one.
+    fn has_document(&self) -> bool {
+        match self.results {
+            Results::Collected => self.summary.is_some(),
+            Results::Streamed => !self.roster.is_empty(),
         }
     }
 
@@ -244,6 +261,7 @@ fn line(event: &Event) -> json_output::Event<'_> {
     match event {
         Event::Started(started) => json_output::Event::Started {
             roster: &started.roster,
+            panic_mode: started.panic_mode,
         },
         Event::Partial(partial) => json_output::Event::Partial(json_output::partial(partial)),
         Event::Summary(summary) => json_output::Event::Summary(json_output::summary(summary)),

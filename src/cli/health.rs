@@ -7,7 +7,7 @@ use clap::Args;
 use super::arguments::{self, Format, ServerArguments};
 use super::connection::{Connection, block_on, guard};
 use super::exit::{Error, Exit};
-use super::output::{Look, Output};
+use super::output::{Look, Output, while_read};
 use super::{failure_text, json_output, table};
 use crate::proto::orchestrator as proto;
 
@@ -19,8 +19,8 @@ Examples:
   orchestrator health --watch --output jsonl | jq 'select(.state == \"down\")'
   orchestrator health --watch --interval 60s --output json | while read -r states; do ...; done
 
-The exit code says whether the question was answered, not what the answer was. With --interval it goes on until it
-is interrupted (130): a server that is away for a while is told on standard error and asked again; a key that is
+The exit code says whether the question was answered, not what the answer was. With --interval it goes on until it \
+is interrupted (130): a server that is away for a while is told on standard error and asked again; a key that is \
 refused ends it.
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
@@ -38,22 +38,33 @@ pub(super) struct Arguments {
     #[arg(long)]
     watch: bool,
     /// With --watch: the state of all at each interval, one document a line as json, instead of changes.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, requires = "watch")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, allow_hyphen_values = true, requires = "watch")]
     interval: Option<Duration>,
     /// Time for the call: 10s, or a number of seconds.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, allow_hyphen_values = true, default_value = "10s")]
     timeout: Duration,
     #[command(flatten)]
     server: ServerArguments,
 }
 
+impl Arguments {
+    /// How its answers are shown; a watch shows lines.
+    pub(super) fn format(&self) -> Format {
+        let format = self.server.format();
+        if self.watch && format == Format::Json {
+            return Format::Jsonl;
+        }
+        format
+    }
+}
+
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     if let Some(interval) = arguments.interval {
-        return block_on(repeat(arguments, interval));
+        return block_on(while_read(repeat(arguments, interval)));
     }
     if arguments.watch {
-        return block_on(watch(arguments));
+        return block_on(while_read(watch(arguments)));
     }
     let fleet = block_on(ask(arguments))?;
     show(&fleet, arguments)?;

@@ -25,10 +25,17 @@ The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Time for one page: 10s, or a number of seconds.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, allow_hyphen_values = true, default_value = "10s")]
     timeout: Duration,
     #[command(flatten)]
     server: ServerArguments,
+}
+
+impl Arguments {
+    /// How its answers are shown.
+    pub(super) fn format(&self) -> Format {
+        self.server.format()
+    }
 }
 
 /// Runs the command.

@@ -18,7 +18,7 @@ Examples:
   orchestrator journal check --data-dir /var/lib/orchestrator --output json
   orchestrator journal backup --data-dir /var/lib/orchestrator /backup/journal.sqlite3
 
-To restore a backup: stop the server, remove journal.sqlite3, journal.sqlite3-wal and journal.sqlite3-shm from the
+To restore a backup: stop the server, remove journal.sqlite3, journal.sqlite3-wal and journal.sqlite3-shm from the \
 data directory, copy the backup there as journal.sqlite3, and start the server again.
 
 Exit codes: 0 the journal is whole, or the copy is on the disk; 1 it is damaged, or cannot be read or written.";

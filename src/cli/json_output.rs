@@ -26,6 +26,8 @@ pub(super) struct Route<'a> {
 #[derive(Serialize)]
 pub(super) struct Fanout<'a> {
     pub(super) roster: &'a [String],
+    #[serde(rename = "panicMode", skip_serializing_if = "is_false")]
+    pub(super) panic_mode: bool,
     pub(super) partials: Vec<Partial<'a>>,
     /// Null when the stream broke before its end.
     pub(super) summary: Option<Summary<'a>>,
@@ -35,7 +37,12 @@ pub(super) struct Fanout<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Event<'a> {
-    Started { roster: &'a [String] },
+    #[serde(rename_all = "camelCase")]
+    Started {
+        roster: &'a [String],
+        #[serde(skip_serializing_if = "is_false")]
+        panic_mode: bool,
+    },
     Partial(Partial<'a>),
     Summary(Summary<'a>),
 }
@@ -459,8 +466,11 @@ mod tests {
         );
         let roster = ["A".to_owned(), "B".to_owned()];
         check(
-            &Event::Started { roster: &roster },
-            r#"{"started":{"roster":["A","B"]}}"#,
+            &Event::Started {
+                roster: &roster,
+                panic_mode: true,
+            },
+            r#"{"started":{"roster":["A","B"],"panicMode":true}}"#,
         );
     }
 

@@ -4,11 +4,13 @@ mod arguments;
 mod completions;
 mod config;
 mod connection;
+mod contract_json;
 mod data_directory;
 mod demo;
 mod demo_session;
 mod descriptors;
 mod destination;
+mod dial;
 mod drain;
 mod exit;
 mod explain;
@@ -24,12 +26,15 @@ mod output;
 mod payload_source;
 mod plain;
 mod progress;
+mod ready;
 mod request_defaults;
 mod route;
 #[cfg(test)]
 mod samples;
 mod serve;
+mod server_address;
 mod session_attach;
+mod session_leave;
 mod session_output;
 mod sessions;
 mod sessions_send;
@@ -42,6 +47,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use self::arguments::Format;
 use self::exit::{EXIT_CODES_HELP, Error, Exit};
 
 /// Hands work to named instances and brings back exactly one honest outcome for each.
@@ -86,6 +92,8 @@ enum Command {
     Sessions(sessions::Arguments),
     /// Tell who is well, and why not.
     Health(health::Arguments),
+    /// Tell whether an orchestrator takes calls, without a key.
+    Ready(ready::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
     /// Check a config file, or print the schema of one.
@@ -119,9 +127,12 @@ pub fn run_openclaw() -> ExitCode {
 
 fn run_typed(typed: Result<CommandLine, clap::Error>) -> ExitCode {
     match typed {
-        Ok(CommandLine { command }) => dispatch(command)
-            .unwrap_or_else(|error| report(&error))
-            .into(),
+        Ok(CommandLine { command }) => {
+            let format = command.failure_format();
+            dispatch(command)
+                .unwrap_or_else(|error| report(&error, format))
+                .into()
+        }
         Err(error) => {
             // Help for a reader who has left, for example: there is nobody to tell.
             let _ = error.print();
@@ -145,6 +156,7 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::SessionsSend(arguments) => sessions_send::run(&arguments),
         Command::Sessions(arguments) => sessions::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Ready(arguments) => ready::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Journal(arguments) => journal::run(&arguments),
@@ -156,7 +168,35 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
     }
 }
 
-fn report(error: &Error) -> Exit {
+impl Command {
+    /// How its failures are shown on standard output; as text where that is its own affair, or nobody's.
+    fn failure_format(&self) -> Format {
+        match self {
+            Self::Route(arguments) => arguments.format(),
+            Self::SessionsSpawn(arguments) => arguments.format(),
+            Self::SessionsSend(arguments) => arguments.format(),
+            Self::Sessions(arguments) => arguments.format(),
+            Self::Health(arguments) => arguments.format(),
+            Self::Instances(arguments) => arguments.format(),
+            Self::Drain(arguments) => arguments.format(),
+            Self::Undrain(arguments) => arguments.format(),
+            // A fan-out tells it after what has arrived.
+            Self::Fanout(_)
+            | Self::Serve(_)
+            | Self::Demo(_)
+            | Self::Ready(_)
+            | Self::Config(_)
+            | Self::Journal(_)
+            | Self::Descriptors(_)
+            | Self::Completions(_)
+            | Self::Man(_) => Format::Table,
+        }
+    }
+}
+
+fn report(error: &Error, format: Format) -> Exit {
+    // Nobody may read it.
+    let _ = failed_json::show(error, format);
     failure_text::report(error);
     error.exit()
 }

@@ -1,7 +1,10 @@
 //! Standard output: data only, flushed as it comes, and no panic when its reader leaves.
 
+use std::future::Future;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
 use super::exit::Error;
@@ -51,6 +54,43 @@ impl Look {
 /// Whether colours are unwanted on any terminal (no-color.org).
 pub(super) fn is_plain_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Does what may have nothing to write for a long time, and ends it once nobody reads standard output any more.
+pub(super) async fn while_read<T>(
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        done = work => done,
+        () = reader_left() => Err(Error::ReaderGone),
+    }
+}
+
+/// Never comes where the system cannot tell, as of a file.
+async fn reader_left() {
+    if let Ok(own) = io::stdout().as_fd().try_clone_to_owned() {
+        return closed(own).await;
+    }
+    std::future::pending().await
+}
+
+/// The other end of a pipe or a socket has been closed; never comes where that cannot be told.
+async fn closed(end: OwnedFd) {
+    // A thread of its own may wait for ever: a command that ends does not wait for it.
+    let closed = tokio::task::spawn_blocking(move || {
+        // Nothing is asked for: an error or a hang-up is told all the same.
+        let mut asked = [PollFd::new(&end, PollFlags::empty())];
+        loop {
+            match poll(&mut asked, None) {
+                Ok(_) => return true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    });
+    if !closed.await.unwrap_or_default() {
+        std::future::pending().await
+    }
 }
 
 impl Output {
@@ -112,6 +152,20 @@ mod tests {
         let mut output = Output { writer: Closed };
         assert!(matches!(output.text("data\n"), Err(Error::ReaderGone)));
         assert!(matches!(output.jsonl(&[1]), Err(Error::ReaderGone)));
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_closed_once_its_reader_has_left() {
+        let (reader, writer) = io::pipe().unwrap();
+        let left = closed(writer.into());
+        tokio::pin!(left);
+        tokio::select! {
+            biased;
+            () = &mut left => panic!("it is read"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(reader);
+        left.await;
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) struct RequestDefaults {
     pub(super) metadata: BTreeMap<String, String>,
 }
 
-const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 15] = [
     "instances",
     "targets",
     "payload",
@@ -176,8 +176,8 @@ fn policy(key: &str, raw: &RawValue, policy: &mut CallPolicy) -> Result<(), Stri
 fn fallback(raw: &RawValue) -> Result<Fallback, String> {
     let expected = "\"listed_only\" or \"any_healthy\"";
     match value::<String>(raw, expected)?.as_str() {
-        "listed_only" | "FALLBACK_LISTED_ONLY" => Ok(Fallback::ListedOnly),
-        "any_healthy" | "FALLBACK_ANY_HEALTHY" => Ok(Fallback::AnyHealthy),
+        "listed_only" | "listed-only" | "FALLBACK_LISTED_ONLY" => Ok(Fallback::ListedOnly),
+        "any_healthy" | "any-healthy" | "FALLBACK_ANY_HEALTHY" => Ok(Fallback::AnyHealthy),
         _ => Err(format!("expected {expected}")),
     }
 }
@@ -339,7 +339,7 @@ mod tests {
             "unknown key `port`; known are instances, targets, payload, aggregate, timeout, selection, hashKey, retry, perTryTimeout, \
              idempotent, fallback, hedge, waitForReady, completion, metadata",
         );
-        check(r#"{"timeout": 0}"#, "`timeout`: a timeout is at least 1ms");
+        check(r#"{"timeout": 0}"#, "`timeout`: a time is at least 1ms");
         check(
             r#"{"timeout": true}"#,
             "`timeout`: expected a number of seconds, or a text such as \"1m30s\"",

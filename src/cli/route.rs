@@ -11,7 +11,7 @@ use super::exit::{Error, Exit};
 use super::json_output::{self, NULL};
 use super::output::{Look, Output};
 use super::request_defaults::{self, RequestDefaults};
-use super::{explain, failed_json, table, task_request};
+use super::{explain, table, task_request};
 use crate::domain::idempotency::{BadWord, Word};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
@@ -28,7 +28,7 @@ Examples:
   orchestrator route --instances A-H --idempotency-key order-17 --payload @task.json
   orchestrator route --config config.json
 
-As json, a task that failed gives {\"error\": {\"code\", \"message\", \"instance\", \"retryable\", \"attempts\"}}.
+As json, a call that failed gives {\"error\": {\"code\", \"message\", \"instance\", \"retryable\", \"attempts\"}}.
 The key is read from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
 /// `route`, as typed.
@@ -85,9 +85,18 @@ enum Selection {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Fallback {
     /// Only at the instances that are named.
+    #[value(alias = "listed_only")]
     ListedOnly,
     /// At any healthy instance, once those that are named have been tried.
+    #[value(alias = "any_healthy")]
     AnyHealthy,
+}
+
+impl Arguments {
+    /// How its answers are shown.
+    pub(super) fn format(&self) -> Format {
+        self.server.format()
+    }
 }
 
 /// Runs the command.
@@ -104,31 +113,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
         let call = async { Ok(client.route(request).await?.into_inner()) };
         guard(timeout, call).await
     });
-    let format = arguments.server.format();
-    match answered {
-        Ok(response) => show(&response, format),
-        Err(error) => {
-            show_failure(&error, format)?;
-            Err(error)
-        }
-    }
-}
-
-/// Whoever reads JSON gets the failure as such too, with every try; what is for people comes after it, on standard
-/// error.
-fn show_failure(error: &Error, format: Format) -> Result<(), Error> {
-    let Error::Call(status) = error else {
-        return Ok(());
-    };
-    let Some(failed) = failed_json::Told::of(status) else {
-        return Ok(());
-    };
-    let mut output = Output::stdout();
-    match format {
-        Format::Table => Ok(()),
-        Format::Json => output.json(&failed.json()),
-        Format::Jsonl => output.jsonl(&failed.json()),
-    }
+    show(&answered?, arguments.server.format())
 }
 
 fn request(

@@ -27,7 +27,7 @@ Examples:
   ORCHESTRATOR_API_KEY=... orchestrator serve --listen 127.0.0.1:7171
   orchestrator serve --config orchestrator.json
 
-Without --config it serves eight built-in echo instances, A to H. The key is read from ORCHESTRATOR_API_KEY
+Without --config it serves eight built-in echo instances, A to H. The key is read from ORCHESTRATOR_API_KEY \
 and from the config; without either, and on loopback only, one is made and shown once.
 SIGHUP, or a change of the config file: it is read again, and taken over when all of it is right.
 SIGTERM or Ctrl-C: not ready, then running calls finish, then it stops; a second one stops it at once.";
@@ -137,7 +137,7 @@ fn config(
     let from_environment = environment("ORCHESTRATOR_API_KEY");
     let make = || made.map_or_else(config::make_key, str::to_owned);
     let settled = config::settle_keys(&mut config, from_environment.as_deref(), make)
-        .map_err(|bad| Error::Key(bad.to_string()))?;
+        .map_err(|bad| Error::ServerKey(bad.to_string()))?;
     config::refuse_exposure(&config)
         .map_err(|exposed| Error::usage(exposed.to_string(), "see README.md, TLS"))?;
     let made = match settled {
@@ -160,7 +160,7 @@ fn read_again(arguments: &Arguments, made: Option<&str>) -> Reading {
     let files = RefCell::default();
     let config = config(arguments, made, &files);
     let told = |error: Error| {
-        if let Error::Config(what) | Error::Key(what) = error {
+        if let Error::Config(what) | Error::ServerKey(what) = error {
             return what;
         }
         failure_text::lines(&error).trim_end().to_owned()

@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::connection::Connection;
+use super::connection::{Connection, guard};
 use super::destination::Destination;
 use super::exit::{Error, Exit};
 use super::output::Output;
-use super::{failure_text, json_output, payload_source};
+use super::{failure_text, json_output, payload_source, plain, session_leave};
 use crate::payload_json;
 use crate::proto::orchestrator as proto;
 use crate::proto::orchestrator::session_send_request::Frame as Out;
@@ -23,6 +23,8 @@ use crate::proto::orchestrator::session_send_response::Frame as In;
 
 /// How long between two tries to come back.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// How long the server may take to begin an attachment.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Once standard input has ended: how long without one more reply the replies that are missing are waited for. An
 /// instance need not reply to everything.
 const LAST_REPLIES_MAX: Duration = Duration::from_secs(10);
@@ -53,6 +55,14 @@ struct Conversation {
     acked: u64,
     /// Through which of our messages replies have come.
     replied: u64,
+    refused: Refused,
+}
+
+/// Whether lines were left out because they cannot be meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    Nothing,
+    Lines,
 }
 
 /// How it stands with standard input.
@@ -89,15 +99,20 @@ pub(super) async fn converse(id: &str, to: &Destination) -> Result<Exit, Error> 
         received: None,
         acked: 0,
         replied: 0,
+        refused: Refused::Nothing,
     };
     let mut was_attached = false;
     loop {
         let attached = attach(id, to, conversation.received).await;
         let lost = match attached {
-            Ok((frames, answers)) => {
+            Ok(mut attached) => {
                 was_attached = true;
-                match conversation.hold(frames, answers).await? {
-                    Ended::Over(exit) => return Ok(exit),
+                match conversation.hold(&mut attached).await? {
+                    Ended::Over(exit) => {
+                        let received = conversation.received;
+                        session_leave::leave(id, attached, received).await;
+                        return Ok(exit);
+                    }
                     Ended::Lost(why) => why,
                 }
             }
@@ -125,7 +140,7 @@ fn stdin() -> std::io::Result<File> {
 /// Whether trying again may help.
 fn may_pass(error: &Error) -> bool {
     match error {
-        Error::Connect { .. } => true,
+        Error::Connect { .. } | Error::Overdue => true,
         Error::Call(status) => is_passing(status),
         Error::Usage { .. }
         | Error::Config(_)
@@ -133,7 +148,7 @@ fn may_pass(error: &Error) -> bool {
         | Error::Journal(_)
         | Error::Start(_)
         | Error::Key(_)
-        | Error::Overdue
+        | Error::ServerKey(_)
         | Error::Answer(_)
         | Error::System(_)
         | Error::ReaderGone
@@ -152,10 +167,12 @@ fn is_passing(status: &Status) -> bool {
         )
 }
 
-type Attached = (
-    mpsc::Sender<proto::SessionSendRequest>,
-    Streaming<proto::SessionSendResponse>,
-);
+/// What an attachment consists of.
+pub(super) struct Attached {
+    pub(super) connection: Connection,
+    pub(super) frames: mpsc::Sender<proto::SessionSendRequest>,
+    pub(super) answers: Streaming<proto::SessionSendResponse>,
+}
 
 async fn attach(id: &str, to: &Destination, received: Option<u64>) -> Result<Attached, Error> {
     let connection = Connection::open(to, None).await?;
@@ -167,27 +184,32 @@ async fn attach(id: &str, to: &Destination, received: Option<u64>) -> Result<Att
     // The channel was just made: there is room.
     let _ = frames.try_send(frame(Out::Hello(hello)));
     let request = connection.request(ReceiverStream::new(outgoing), None);
-    let answers = connection.orchestrator().session_send(request).await?;
-    Ok((frames, answers.into_inner()))
+    let mut client = connection.orchestrator();
+    let call = async { Ok(client.session_send(request).await?.into_inner()) };
+    let answers = guard(Some(ATTACH_TIMEOUT), call).await?;
+    Ok(Attached {
+        connection,
+        frames,
+        answers,
+    })
 }
 
-fn frame(frame: Out) -> proto::SessionSendRequest {
+pub(super) fn frame(frame: Out) -> proto::SessionSendRequest {
     proto::SessionSendRequest { frame: Some(frame) }
 }
 
 impl Conversation {
     /// Reads and sends side by side: neither waits for the other.
-    async fn hold(
-        &mut self,
-        frames: mpsc::Sender<proto::SessionSendRequest>,
-        mut answers: Streaming<proto::SessionSendResponse>,
-    ) -> Result<Ended, Error> {
+    async fn hold(&mut self, attached: &mut Attached) -> Result<Ended, Error> {
+        let Attached {
+            frames, answers, ..
+        } = attached;
         let mut output = Output::stdout();
         let mut is_ready = false;
         self.acked = self.received.unwrap_or(0);
         loop {
             if self.input != Input::Open && self.unacknowledged.is_empty() && self.is_answered() {
-                return Ok(Ended::Over(Exit::Done));
+                return Ok(Ended::Over(self.success()));
             }
             let next = if is_ready { self.to_say() } else { None };
             let reads_on = is_ready && self.input == Input::Open && self.has_room();
@@ -258,10 +280,21 @@ impl Conversation {
         }
         if self.unacknowledged.is_empty() {
             failure_text::warn("the input has ended, and not every message was replied to");
-            return Some(Exit::Done);
+            return Some(match self.refused {
+                Refused::Nothing => Exit::Partial,
+                Refused::Lines => self.success(),
+            });
         }
         failure_text::warn(&self.not_taken());
         Some(Exit::Deadline)
+    }
+
+    /// The end of a conversation of which nothing is lost. A line that was left out is none of it.
+    fn success(&self) -> Exit {
+        match self.refused {
+            Refused::Nothing => Exit::Done,
+            Refused::Lines => Exit::Usage,
+        }
     }
 
     fn not_taken(&self) -> String {
@@ -301,7 +334,10 @@ impl Conversation {
         }
         let payload = match payload_source::encode(line, "standard input") {
             Ok(payload) => payload,
-            Err(error) => return failure_text::report(&error),
+            Err(error) => {
+                self.refused = Refused::Lines;
+                return failure_text::report(&error);
+            }
         };
         let seq = self.last_seq.unwrap_or(0) + 1;
         self.last_seq = Some(seq);
@@ -346,18 +382,17 @@ impl Conversation {
                 "messages {} to {} are lost ({})",
                 lost.first_seq,
                 lost.last_seq,
-                lost.direction().as_str_name()
+                plain::word(lost.direction, proto::Direction::as_str_name, "DIRECTION_")
             )),
             Some(In::GoAway(_)) => {
                 return Ok(Some(Ended::Lost("the server is about to stop".to_owned())));
             }
             Some(In::Closed(closed)) => {
-                failure_text::warn(&format!(
-                    "the session has ended: {}",
-                    closed.reason().as_str_name()
-                ));
+                let name = proto::CloseReason::as_str_name;
+                let reason = plain::word(closed.reason, name, "CLOSE_REASON_");
+                failure_text::warn(&format!("the session has ended: {reason}"));
                 if self.unacknowledged.is_empty() {
-                    return Ok(Some(Ended::Over(Exit::Done)));
+                    return Ok(Some(Ended::Over(self.success())));
                 }
                 failure_text::warn(&self.not_taken());
                 return Ok(Some(Ended::Over(Exit::Failed)));
@@ -394,6 +429,7 @@ mod tests {
             received: None,
             acked: 0,
             replied: 0,
+            refused: Refused::Nothing,
         }
     }
 
@@ -438,6 +474,8 @@ mod tests {
         tokio::time::sleep(LAST_MESSAGES_MAX).await;
         assert_eq!(attached.given_up(), Some(Exit::Deadline));
         attached.acknowledged(1);
-        assert_eq!(attached.given_up(), Some(Exit::Done));
+        assert_eq!(attached.given_up(), Some(Exit::Partial), "no reply came");
+        attached.keep("no JSON");
+        assert_eq!(attached.given_up(), Some(Exit::Usage));
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
+use super::contract_json::{Contract, Document};
 use super::exit::Error;
 use super::json_output::NULL;
 use super::plain;
@@ -19,27 +20,6 @@ fn state(session: &proto::Session) -> String {
         return state;
     }
     format!("{state} {}", word(reason.as_str_name(), "CLOSE_REASON_"))
-}
-
-/// One session, as JSON.
-pub(super) fn document(session: &proto::Session) -> Value {
-    let mut document = json!({
-        "id": session.id,
-        "instance": session.instance,
-        "epoch": session.epoch,
-        "state": state(session),
-        "attached": session.attached,
-        "lossPolicy": session.loss_policy().as_str_name().trim_start_matches("LOSS_POLICY_").to_lowercase(),
-        "durability": session.durability().as_str_name().trim_start_matches("DURABILITY_").to_lowercase(),
-        "labels": session.labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
-        "unacknowledgedByInstance": session.unacknowledged_by_instance,
-        "unacknowledgedByClient": session.unacknowledged_by_client,
-        "expiresAt": session.expire_time.map(|time| time.to_string()),
-    });
-    if !session.detail.is_empty() {
-        document["detail"] = session.detail.clone().into();
-    }
-    document
 }
 
 /// Sessions, a line each.
@@ -58,13 +38,22 @@ pub(super) fn table(sessions: &[proto::Session], now: SystemTime) -> String {
             state(session),
             if session.attached { "yes" } else { "no" },
             session.unacknowledged_by_instance,
-            plain::until(session.expire_time, now),
+            expires(session, now),
         );
         if !session.detail.is_empty() {
             let _ = writeln!(text, "  {}", plain::text(&session.detail));
         }
     }
     text
+}
+
+/// One that has ended is still shown for a while.
+fn expires(session: &proto::Session, now: SystemTime) -> String {
+    let until = plain::until(session.expire_time, now);
+    if session.state() == proto::SessionState::Closed && !until.is_empty() {
+        return format!("forgotten {until}");
+    }
+    until
 }
 
 /// A session that has begun.
@@ -78,13 +67,36 @@ pub(super) fn spawned(spawned: &proto::SessionSpawnResponse) -> String {
     )
 }
 
-/// The same, as JSON.
-pub(super) fn spawned_document(spawned: &proto::SessionSpawnResponse) -> Value {
-    json!({
-        "session": spawned.session.as_ref().map(document),
-        "token": spawned.token,
-        "deduplicated": spawned.deduplicated,
-    })
+/// The same, as JSON: the answer of the contract, with what is asked for most before it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Spawned<'a> {
+    session_id: &'a str,
+    token: &'a str,
+    instance: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expire_time: Option<String>,
+    deduplicated: bool,
+    session: Document<'a>,
+}
+
+impl<'a> Spawned<'a> {
+    /// Fails where the answer has no session.
+    pub(super) fn of(
+        contract: &'a Contract,
+        spawned: &'a proto::SessionSpawnResponse,
+    ) -> Result<Self, Error> {
+        let session = spawned.session.as_ref();
+        let session = session.ok_or_else(|| Error::Answer("no session was told".to_owned()))?;
+        Ok(Self {
+            session_id: &session.id,
+            token: &spawned.token,
+            instance: &session.instance,
+            expire_time: session.expire_time.map(|time| time.to_string()),
+            deduplicated: spawned.deduplicated,
+            session: contract.document("Session", session)?,
+        })
+    }
 }
 
 fn reply(posted: &proto::SessionPostResponse) -> Result<Option<String>, Error> {
@@ -104,16 +116,51 @@ pub(super) fn posted(posted: &proto::SessionPostResponse) -> Result<String, Erro
     })
 }
 
-/// The same, as JSON.
-pub(super) fn posted_document(posted: &proto::SessionPostResponse) -> Result<Value, Error> {
-    let reply: Option<Value> = reply(posted)?
-        .map(|text| serde_json::from_str(&text))
-        .transpose()
-        .map_err(|error| Error::Answer(error.to_string()))?;
-    Ok(json!({
-        "position": posted.position,
-        "payload": reply,
-        "replySeq": posted.reply_seq,
-        "deduplicated": posted.deduplicated,
-    }))
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn session(state: proto::SessionState, reason: proto::CloseReason) -> proto::Session {
+        proto::Session {
+            id: "s".to_owned(),
+            instance: "A".to_owned(),
+            epoch: 2,
+            state: state.into(),
+            close_reason: reason.into(),
+            expire_time: Some(prost_types::Timestamp {
+                seconds: 60,
+                nanos: 0,
+            }),
+            ..proto::Session::default()
+        }
+    }
+
+    #[test]
+    fn a_session_is_told_as_rest_tells_it() {
+        let closed = session(proto::SessionState::Closed, proto::CloseReason::ByClient);
+        let contract = Contract::read().unwrap();
+        let document = contract.document("Session", &closed).unwrap();
+        assert_eq!(
+            serde_json::to_string(&document).unwrap(),
+            r#"{"id":"s","instance":"A","epoch":"2","state":"closed","closeReason":"by_client","lossPolicy":"unspecified","durability":"unspecified","labels":{},"expireTime":"1970-01-01T00:01:00Z","attached":false,"unacknowledgedByInstance":"0","unacknowledgedByClient":"0"}"#
+        );
+    }
+
+    #[test]
+    fn a_session_that_has_ended_does_not_expire_any_more() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(40);
+        let check = |state, reason, expected: &str| {
+            let text = table(&[session(state, reason)], now);
+            assert!(text.ends_with(expected), "{text}");
+        };
+        let unspecified = proto::CloseReason::Unspecified;
+        check(proto::SessionState::Open, unspecified, "0  in 20s\n");
+        check(
+            proto::SessionState::Closed,
+            proto::CloseReason::Expired,
+            "0  forgotten in 20s\n",
+        );
+    }
 }

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::arguments::{self, Format, ServerArguments};
 use super::connection::{Connection, block_on, guard};
+use super::contract_json::Contract;
 use super::destination::Destination;
 use super::exit::{Error, Exit};
 use super::output::Output;
@@ -72,10 +73,21 @@ struct One {
 #[derive(Debug, Args)]
 struct CallArguments {
     /// Time for one call: 10s, or a number of seconds.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, allow_hyphen_values = true, default_value = "10s")]
     timeout: Duration,
     #[command(flatten)]
     server: ServerArguments,
+}
+
+impl Arguments {
+    /// How its answers are shown; a conversation is text.
+    pub(super) fn format(&self) -> Format {
+        match &self.what {
+            What::List { call, .. } => call.server.format(),
+            What::Show { one } | What::Close { one } => one.call.server.format(),
+            What::Attach { .. } => Format::Table,
+        }
+    }
 }
 
 /// Runs the command.
@@ -104,16 +116,19 @@ enum Many {
 
 fn show(sessions: &[proto::Session], many: Many, call: &CallArguments) -> Result<Exit, Error> {
     let mut output = Output::stdout();
-    let documents = || sessions.iter().map(session_output::document);
+    let contract = Contract::read()?;
+    let documents = sessions.iter();
+    let documents = documents.map(|session| contract.document("Session", session));
+    let mut documents = documents.collect::<Result<Vec<_>, _>>()?.into_iter();
     match (call.server.format(), many) {
         (Format::Table, _) => {
             output.text(&session_output::table(sessions, SystemTime::now()))?;
         }
-        (Format::Json, Many::Several) => output.json(&documents().collect::<Vec<_>>())?,
+        (Format::Json, Many::Several) => output.json(&documents.collect::<Vec<_>>())?,
         (Format::Json, Many::One) => {
-            documents().try_for_each(|document| output.json(&document))?;
+            documents.try_for_each(|document| output.json(&document))?;
         }
-        (Format::Jsonl, _) => documents().try_for_each(|document| output.jsonl(&document))?,
+        (Format::Jsonl, _) => documents.try_for_each(|document| output.jsonl(&document))?,
     }
     Ok(Exit::Done)
 }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::arguments::{self, Format, ServerArguments};
 use super::connection::{Connection, block_on, guard, timeout_field};
+use super::contract_json::Contract;
 use super::exit::{Error, Exit};
 use super::output::Output;
 use super::{payload_source, session_output};
@@ -17,7 +18,7 @@ Examples:
   orchestrator sessions_send --id session1 --data @message.json --no-wait
   orchestrator sessions_send --id session1 --data '\"pay\"' --idempotency-key order-17
 
-It neither attaches to the session nor disturbs whoever is attached. The key, or the session's own token, is read
+It neither attaches to the session nor disturbs whoever is attached. The key, or the session's own token, is read \
 from ORCHESTRATOR_API_KEY. Exit codes: orchestrator --help";
 
 /// `sessions_send`, as typed.
@@ -45,10 +46,17 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Time to wait: 10s, 1m30s, or a number of seconds.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout)]
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, allow_hyphen_values = true)]
     timeout: Option<Duration>,
     #[command(flatten)]
     server: ServerArguments,
+}
+
+impl Arguments {
+    /// How its answers are shown.
+    pub(super) fn format(&self) -> Format {
+        self.server.format()
+    }
 }
 
 /// Runs the command.
@@ -71,11 +79,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
         let call = async { Ok(client.session_post(request).await?.into_inner()) };
         guard(timeout, call).await
     })?;
-    let mut output = Output::stdout();
+    let (mut output, contract) = (Output::stdout(), Contract::read()?);
+    let document = contract.document("SessionPostResponse", &posted)?;
     match arguments.server.format() {
         Format::Table => output.text(&session_output::posted(&posted)?)?,
-        Format::Json => output.json(&session_output::posted_document(&posted)?)?,
-        Format::Jsonl => output.jsonl(&session_output::posted_document(&posted)?)?,
+        Format::Json => output.json(&document)?,
+        Format::Jsonl => output.jsonl(&document)?,
     }
     Ok(Exit::Done)
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::arguments::{self, Format, ServerArguments};
 use super::connection::{Connection, block_on, guard, timeout_field};
+use super::contract_json::Contract;
 use super::exit::{Error, Exit};
 use super::output::Output;
 use super::session_output;
@@ -35,10 +36,10 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, value_name = "POLICY")]
     loss_policy: Option<LossPolicy>,
     /// How long it lasts while nobody is attached and nothing is said: 5m unless given.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout)]
+    #[arg(long, value_name = "TIME", value_parser = arguments::ttl, allow_hyphen_values = true)]
     idle_ttl: Option<Duration>,
     /// How long it lasts at most.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout)]
+    #[arg(long, value_name = "TIME", value_parser = arguments::ttl, allow_hyphen_values = true)]
     lifetime: Option<Duration>,
     /// Keep its messages in memory only.
     #[arg(long)]
@@ -50,7 +51,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Time for the call.
-    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::timeout, allow_hyphen_values = true, default_value = "10s")]
     timeout: Duration,
     #[command(flatten)]
     server: ServerArguments,
@@ -66,6 +67,13 @@ enum LossPolicy {
     Replay,
 }
 
+impl Arguments {
+    /// How its answers are shown.
+    pub(super) fn format(&self) -> Format {
+        self.server.format()
+    }
+}
+
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     let request = request(arguments)?;
@@ -77,11 +85,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
         let call = async { Ok(client.session_spawn(request).await?.into_inner()) };
         guard(timeout, call).await
     })?;
-    let mut output = Output::stdout();
+    let (mut output, contract) = (Output::stdout(), Contract::read()?);
     match arguments.server.format() {
         Format::Table => output.text(&session_output::spawned(&spawned))?,
-        Format::Json => output.json(&session_output::spawned_document(&spawned))?,
-        Format::Jsonl => output.jsonl(&session_output::spawned_document(&spawned))?,
+        Format::Json => output.json(&session_output::Spawned::of(&contract, &spawned)?)?,
+        Format::Jsonl => output.jsonl(&session_output::Spawned::of(&contract, &spawned)?)?,
     }
     Ok(Exit::Done)
 }

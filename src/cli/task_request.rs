@@ -69,7 +69,7 @@ fn metadata(
     let mut merged = defaults.clone();
     merged.extend(given);
     Metadata::check(merged.clone())
-        .map_err(|bad| Error::usage(bad.to_string(), "write --metadata name=value"))?;
+        .map_err(|bad| Error::usage(format!("--metadata: {bad}"), "write --metadata NAME=VALUE"))?;
     Ok(merged.into_iter().collect())
 }
 

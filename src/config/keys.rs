@@ -62,7 +62,8 @@ pub fn settle_keys(
     make: impl FnOnce() -> String,
 ) -> Result<Settled, NoKey> {
     let keys = &mut config.keys.keys;
-    if let Some(key) = from_environment {
+    // As the command line does: a file that it was read from ends with a line end.
+    if let Some(key) = from_environment.map(str::trim) {
         if key.is_empty() {
             return Err(NoKey::Unusable("empty"));
         }
@@ -157,12 +158,27 @@ mod tests {
     }
 
     #[test]
+    fn what_surrounds_the_key_of_the_environment_is_no_part_of_it() {
+        let key = format!(" {KEY}\n");
+        let settled = Ok(Settled::Configured);
+        check(
+            "127.0.0.1:1",
+            &[limited()],
+            Some(&key),
+            settled,
+            &[limited()],
+        );
+    }
+
+    #[test]
     fn a_key_that_no_header_can_carry_is_refused() {
         let advice = "set it to visible ASCII characters without spaces, or unset it";
         let empty = format!("the key in ORCHESTRATOR_API_KEY is empty: {advice}");
-        check("127.0.0.1:1", &[], Some(""), Err(&empty), &[]);
+        for key in ["", " \n"] {
+            check("127.0.0.1:1", &[], Some(key), Err(&empty), &[]);
+        }
         let no_key = format!("the key in ORCHESTRATOR_API_KEY is not a key: {advice}");
-        for key in ["two words", "line\n", "schlüssel"] {
+        for key in ["two words", "two\nlines", "schlüssel"] {
             check(
                 "127.0.0.1:1",
                 &[limited()],

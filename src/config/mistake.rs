@@ -54,6 +54,12 @@ impl Mistakes {
         }
     }
 
+    /// How many more there are.
+    #[must_use]
+    pub fn untold(&self) -> usize {
+        self.untold
+    }
+
     /// What was found, in the order of the file; a hundred at most.
     #[must_use]
     pub fn told(&self) -> &[Mistake] {

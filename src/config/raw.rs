@@ -55,6 +55,11 @@ const STRICT: ParseOptions = ParseOptions {
 
 /// Reads JSON.
 pub(super) fn parse(text: &str) -> Result<Item<'_>, Syntax> {
+    // RFC 8259, section 8.1: it must not be there. Nobody sees it in an editor.
+    if text.starts_with('\u{feff}') {
+        let what = "begins with a byte order mark: save it as UTF-8 without one".to_owned();
+        return Err(Syntax { at: 0, what });
+    }
     let parsed =
         parse_to_ast(text, &CollectOptions::default(), &STRICT).map_err(|error| Syntax {
             at: error.range().start,
@@ -157,10 +162,11 @@ mod tests {
             ),
             ("[\u{a0}]", 1, "expected value"),
             ("\n[\n\u{b}]", 3, "expected value"),
-            ("\u{feff}[]", 0, "unexpected token"),
         ] {
             check(text, Err((at, &format!("not JSON: {what}"))));
         }
+        let marked = "begins with a byte order mark: save it as UTF-8 without one";
+        check("\u{feff}[]", Err((0, marked)));
         let nothing = "there is nothing here: write at least {\"instances\": []}";
         check("  ", Err((0, nothing)));
     }

@@ -87,10 +87,10 @@ pub struct Counts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadCompletion {
     /// Zero answers are no goal.
-    #[error("completion asks for 0 answers: ask for at least 1")]
+    #[error("0 answers are no goal: ask for at least 1")]
     Zero,
     /// More answers than targets.
-    #[error("completion asks for {wanted} answers of {roster} targets")]
+    #[error("{wanted} answers are asked of {roster} targets")]
     BeyondRoster {
         /// What was asked for.
         wanted: u32,

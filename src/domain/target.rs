@@ -18,10 +18,17 @@ pub enum BadTarget {
     #[error("no target given: name instances, for example A, A-H or *")]
     Nothing,
     /// More text than is read.
-    #[error(
-        "a target expression may have at most {EXPRESSION_BYTES_MAX} bytes, and a request {EXPRESSIONS_MAX} of them"
-    )]
-    TooLong,
+    #[error("a target expression has {bytes} bytes: at most {EXPRESSION_BYTES_MAX} are read")]
+    TooLong {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// More expressions than are read.
+    #[error("there are {count} target expressions: at most {EXPRESSIONS_MAX} are read")]
+    TooManyExpressions {
+        /// How many there are.
+        count: usize,
+    },
     /// Neither an id nor a range.
     #[error("`{part}` is not a target: write an id, a range such as A-H or w01-w64, or *")]
     Unreadable {
@@ -82,7 +89,8 @@ pub fn resolve<S: AsRef<str>>(
     max: usize,
 ) -> Result<Vec<usize>, BadTarget> {
     if EXPRESSIONS_MAX < expressions.len() {
-        return Err(BadTarget::TooLong);
+        let count = expressions.len();
+        return Err(BadTarget::TooManyExpressions { count });
     }
     let (positions, missing) = resolve_present(expressions, ids, max)?;
     match missing.first() {
@@ -103,7 +111,8 @@ pub fn resolve_present<S: AsRef<str>>(
     max: usize,
 ) -> Result<(Vec<usize>, Vec<String>), BadTarget> {
     if EXPRESSIONS_MAX < expressions.len() {
-        return Err(BadTarget::TooLong);
+        let count = expressions.len();
+        return Err(BadTarget::TooManyExpressions { count });
     }
     let mut roster = Roster {
         positions: Vec::new(),
@@ -115,7 +124,8 @@ pub fn resolve_present<S: AsRef<str>>(
     for expression in expressions {
         let expression = expression.as_ref();
         if EXPRESSION_BYTES_MAX < expression.len() {
-            return Err(BadTarget::TooLong);
+            let bytes = expression.len();
+            return Err(BadTarget::TooLong { bytes });
         }
         let separator = |c: char| c == ',' || c.is_whitespace();
         for part in expression.split(separator).filter(|part| !part.is_empty()) {
@@ -141,6 +151,7 @@ pub fn reads_as_range(text: &str) -> bool {
 #[must_use]
 pub fn nearest<'a>(text: &str, ids: &'a [InstanceId]) -> Option<&'a InstanceId> {
     let text: String = text.chars().take(64).collect();
+    let chars = text.chars().count();
     ids.iter()
         .map(|id| {
             (
@@ -149,7 +160,9 @@ pub fn nearest<'a>(text: &str, ids: &'a [InstanceId]) -> Option<&'a InstanceId> 
             )
         })
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= text.chars().count().div_ceil(2).min(3))
+        .filter(|(distance, _)| *distance <= chars.div_ceil(2).min(3))
+        // With every letter changed, nothing of it was meant.
+        .filter(|(distance, id)| *distance < chars.max(id.as_str().len()))
         .map(|(_, id)| id)
 }
 
@@ -398,6 +411,7 @@ mod tests {
             &["a"],
             "error: no instance `a` in the fleet, did you mean A?",
         );
+        check(&["Z"], "error: no instance `Z` in the fleet");
         check(
             &["zebra-crossing"],
             "error: no instance `zebra-crossing` in the fleet",

@@ -59,19 +59,17 @@ pub struct Metadata(Vec<(String, String)>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadMetadata {
     /// Too many entries, or too many bytes.
-    #[error(
-        "metadata may have at most {METADATA_ENTRIES_MAX} entries and {METADATA_BYTES_MAX} bytes"
-    )]
+    #[error("at most {METADATA_ENTRIES_MAX} entries and {METADATA_BYTES_MAX} bytes are taken")]
     TooLarge,
     /// Not a name that can travel.
-    #[error("metadata name `{0}` is not allowed: use 1 or more of a-z 0-9 . _ -")]
+    #[error("the name `{0}` is not allowed: use 1 or more of a-z 0-9 . _ -")]
     Name(String),
     /// A name that is the protocol's or the orchestrator's own.
-    #[error("metadata name `{0}` is reserved")]
+    #[error("the name `{0}` is reserved")]
     Reserved(String),
     /// Not a value that can travel.
     #[error(
-        "metadata value of `{0}` is not allowed: use printable ASCII without leading or trailing spaces"
+        "the value of `{0}` is not allowed: use printable ASCII without leading or trailing spaces"
     )]
     Value(String),
 }

@@ -197,7 +197,7 @@ pub(super) fn cut_off(status: &Status) -> Failure {
     };
     Failure::new(
         reason,
-        format!("the stream was cut off: {}", status.message()),
+        format!("the stream was cut off: {}", too_large(status.message())),
     )
 }
 
@@ -240,11 +240,21 @@ pub fn name_framework_refusal(response: Response<Body>) -> Response<Body> {
         // A compression that is not supported: the answer says which ones are.
         b"12" if !message.is_empty() => return response,
         b"12" => Failure::new(Reason::MethodUnknown, "no such method"),
-        b"11" | b"8" => Failure::new(Reason::MessageTooLarge, message),
+        b"11" | b"8" => Failure::new(Reason::MessageTooLarge, too_large(&message)),
         b"3" | b"13" => Failure::new(Reason::RequestMalformed, message),
         _ => return response,
     };
     status(&failure).into_http()
+}
+
+/// The framework's sentence about a message, which holds two numbers, as one of ours.
+fn too_large(message: &str) -> String {
+    let numbers = message.split(|c: char| !c.is_ascii_digit());
+    let numbers: Vec<&str> = numbers.filter(|digits| !digits.is_empty()).collect();
+    match numbers[..] {
+        [found, limit] => format!("the message has {found} bytes: at most {limit} are taken"),
+        _ => message.to_owned(),
+    }
 }
 
 #[cfg(test)]

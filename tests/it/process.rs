@@ -377,6 +377,69 @@ fn a_conversation_brings_every_line_over_and_every_answer_back() {
 }
 
 #[test]
+fn a_conversation_shows_nothing_that_an_earlier_one_has_shown() {
+    let server = Server::start(&[]);
+    assert!(
+        server
+            .run(&["sessions_spawn", "--id", "again"])
+            .status
+            .success()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("line");
+    for number in 1..=3 {
+        let line = format!("{number}\n");
+        std::fs::write(&input, &line).unwrap();
+        let attached = orchestrator(&["sessions", "attach", "--id", "again"])
+            .env("ORCHESTRATOR_SERVER", &server.address)
+            .stdin(std::fs::File::open(&input).unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(attached.status.code(), Some(0), "{attached:?}");
+        assert_eq!(String::from_utf8(attached.stdout).unwrap(), line);
+    }
+}
+
+#[test]
+fn a_conversation_of_which_a_line_was_left_out_has_not_succeeded() {
+    let server = Server::start(&[]);
+    assert!(
+        server
+            .run(&["sessions_spawn", "--id", "odd"])
+            .status
+            .success()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("lines");
+    std::fs::write(&input, "1\nno JSON\n2\n").unwrap();
+    let attached = orchestrator(&["sessions", "attach", "--id", "odd"])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .stdin(std::fs::File::open(&input).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(attached.status.code(), Some(2), "{attached:?}");
+    assert_eq!(String::from_utf8(attached.stdout).unwrap(), "1\n2\n");
+}
+
+#[test]
+fn a_watch_ends_when_nobody_reads_it_any_more() {
+    let server = Server::start(&[]);
+    for more in [&[][..], &["--interval", "1h"]] {
+        let watch = ["health", "--watch", "--output", "jsonl"];
+        let mut child = orchestrator(&[&watch, more].concat())
+            .env("ORCHESTRATOR_SERVER", &server.address)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        reader.read_line(&mut String::new()).unwrap();
+        drop(reader);
+        // Nothing changes, and it ends all the same.
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
 fn shells_and_man_get_what_they_need() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = orchestrator(&["completions", shell]).output().unwrap();

@@ -111,7 +111,11 @@ pub(super) fn scopes(fields: &Fields<'_>) -> Option<Vec<Scope>> {
         return None;
     };
     let mut scopes = Vec::new();
-    for place in place.list(Scope::ALL.len())? {
+    let written = place.list(Scope::ALL.len())?;
+    if written.is_empty() {
+        place.note("is empty: a key without a scope may not call anything, leave the key out");
+    }
+    for place in written {
         let Some(scope) = place.word(&words) else {
             continue;
         };
@@ -119,9 +123,6 @@ pub(super) fn scopes(fields: &Fields<'_>) -> Option<Vec<Scope>> {
             place.note(format!("{} is written twice: keep one", scope.word()));
         }
         scopes.push(scope);
-    }
-    if scopes.is_empty() {
-        place.note("is empty: a key without a scope may not call anything, leave the key out");
     }
     Some(scopes)
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::frame::ServerFrame;
 use super::held::{Begins, Held, Parting, Said};
 use super::owner::Owner;
+use super::place::Named;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::health::{Admin, probed};
 use crate::domain::id::InstanceId;
@@ -172,7 +173,7 @@ impl Owner {
         let terms = &self.entry.terms;
         let elsewhere = self.house.place(
             &fleet,
-            &terms.targets,
+            Named::Present(&terms.targets),
             &terms.selection,
             Some(&self.session.instance),
         );

@@ -167,7 +167,7 @@ fn cases() -> Vec<Case> {
         route("").refused_here().ends("target_invalid", 400, 2, ""),
         route("good").idempotent(9).refused_here().ends("argument_invalid", 400, 2, ""),
         route("good").with(|it| it.key = Some("wrong")).ends("key_invalid", 401, 3, ""),
-        route("good").with(|it| it.key = None).refused_here().ends("key_missing", 401, 3, ""),
+        route("good").with(|it| it.key = None).ends("key_missing", 401, 3, ""),
         route("good").with(|it| it.key = Some("narrow")).ends("scope_missing", 403, 3, ""),
         fanout("good").with(|it| it.key = Some("narrow")).ends("scope_missing", 403, 3, ""),
         fanout("good nobody").ends("target_unknown", 404, 1, ""),
