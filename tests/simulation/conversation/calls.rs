@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use orchestrator::proto::orchestrator::session_send_response::Frame as In;
 use orchestrator::proto::orchestrator::{
-    Durability, LossPolicy, SessionCloseRequest, SessionSpawnRequest,
+    Durability, LossPolicy, SessionCloseRequest, SessionSendResponse, SessionSpawnRequest,
 };
 use tokio::time::{sleep, timeout};
-use tonic::Status;
+use tonic::{Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use super::client::{Client, On, PATIENCE, PAUSE, authorized};
+use super::client::{Client, On, PATIENCE, PAUSE, Phase, authorized};
 use super::plan::End;
 use crate::sessions::history::Event;
 
@@ -126,5 +127,33 @@ impl Client {
     /// Whether a failed call is to be made again.
     pub(super) fn goes_on_after(&self, status: &Status) -> bool {
         self.refused(status) == On::Yes
+    }
+
+    /// A newer stream closes an older one, and says so.
+    pub(super) async fn hear_to_the_end(
+        &self,
+        mut rx: Streaming<SessionSendResponse>,
+        attached: u64,
+    ) {
+        let mut superseded_for = 0;
+        loop {
+            let told = match timeout(PATIENCE, rx.message()).await {
+                Ok(Ok(Some(frame))) if matches!(frame.frame, Some(In::Closed(_))) => return,
+                Ok(Ok(Some(_))) => continue,
+                Ok(Ok(None)) => "ends without a word",
+                // It says why, or its connection is broken.
+                Ok(Err(_)) => return,
+                Err(_elapsed) if Phase::Over <= self.phase() => return,
+                Err(_elapsed) => {
+                    superseded_for += u32::from(attached < self.knows.borrow().attached);
+                    if superseded_for < 2 {
+                        continue;
+                    }
+                    "goes on beside a newer one"
+                }
+            };
+            let id = &self.plan.id;
+            return self.told.complain(format!("a stream of {id} {told}"));
+        }
     }
 }

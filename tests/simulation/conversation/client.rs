@@ -70,7 +70,7 @@ pub(super) struct Knows {
     pub(super) has_left: bool,
     runs: u64,
     /// How often it was attached.
-    attached: u64,
+    pub(super) attached: u64,
 }
 
 /// A stream that is attached.
@@ -253,30 +253,6 @@ impl Client {
             | Cut::Superseded(_) => {}
         }
         driver.abort();
-    }
-
-    /// A newer stream closes an older one, and says so.
-    async fn hear_to_the_end(&self, mut rx: Streaming<SessionSendResponse>, attached: u64) {
-        let mut superseded_for = 0;
-        loop {
-            let told = match timeout(PATIENCE, rx.message()).await {
-                Ok(Ok(Some(frame))) if matches!(frame.frame, Some(In::Closed(_))) => return,
-                Ok(Ok(Some(_))) => continue,
-                Ok(Ok(None)) => "ends without a word",
-                // It says why, or its connection is broken.
-                Ok(Err(_)) => return,
-                Err(_elapsed) if Phase::Over <= self.phase() => return,
-                Err(_elapsed) => {
-                    superseded_for += u32::from(attached < self.knows.borrow().attached);
-                    if superseded_for < 2 {
-                        continue;
-                    }
-                    "goes on beside a newer one"
-                }
-            };
-            let id = &self.plan.id;
-            return self.told.complain(format!("a stream of {id} {told}"));
-        }
     }
 
     /// Attaches; nothing when that fails.

@@ -22,6 +22,7 @@ mod hall;
 mod line;
 mod plan;
 mod post;
+mod process;
 mod told;
 mod world;
 
