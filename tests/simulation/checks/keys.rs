@@ -156,7 +156,11 @@ pub(super) fn what_may_pass_is_not_kept(facts: &Facts<'_>) -> Vec<String> {
             .collect();
         for (call, _, attempts) in &failed {
             let was_failed = |id: &str| {
-                let mut later = facts.of_task(task).filter(|one| call.asked <= one.at);
+                // Whoever joins a run that is about to fail gets its failure too.
+                let mut later = facts.of_task(task).filter(|one| {
+                    let known = one.over.map(|over| over + facts.latency);
+                    known.is_none_or(|known| call.asked <= known)
+                });
                 later.any(|execution| execution.arrival.instance == id)
             };
             let unseen = attempts.iter().any(|tried| {

@@ -21,7 +21,7 @@ pub(super) fn ms(count: u64) -> Duration {
 /// Links of at most 2 ms, and nothing else that a check asks of a plan.
 pub(super) fn plan() -> Plan {
     let mut plan = Plan {
-        latency_max: ms(2),
+        latency_max: ms(0),
         callers: 2,
         allowance: allowance::ample(2),
         means: means::usual(),
