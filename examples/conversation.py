@@ -25,6 +25,7 @@ class Conversation:
         self.said = 0  # seq of the last message of ours
         self.kept = []  # messages of ours that are not acknowledged yet
         self.acknowledged = 0
+        self.state = None  # of the application; void with the session
 
     def open(self, open):
         """Begins an epoch; what to say first, and then what to say again."""
@@ -52,7 +53,8 @@ class Conversation:
             raise Stale(f"the last epoch seen is {self.epoch}")
 
     def is_next(self, data):
-        """Whether to apply a message; False when that was done before."""
+        """Whether to apply a message, and say what there is to say to it, before anything else is waited for: a call
+        may be cut at each wait, and the message counts as applied. False when that was done before."""
         if data.seq <= self.applied:
             return False
         expected = max(self.applied, self.skipped) + 1

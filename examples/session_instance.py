@@ -1,7 +1,7 @@
 import asyncio
 import os
 import time
-from collections import defaultdict
+from collections import OrderedDict
 
 import grpc
 from google.protobuf import struct_pb2
@@ -11,17 +11,26 @@ from openclaw.orchestrator.v1 import orchestrator_pb2 as pb, orchestrator_pb2_gr
 
 from conversation import Conversation, Gap, Stale
 
+SESSIONS_MAX = 10_000  # remembered at most; the one that was opened longest ago goes first
+
 
 class Counter(instance_pb2_grpc.InstanceServiceServicer):
     """Adds up the numbers that it is sent, each of them once."""
 
     def __init__(self):
-        self.conversations = defaultdict(Conversation)
-        self.sums = defaultdict(float)
+        self.conversations = OrderedDict()
+
+    def conversation(self, session):
+        """What is remembered of a session. Some end while nobody listens here, so there is a bound."""
+        conversation = self.conversations.setdefault(session, Conversation())
+        self.conversations.move_to_end(session)
+        if SESSIONS_MAX < len(self.conversations):
+            self.conversations.popitem(last=False)
+        return conversation
 
     async def Session(self, requests, context):
         first = (await anext(requests)).open
-        conversation = self.conversations[first.session]
+        conversation = self.conversation(first.session)
         try:
             for response in conversation.open(first):
                 yield response
@@ -29,15 +38,15 @@ class Counter(instance_pb2_grpc.InstanceServiceServicer):
                 conversation.check(first.epoch)
                 match request.WhichOneof("frame"):
                     case "data" if conversation.is_next(request.data):
-                        self.sums[first.session] += request.data.payload.number_value
-                        answer = struct_pb2.Value(number_value=self.sums[first.session])
+                        conversation.state = (conversation.state or 0) + request.data.payload.number_value
+                        answer = struct_pb2.Value(number_value=conversation.state)
                         for response in conversation.say(answer, in_reply_to=request.data.seq):
                             yield response
                     case "ack":
                         conversation.taken(request.ack.through)
                     case "close":
                         if request.close.reason != instance_pb2.SESSION_CLOSE_REASON_SUSPENDED:
-                            del self.conversations[first.session], self.sums[first.session]
+                            self.conversations.pop(first.session, None)
                         return
                 for response in conversation.due():
                     yield response

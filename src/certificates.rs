@@ -6,10 +6,13 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
-use webpki::{EndEntityCert, Error, KeyUsage};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use webpki::EndEntityCert;
+use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
+use x509_cert::der::Decode as _;
 
-use crate::domain::limit::PEM_BYTES_MAX;
+use crate::domain::limit::{PEM_BYTES_MAX, TERM_WARNING};
 
 /// Why TLS settings cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -85,7 +88,16 @@ pub fn key(pem: &[u8], what: &'static str) -> Result<PrivateKeyDer<'static>, Bad
     PrivateKeyDer::from_pem_slice(pem).map_err(|_| BadTls::Key(what))
 }
 
-/// How the time of a certificate stands.
+/// From when until when something counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// The first second.
+    pub from: SystemTime,
+    /// The last second.
+    pub until: SystemTime,
+}
+
+/// How a term stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
     /// It is valid now.
@@ -96,24 +108,58 @@ pub enum Validity {
     Until(SystemTime),
 }
 
-/// How the time of a certificate stands at an instant; who has signed it does not matter.
-#[must_use]
-pub fn validity(certificate: &CertificateDer<'_>, now: SystemTime) -> Validity {
-    let since = now.duration_since(SystemTime::UNIX_EPOCH);
-    let now = UnixTime::since_unix_epoch(since.unwrap_or_default());
-    let Ok(certificate) = EndEntityCert::try_from(certificate) else {
-        return Validity::Now;
-    };
-    // Dates are looked at before anything else; without an authority nothing else can be in order.
-    let judged =
-        certificate.verify_for_usage(&[], &[], &[], now, KeyUsage::server_auth(), None, None);
-    let system = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
-    match judged.err() {
-        Some(Error::CertNotValidYet { not_before, .. }) => Validity::From(system(not_before)),
-        Some(Error::CertExpired { not_after, .. }) => Validity::Until(system(not_after)),
-        // Every other mistake is about who has signed it.
-        Some(_) | None => Validity::Now,
+impl Term {
+    /// How it stands at an instant. The last second belongs to it whole.
+    #[must_use]
+    pub fn at(&self, now: SystemTime) -> Validity {
+        if now < self.from {
+            Validity::From(self.from)
+        } else if self.ended() <= now {
+            Validity::Until(self.until)
+        } else {
+            Validity::Now
+        }
     }
+
+    /// The first instant after it.
+    #[must_use]
+    pub fn ended(&self) -> SystemTime {
+        self.until + Duration::from_secs(1)
+    }
+
+    /// When its holder should have the next one: a day before its end, and where it is short, when a quarter is left.
+    #[must_use]
+    pub fn renewal_is_due(&self) -> SystemTime {
+        let whole = self.until.duration_since(self.from).unwrap_or_default();
+        let early = TERM_WARNING.min(whole / 4);
+        self.until.checked_sub(early).unwrap_or(self.from)
+    }
+}
+
+/// The term of a certificate (RFC 5280, section 4.1.2.5); who has signed it does not matter. `None` when it cannot
+/// be read.
+#[must_use]
+pub fn term(certificate: &CertificateDer<'_>) -> Option<Term> {
+    let validity = Certificate::from_der(certificate)
+        .ok()?
+        .tbs_certificate
+        .validity;
+    Some(Term {
+        from: validity.not_before.to_system_time(),
+        until: validity.not_after.to_system_time(),
+    })
+}
+
+/// The term of a revocation list: until another one was promised (RFC 5280, section 5.1.2.5). At that second it is
+/// overdue.
+#[must_use]
+pub fn term_of_list(list: &CertificateRevocationListDer<'_>) -> Option<Term> {
+    let list = CertificateList::from_der(list).ok()?.tbs_cert_list;
+    let next = list.next_update?.to_system_time();
+    Some(Term {
+        from: list.this_update.to_system_time(),
+        until: next.checked_sub(Duration::from_secs(1))?,
+    })
 }
 
 /// The names that a certificate gives its holder.
@@ -156,14 +202,53 @@ mod tests {
         let certificate = made(&params);
         let date = |text: &str| humantime::parse_rfc3339(text).unwrap();
         let check = |now: &str, expected: Validity| {
-            assert_eq!(validity(&certificate, date(now)), expected, "{now}");
+            let found = term(&certificate).unwrap().at(date(now));
+            assert_eq!(found, expected, "{now}");
         };
         let from = Validity::From(date("2020-01-01T00:00:00Z"));
         let until = Validity::Until(date("2030-01-01T00:00:00Z"));
+        assert_eq!(term(&b"no certificate"[..].into()), None);
         check("2019-12-31T23:59:59Z", from);
         check("2020-01-01T00:00:00Z", Validity::Now);
         check("2030-01-01T00:00:00Z", Validity::Now);
         check("2030-01-01T00:00:01Z", until);
+    }
+
+    #[test]
+    fn a_list_is_overdue_from_the_second_on_for_which_the_next_one_was_promised() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2030, 1, 1),
+            next_update: rcgen::date_time_ymd(2030, 1, 8),
+            crl_number: rcgen::SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&authority).unwrap();
+        let term = term_of_list(list.der()).unwrap();
+        let date = |text: &str| humantime::parse_rfc3339(text).unwrap();
+        assert_eq!(term.at(date("2030-01-07T23:59:59.9Z")), Validity::Now);
+        let overdue = term.at(date("2030-01-08T00:00:00Z"));
+        assert_eq!(overdue, Validity::Until(term.until));
+        assert_eq!(term.renewal_is_due(), date("2030-01-06T23:59:59Z"));
+        assert_eq!(term_of_list(&b"no list"[..].into()), None);
+    }
+
+    #[test]
+    fn a_short_term_is_renewed_when_a_quarter_of_it_is_left() {
+        let from = SystemTime::UNIX_EPOCH;
+        let due = |seconds: u64| {
+            let until = from + Duration::from_secs(seconds);
+            let due = Term { from, until }.renewal_is_due();
+            due.duration_since(from).unwrap().as_secs()
+        };
+        assert_eq!(due(3600), 2700);
+        assert_eq!(due(90 * 86400), 89 * 86400);
+        assert_eq!(due(0), 0);
     }
 
     #[test]

@@ -56,8 +56,14 @@ impl App {
 
     fn levels(&self) -> impl Fn() -> Levels + Send + Sync + use<> {
         let (house, memory) = (self.house.clone(), self.memory.clone());
-        let connections = self.connections.clone();
-        move || levels(&house, &memory, &connections)
+        let (connections, secure) = (self.connections.clone(), self.secure.clone());
+        move || Levels {
+            tls_ends: secure
+                .as_ref()
+                .map(|keeper| keeper.terms().ends())
+                .unwrap_or_default(),
+            ..levels(&house, &memory, &connections)
+        }
     }
 }
 
@@ -86,5 +92,7 @@ fn levels(house: &methods::House, memory: &Memory, connections: &Tasks) -> Level
         retry_tokens: retries.tokens(Instant::now().into_std()),
         is_draining: house.draining.is_cancelled(),
         is_journal_ready: house.sessions.readiness().borrow().complaint().is_none(),
+        // Known to whoever keeps the files.
+        tls_ends: Vec::new(),
     }
 }

@@ -11,6 +11,7 @@ use super::destination::Destination;
 use super::exit::Error;
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::limit::{ANSWER_BYTES_MAX, TIMEOUT_MAX};
+use crate::proto::health::health_client::HealthClient;
 use crate::proto::orchestrator::cluster_service_client::ClusterServiceClient;
 use crate::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
 
@@ -59,7 +60,7 @@ pub(super) async fn guard<T>(
 /// A connection to the server.
 pub(super) struct Connection {
     channel: Channel,
-    /// None where a certificate stands for the key.
+    /// None where a certificate stands for the key, or none is needed.
     authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -79,6 +80,22 @@ impl Connection {
             None if to.shows_certificate() => None,
             key => Some(authorization(key)?),
         };
+        Self::with(authorization, to, timeout).await
+    }
+
+    /// Connects without a key, for what is public.
+    pub(super) async fn without_key(
+        to: &Destination,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Error> {
+        Self::with(None, to, timeout).await
+    }
+
+    async fn with(
+        authorization: Option<MetadataValue<Ascii>>,
+        to: &Destination,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Error> {
         let within = timeout.map_or(CONNECT_TIMEOUT, |timeout| timeout.min(CONNECT_TIMEOUT));
         let channel = to.connect(within, |endpoint| {
             endpoint
@@ -99,6 +116,10 @@ impl Connection {
 
     pub(super) fn cluster(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel.clone())
     }
 
     /// A request with the key and the deadline.

@@ -26,6 +26,7 @@ mod output;
 mod payload_source;
 mod plain;
 mod progress;
+mod ready;
 mod request_defaults;
 mod route;
 #[cfg(test)]
@@ -91,6 +92,8 @@ enum Command {
     Sessions(sessions::Arguments),
     /// Tell who is well, and why not.
     Health(health::Arguments),
+    /// Tell whether an orchestrator takes calls, without a key.
+    Ready(ready::Arguments),
     /// List the fleet.
     Instances(instances::Arguments),
     /// Check a config file, or print the schema of one.
@@ -153,6 +156,7 @@ fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::SessionsSend(arguments) => sessions_send::run(&arguments),
         Command::Sessions(arguments) => sessions::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Ready(arguments) => ready::run(&arguments),
         Command::Instances(arguments) => instances::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Journal(arguments) => journal::run(&arguments),
@@ -180,6 +184,7 @@ impl Command {
             Self::Fanout(_)
             | Self::Serve(_)
             | Self::Demo(_)
+            | Self::Ready(_)
             | Self::Config(_)
             | Self::Journal(_)
             | Self::Descriptors(_)

@@ -40,6 +40,9 @@ pub(super) fn table(sessions: &[proto::Session], now: SystemTime) -> String {
             session.unacknowledged_by_instance,
             expires(session, now),
         );
+        if !session.detail.is_empty() {
+            let _ = writeln!(text, "  {}", plain::text(&session.detail));
+        }
     }
     text
 }

@@ -23,7 +23,7 @@ use crate::ingress::access::Scope;
 use crate::ingress::caller::{Key, Reflection, Revoked, hash};
 use crate::ingress::identity::{Identity, Pattern};
 use crate::ingress::listener::Limits;
-use crate::ingress::listener::secure::{self, ClientCertificate, Clients};
+use crate::ingress::listener::secure::{self, ClientCertificate, Clients, OverdueList};
 use crate::ingress::methods::Timeouts;
 use crate::ingress::visitor::Forwarder;
 use crate::instance::Credential;
@@ -98,6 +98,7 @@ fn full_tls(config: &Config, folder: &Path) {
     let clients = Clients {
         ca: folder.join("ca.pem"),
         crl: Some(folder.join("crl.pem")),
+        overdue: OverdueList::Accepted,
         certificate: ClientCertificate::Optional,
     };
     let (certificate, key) = (folder.join("c.pem"), folder.join("k.pem"));

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// Instances in the fleet, those of the config and registered ones together.
 pub const FLEET_MAX: usize = 10_000;
-/// In a fleet of more than these, what probes change at the same time is shown together.
+/// In a fleet of more than these, what changes at the same time is shown together.
 pub const FLEET_SHOWN_AT_ONCE_MAX: usize = 256;
-/// How much later what a probe has changed is then shown, at most.
+/// How much later what a probe or a call has changed is then shown, at most.
 pub const VIEW_BEHIND_MAX: Duration = Duration::from_millis(20);
 /// Targets of one fan-out.
 pub const FANOUT_TARGETS_MAX: usize = 4096;
@@ -338,6 +338,10 @@ pub const KEY_NAME_BYTES_MAX: usize = 128;
 pub const CREDENTIAL_BYTES_MAX: u64 = 8 * 1024;
 /// How often the certificates of the front door are looked at.
 pub const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a connection may outlive its certificate when the wall clock jumps.
+pub const CERTIFICATE_END_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long before its end it is told that a certificate, or a revocation list, was not renewed.
+pub const TERM_WARNING: Duration = Duration::from_secs(24 * 3600);
 /// What TLS keeps of one connection, at most: what it has read and not passed on, and the same the other way round.
 pub const TLS_BYTES_MAX: u64 = 128 * 1024;
 /// Lines about failed handshakes in one interval; the next line says how many were left out.
@@ -374,6 +378,8 @@ pub const PROBES_IN_A_ROW_MAX: u64 = 1000;
 pub const SETTING_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Characters of an `x-request-id` that is taken over.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
+/// Bytes of a path that a span tells.
+pub const SPAN_PATH_BYTES_MAX: usize = 256;
 /// Bytes of all `tracestate` of a call that are handed on; W3C Trace Context asks for 512.
 pub const TRACESTATE_BYTES_MAX: usize = 1024;
 /// Bytes of all `baggage` of a call that are handed on: what W3C Baggage asks for.

@@ -10,6 +10,7 @@ pub mod health;
 pub mod hedge;
 pub mod id;
 pub mod idempotency;
+pub mod latency;
 pub mod limit;
 pub mod nearest;
 pub mod payload;

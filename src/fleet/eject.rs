@@ -1,5 +1,7 @@
 //! Who is ejected: decided here, where the whole fleet is known, since only so many may be at once.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{Fleet, Roll};
@@ -9,7 +11,7 @@ use crate::domain::id::InstanceId;
 
 impl Fleet {
     /// An instance's calls have said enough against it: ejects it, unless too many are ejected already.
-    pub(super) fn judge(&self, id: &InstanceId, serial: u64, cause: Cause) {
+    pub(super) fn judge(self: &Arc<Self>, id: &InstanceId, serial: u64, cause: Cause) {
         let mut roll = self.roll();
         let (ejected, size) = (roll.ejected.len(), roll.entries.len());
         let Some(member) = roll.member(id, serial) else {
@@ -27,11 +29,12 @@ impl Fleet {
         roll.ejected.insert(id.clone());
         roll.repaint(id, serial, |member| member.health.after_calls(standing));
         tracing::warn!(instance = %id, %cause, "instance ejected");
-        self.publish(&roll);
+        // Its gate is closed already.
+        self.publish_soon(&roll);
     }
 
     /// The trial of an instance is over.
-    pub(super) fn note_standing(&self, id: &InstanceId, serial: u64) {
+    pub(super) fn note_standing(self: &Arc<Self>, id: &InstanceId, serial: u64) {
         let mut roll = self.roll();
         let Some(member) = roll.member(id, serial) else {
             return;
@@ -43,7 +46,7 @@ impl Fleet {
         roll.repaint(id, serial, |member| member.health.after_calls(standing));
         let is_back = standing == Standing::Trusted;
         tracing::info!(instance = %id, is_back, "instance was tried again");
-        self.publish(&roll);
+        self.publish_soon(&roll);
     }
 
     /// Shows on trial whose ejection is over: they get a call, when there is one for them.

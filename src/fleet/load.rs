@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::gate::Gate;
 use crate::domain::admission::{Bucket, Rate};
 use crate::domain::budget::{Budget, Share};
-use crate::domain::selection::{self, PeakEwma};
+use crate::domain::latency::PeakEwma;
+use crate::domain::selection;
 
 /// The load of one instance.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Who is there and who is well. Readers get an immutable view and never a lock.
 //!
 //! The roll is the one place that changes: configured instances stay, registered ones come and go with their
-//! leases, probes report. After each change a new view is published; in a large fleet what probes change at the same
-//! time comes in one.
+//! leases, probes report. After each change a new view is published; in a large fleet what changes at the same time comes
+//! in one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -245,9 +245,9 @@ impl Fleet {
         }
     }
 
-    /// Publishes what a probe has changed. Each view costs by the size of its fleet, and when a large one starts, or
-    /// its network breaks, all of it changes: what changes within a moment then comes in one view. Who comes or goes,
-    /// and what an operator wants, is never put off.
+    /// Publishes what a probe or a call has changed. Each view costs by the size of its fleet, and when a large one starts, or
+    /// its network breaks, all of it changes: what changes within a moment then comes in one view. What an operator
+    /// wants is never put off, nor who comes or goes.
     fn publish_soon(self: &Arc<Self>, roll: &Roll) {
         if roll.entries.len() <= FLEET_SHOWN_AT_ONCE_MAX {
             return self.publish(roll);

@@ -252,7 +252,8 @@ async fn in_a_smaller_fleet_fewer_are_ejected() {
     }
     assert_eq!(stage.ejected(), 3);
     for name in ["w09", "w08", "w07", "w06"] {
-        stage.fleet.deregister(&id(name), 1, &asker).unwrap();
+        let gone = stage.fleet.deregister(&id(name), 1, &asker).await;
+        gone.unwrap();
     }
     assert_eq!(stage.ejected(), 1, "of six");
     assert_ne!(

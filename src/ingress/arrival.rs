@@ -13,7 +13,7 @@ use super::failure_table::Protocol;
 use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{DURATION_MAX, REQUEST_ID_CHARS_MAX};
+use crate::domain::limit::{DURATION_MAX, REQUEST_ID_CHARS_MAX, TRACESTATE_BYTES_MAX};
 use crate::domain::session::SessionId;
 use crate::domain::task::Names;
 use crate::domain::trace::{Carried, Sampled, TraceContext};
@@ -180,6 +180,16 @@ pub(super) fn context(headers: &HeaderMap) -> Option<TraceContext> {
         return None;
     };
     TraceContext::parse(value.as_bytes())
+}
+
+/// The state of the caller's trace: all `tracestate` as one (W3C Trace Context, 3.3.1), unless it is more than is
+/// handed on.
+pub(super) fn state(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all("tracestate").iter();
+    let values: Option<Vec<&str>> = values.map(|value| value.to_str().ok()).collect();
+    let values = values.filter(|values| !values.is_empty())?;
+    let length: usize = values.iter().map(|value| value.len()).sum();
+    (length <= TRACESTATE_BYTES_MAX).then(|| values.join(","))
 }
 
 fn traceparent(context: TraceContext) -> Bytes {

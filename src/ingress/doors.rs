@@ -17,9 +17,6 @@ use crate::message_json::BadSchema;
 /// Why the doors cannot be built: only when what was built in is broken.
 #[derive(Debug, thiserror::Error)]
 pub enum BadContract {
-    /// Reflection cannot serve it.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
     /// It has no form in JSON.
     #[error("the contract in JSON: {0}")]
     Schema(#[from] BadSchema),
@@ -41,7 +38,7 @@ impl Doors {
                 house,
                 orchestrator.clone(),
                 cluster.clone(),
-            )?),
+            )),
             rest: rest::Endpoints::new(house, orchestrator, cluster)?,
         })
     }

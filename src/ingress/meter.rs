@@ -44,11 +44,22 @@ const LEFT: &str = "CANCELLED";
 
 impl Meter {
     /// A call begins, as others ask for it, with this method, these headers and this path.
-    pub(super) fn begin<B>(request: &Request<B>, tracer: &Tracer) -> Self {
+    pub(super) fn begin<B>(request: &Request<B>, tracer: &Tracer, scheme: &'static str) -> Self {
         let path = label(request.uri().path());
         let span = if tracer.is_on() {
             let called = called(request.method(), path);
-            tracer.call(arrival::context(request.headers()), called)
+            let parent = arrival::context(request.headers());
+            let span = tracer.call(parent, called);
+            if span.context().is_some() {
+                let within = span.within();
+                if let Some(state) = parent.and_then(|_| arrival::state(request.headers())) {
+                    within.note_state(&state);
+                }
+                if let Called::Http { .. } = called {
+                    within.note_url(scheme, request.uri().path());
+                }
+            }
+            span
         } else {
             Span::default()
         };
@@ -168,7 +179,7 @@ mod tests {
     #[test]
     fn the_end_of_an_answer_decides_and_no_end_is_a_caller_who_has_left() {
         let code = |act: &dyn Fn(&mut Meter)| {
-            let mut meter = Meter::begin(&Request::new(()), &Tracer::off());
+            let mut meter = Meter::begin(&Request::new(()), &Tracer::off(), "http");
             act(&mut meter);
             meter.code.clone()
         };

@@ -213,7 +213,7 @@ mod tests {
             response,
             exchange,
             memory.clone(),
-            Meter::begin(&Request::new(()), &Tracer::off()),
+            Meter::begin(&Request::new(()), &Tracer::off(), "http"),
         )
         .into_body();
         (outgoing, memory)
@@ -298,7 +298,7 @@ mod tests {
                 response,
                 exchange,
                 memory,
-                Meter::begin(&Request::new(()), &Tracer::off()),
+                Meter::begin(&Request::new(()), &Tracer::off(), "http"),
             )
             .into_body()
         };

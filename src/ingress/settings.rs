@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time;
 
 use super::caller::{Keys, Revoked};
@@ -20,7 +20,8 @@ use crate::domain::retry;
 pub struct Settings {
     /// Who may call.
     pub keys: Keys,
-    /// Limits of connections; each keeps those that it was accepted with.
+    /// Limits of connections. Their age and how long readers may stand still hold for open ones too; the rest is as it
+    /// was when each came.
     pub limits: Limits,
     /// Who may say who is calling.
     pub forwarders: Forwarders,
@@ -40,7 +41,7 @@ pub struct SettingsNow(Arc<Shared>);
 
 struct Shared {
     now: ArcSwap<Settings>,
-    changed: Notify,
+    changed: watch::Sender<()>,
 }
 
 impl SettingsNow {
@@ -49,7 +50,7 @@ impl SettingsNow {
     pub fn new(settings: Settings) -> Self {
         Self(Arc::new(Shared {
             now: ArcSwap::from_pointee(settings),
-            changed: Notify::new(),
+            changed: watch::Sender::new(()),
         }))
     }
 
@@ -69,16 +70,23 @@ impl SettingsNow {
         self.0.now.store(Arc::clone(&next));
         previous.keys.revoke_all_but(&next.keys);
         previous.forwarders.revoke_all_but(&next.forwarders);
-        self.0.changed.notify_one();
+        self.0.changed.send_replace(());
+    }
+
+    /// From now on: whether there are other settings than before.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 
     /// Revokes each key at its date; never ends.
     pub async fn expire_keys(&self) {
+        let mut changes = self.changes();
         loop {
             let wait = self.load().keys.revoke_expired(SystemTime::now());
             tokio::select! {
                 biased;
-                () = self.0.changed.notified() => {}
+                Ok(()) = changes.changed() => {}
                 () = time::sleep(wait) => {}
             }
         }

@@ -130,6 +130,11 @@ impl Stage {
         }
     }
 
+    /// The instance is one of the fleet no more.
+    pub(super) fn take_out(&mut self, id: &str) {
+        self.members.retain(|member| member.id().as_str() != id);
+    }
+
     pub(super) fn instance(&self, id: &str) -> &Scripted {
         &self.instances[id]
     }

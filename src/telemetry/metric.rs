@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
@@ -69,12 +69,13 @@ const RETRY_TOKENS: &str = "orchestrator_retry_tokens";
 const DRAINING: &str = "orchestrator_draining";
 const SPANS: &str = "orchestrator_spans_total";
 const JOURNAL_READY: &str = "orchestrator_journal_ready";
+const TLS_END: &str = "orchestrator_tls_end_seconds";
 const TASKS: &str = "orchestrator_runtime_tasks";
 const QUEUE: &str = "orchestrator_runtime_queue_depth";
 
 /// Every metric of the program. Beside them stand those of the process, as every client of Prometheus names them:
 /// `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` and so on.
-pub const METRICS: [Metric; 23] = [
+pub const METRICS: [Metric; 24] = [
     metric(
         CALLS,
         Kind::Counter,
@@ -195,6 +196,12 @@ pub const METRICS: [Metric; 23] = [
         Kind::Gauge,
         &[],
         "1 while the journal takes what sessions say, 0 while its disk is full or has failed",
+    ),
+    metric(
+        TLS_END,
+        Kind::Gauge,
+        &["file"],
+        "When the certificate of the front door expires, and the first of its revocation lists is overdue, in seconds since 1970; only where it speaks TLS",
     ),
     metric(
         TASKS,
@@ -361,12 +368,18 @@ pub struct Levels {
     pub is_draining: bool,
     /// Whether the journal takes what it is given.
     pub is_journal_ready: bool,
+    /// By the key of the config that names the file: when what is in it ends.
+    pub tls_ends: Vec<(&'static str, SystemTime)>,
 }
 
 /// Notes the levels, as they are now.
 pub fn note(levels: &Levels) {
     for (state, count) in &levels.instances {
         gauge!(INSTANCES, "state" => *state).set(*count as f64);
+    }
+    for (file, end) in &levels.tls_ends {
+        let since = end.duration_since(SystemTime::UNIX_EPOCH);
+        gauge!(TLS_END, "file" => *file).set(since.unwrap_or_default().as_secs_f64());
     }
     let runtime = tokio::runtime::Handle::current().metrics();
     for (name, value) in [

@@ -31,6 +31,7 @@ mod sessions;
 mod storm;
 mod talk;
 mod talk_disk;
+mod talk_idle;
 mod talk_kill;
 mod talk_network;
 
@@ -71,8 +72,32 @@ fn main() {
             talk_disk::a_sync_that_fails_acknowledges_nothing_and_the_session_goes_on,
             talk_disk::a_kill_at_any_write_or_sync_of_the_journal_loses_nothing_that_was_acknowledged,
         ]);
+        trials.extend(beside_the_others(
+            &arguments,
+            "an_idle_session_behind_a_black_hole_is_opened_again_before_anybody_asks",
+            talk_idle::an_idle_session_behind_a_black_hole_is_opened_again_before_anybody_asks,
+        ));
     }
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A test that begins now, if it is asked for, and whose end is waited for after all others: it does little but wait.
+fn beside_the_others<F>(arguments: &Arguments, name: &str, test: fn() -> F) -> Option<Trial>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let is_asked_for = arguments
+        .filter
+        .as_ref()
+        .is_none_or(|filter| name.contains(filter.as_str()));
+    if !is_asked_for || arguments.list {
+        return None;
+    }
+    let running = std::thread::spawn(move || Runtime::new().unwrap().block_on(test()));
+    Some(Trial::test(name, move || {
+        running.join().unwrap();
+        Ok(())
+    }))
 }
 
 fn trial<F>(name: &str, test: fn() -> F) -> Trial

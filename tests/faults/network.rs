@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use orchestrator::proto::orchestrator::{CallPolicy, HealthState};
 
@@ -52,11 +53,22 @@ impl Host {
 
     /// What goes over the connections that there are now is lost without a word; new ones are not touched.
     pub(crate) fn cut_what_is_open(&self) {
-        let output = self.command("ss".into()).arg("-Htn").output().unwrap();
+        self.cut_what_is_silent_for(Duration::ZERO);
+    }
+
+    /// The same, of the connections on which nothing has come for so long.
+    pub(crate) fn cut_what_is_silent_for(&self, silence: Duration) {
+        // A line for each connection, with all that the system knows of it.
+        let output = self.command("ss".into()).arg("-HtniO").output().unwrap();
         let lines = String::from_utf8(output.stdout).unwrap();
-        let peers = lines
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(4));
+        let is_silent = |line: &&str| {
+            let mut words = line.split_whitespace();
+            let last = words.find_map(|word| word.strip_prefix("lastrcv:"));
+            let ms = last.map_or(0, |ms| ms.parse().unwrap());
+            silence <= Duration::from_millis(ms)
+        };
+        let silent = lines.lines().filter(is_silent);
+        let peers = silent.filter_map(|line| line.split_whitespace().nth(4));
         let ports: Vec<_> = peers.filter_map(|peer| peer.rsplit(':').next()).collect();
         assert!(!ports.is_empty(), "nothing is open: {lines}");
         let ports = ports.join(",");

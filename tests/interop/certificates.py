@@ -11,6 +11,7 @@ def openssl(folder, *words):
     assert path, "openssl is not on the PATH"
     done = subprocess.run([path, *words], cwd=folder, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def authority(folder, name):

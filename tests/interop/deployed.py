@@ -40,6 +40,8 @@ class Deployment:
     mounts: dict[str, Folder]
     instances: int = 1
     """What it says it has: the config that is mounted has one."""
+    check: list[str] = field(default_factory=list)
+    """The command, without the program, by which an engine asks whether it is well."""
 
 
 class Deployed(Process):

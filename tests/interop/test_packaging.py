@@ -3,11 +3,13 @@
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 import yaml
 
 from deployed import Deployed, Deployment, Folder
+from processes import binary
 from stubs import REPOSITORY
 
 DOCKERFILE = REPOSITORY / "packaging/Dockerfile"
@@ -42,6 +44,8 @@ class Image:
         of = lambda word: [rest for found, rest in said if found == word]
         self.user, self.group = map(int, of("USER")[-1].split(":"))
         self.entry = json.loads(of("ENTRYPOINT")[-1])
+        self.usual = json.loads(of("CMD")[-1])
+        self.check = json.loads(of("HEALTHCHECK")[-1].partition("CMD ")[2])
         # Docker sets the home of a user who is in no passwd file to the root.
         self.environment = {"HOME": "/"} | dict(pair.split("=", 1) for rest in of("ENV") for pair in shlex.split(rest))
         owners = {rest.split()[-1]: re.search(r"--chown=(\d+):(\d+)", rest) for rest in of("COPY")}
@@ -56,7 +60,10 @@ def docker():
     named = [mount.split(":")[1] for flag, mount in zip(image.shown_options, image.shown_options[1:]) if flag == "-v"]
     assert named == list(image.volumes), "what is kept outlives the container that the header shows"
     command = image.entry + image.shown_arguments
-    return Deployment(command, image.environment, image.user, image.group, True, image.volumes, instances=8)
+    assert image.check[:1] == image.entry
+    return Deployment(
+        command, image.environment, image.user, image.group, True, image.volumes, instances=8, check=image.check[1:]
+    )
 
 
 def kubernetes():
@@ -113,7 +120,40 @@ def test_it_starts_as_the_file_says_and_keeps_its_sessions(read, tmp_path):
             deployed.lines.wait_for(instances=deployment.instances)
             output = deployed.run(*command)
             assert output.returncode == 0, output
+            if deployment.check:
+                output = deployed.run(*deployment.check)
+                assert (output.returncode, output.stdout) == (0, "ready\n"), output
             assert deployed.terminate() == 0
         finally:
             deployed.end()
             print(deployed.log.read_text())
+
+
+def test_the_health_check_of_the_image_fails_where_nobody_listens(run):
+    output = run(str(binary()), *Image().check[1:], "--server", "127.0.0.1:1")
+    assert output.returncode == 4, output
+
+
+def test_the_image_is_built_of_what_the_build_needs(run, tmp_path):
+    """Without an engine: what is copied into the first stage is a package that cargo takes, settings included."""
+    text = DOCKERFILE.read_text()
+    first = re.split(r"^FROM ", text, flags=re.MULTILINE)[1]
+    copied = [line.split() for line in re.findall(r"^COPY (.*)$", first, re.MULTILINE)]
+    sources = [source for *found, _ in copied for source in found]
+    for source in sources:
+        target = tmp_path / source
+        path = REPOSITORY / source
+        shutil.copytree(path, target) if path.is_dir() else shutil.copy(path, target)
+    metadata = run("cargo", "metadata", "--locked", "--no-deps", "--format-version=1", cwd=tmp_path)
+    assert metadata.returncode == 0, metadata.stderr
+    [package] = json.loads(metadata.stdout)["packages"]
+    assert (tmp_path / ".cargo/config.toml").exists(), "SQLite would be built with other settings"
+    # The engine is handed these and no other.
+    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    assert [line[1:] for line in ignored if line.startswith("!")] == sources
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text))
+    said = {"title": "orchestrator", "description": package["description"]}
+    assert labels == said | {"version": package["version"], "licenses": package["license"]}
+    # The toolchain is no older than the package asks for.
+    version = lambda words: tuple(map(int, words.split(".")[:2]))
+    assert version(package["rust_version"]) <= version(re.search(r"rust:([\d.]+)-alpine", text)[1])

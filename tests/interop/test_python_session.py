@@ -15,11 +15,11 @@ from waiting import LONG
 class Talk:
     """One call of Session, frame by frame."""
 
-    def __init__(self, messages, stub, epoch, session="s", **opening):
+    def __init__(self, messages, stub, epoch, session="s", spawned=1_700_000_000, **opening):
         self.messages = messages
         self.frames = queue.Queue()
         open = messages.SessionOpen(session=session, epoch=epoch, **{"next_seq": 1, **opening})
-        open.spawn_time.FromSeconds(1_700_000_000)
+        open.spawn_time.FromSeconds(spawned)
         self.tell(open=open)
         self.call = stub.Session(iter(self.frames.get, None), timeout=LONG)
 
@@ -158,3 +158,23 @@ def test_what_was_answered_before_is_applied_and_not_answered(talk):
     assert replay.hear() == ("ack", 1)
     replay.send(2, 0)
     assert replay.hear()[:3] == ("data", 2, 2)
+
+
+def test_a_session_spawned_anew_has_nothing_of_the_one_before(adds_up):
+    first = adds_up(3)
+    first.send(1, 5)
+    assert (first.hear(), first.hear()) == (("opened", 0), ("data", 1, 1, 5))
+    anew = adds_up(1, spawned=1_700_000_001)
+    anew.send(1, 7)
+    assert (anew.hear(), anew.hear()) == (("opened", 0), ("data", 1, 1, 7))
+
+
+def test_what_the_example_remembers_has_a_bound(adds_up, monkeypatch):
+    import session_instance
+
+    monkeypatch.setattr(session_instance, "SESSIONS_MAX", 1)
+    for session, opened in (("a", 0), ("b", 0), ("b", 1), ("a", 0)):
+        call = adds_up(1 if opened == 0 else 2, session=session)
+        assert call.hear() == ("opened", opened)
+        call.send(opened + 1, 1)
+        assert call.hear()[0] == "data"

@@ -1,6 +1,8 @@
 """TLS at the front door, as clients in other languages see it; the certificates are openssl's."""
 
+import calendar
 import json
+import time
 from types import SimpleNamespace
 
 import grpc
@@ -8,9 +10,10 @@ import pytest
 import requests
 from google.protobuf import json_format, struct_pb2
 
-from certificates import authority, revocation_list, signed
+from certificates import authority, openssl, revocation_list, signed
 from conftest import BEARER
 from processes import KEY, Orchestrator
+from test_operators import Operators
 from waiting import LONG, until
 
 SERVICE = "openclaw.orchestrator.v1.OrchestratorService"
@@ -139,6 +142,7 @@ def test_a_list_of_openssl_takes_a_certificate_out(tmp_path):
             "client_crl_file": "ca.crl",
         },
         "identities": [{"name": "apps", "spiffe": "spiffe://td/ns/apps/*", "scopes": ["route"]}],
+        "operators": {"listen": "127.0.0.1:0"},
     }
     orchestrator = Orchestrator(tmp_path, config, instances=1)
     url = f"https://{orchestrator.address}/orchestrator/route"
@@ -157,6 +161,16 @@ def test_a_list_of_openssl_takes_a_certificate_out(tmp_path):
     revocation_list(tmp_path, "ca", "one")
     until(lambda: served("one"), lambda seen: not seen)
     assert served("two")
+    operators = Operators(orchestrator)
+    for file, words in [
+        ("certificate_file", ["x509", "-in", "door.pem", "-enddate"]),
+        ("client_crl_file", ["crl", "-in", "ca.crl", "-nextupdate"]),
+    ]:
+        said = openssl(tmp_path, *words, "-noout").split("=")[1].strip()
+        ends = calendar.timegm(time.strptime(said, "%b %d %H:%M:%S %Y %Z"))
+        # The second of a certificate's end belongs to it.
+        told = operators.sum("orchestrator_tls_end_seconds", file=file)
+        assert told - ends == (file == "certificate_file"), file
     code = orchestrator.terminate()
     orchestrator.end()
     assert code == 0, orchestrator.log.read_text()

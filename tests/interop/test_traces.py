@@ -9,6 +9,7 @@ import collections
 
 import grpc
 import pytest
+import requests
 from google.protobuf import json_format, struct_pb2
 from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
@@ -161,3 +162,28 @@ def test_a_call_is_one_tree_over_four_programs(front, instance, collector, stubs
     seen = {line["metadata"]["traceparent"].split("-")[2] for line in instance.lines.matching(event="begun")}
     assert seen < tries
     assert PAYLOAD not in str(spans) and dict(BEARER)["authorization"] not in str(spans)
+
+
+def test_a_call_by_rest_tells_its_path_and_every_span_the_state_of_its_trace(orchestrator, collector):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "tracestate": "congo=t61rcWkgMzE,rojo=2", **dict(BEARER)}
+    url = f"http://{orchestrator.address}/api/orchestrator/route?query=canary"
+    answer = requests.post(url, json={"instances": ["bad"]}, headers=headers, timeout=LONG)
+    assert answer.status_code == 400, "there is no such parameter"
+    url = url.partition("?")[0]
+    answer = requests.post(url, json={"instances": ["bad"]}, headers=headers, timeout=LONG)
+    assert answer.status_code == 503, answer.text
+    until(lambda: collector.spans(trace), lambda spans: len(spans) >= 3)
+    calls = [span for span in collector.spans(trace) if span["name"] == "POST /orchestrator/route"]
+    assert len(calls) == 2
+    assert {span["state"] for span in collector.spans(trace)} == {headers["tracestate"]}
+    for call, code in zip(calls, [400, 503]):
+        said = {name: text for name, text in call["attributes"].items() if name.split(".")[0] in ("http", "url")}
+        assert said == {
+            "http.request.method": "POST",
+            "http.response.status_code": code,
+            "http.route": "/orchestrator/route",
+            "url.path": "/api/orchestrator/route",
+            "url.scheme": "http",
+        }
+    assert "canary" not in str(calls)

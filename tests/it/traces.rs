@@ -221,6 +221,7 @@ async fn a_call_by_rest_is_named_by_its_template_and_says_nothing_of_its_query()
     for (way, at) in WAYS.into_iter().zip(1..) {
         let answer = Ask::get(path)
             .with("traceparent", CALLER)
+            .with("tracestate", "vendor=opaque,other=2")
             .with("x-request-id", &format!("req-{at}"))
             .send(way, app.address())
             .await;
@@ -232,6 +233,12 @@ async fn a_call_by_rest_is_named_by_its_template_and_says_nothing_of_its_query()
         assert_eq!(span.name, "GET /orchestrator/sessions/{id}");
         assert_eq!(attribute(span, "http.route"), "/orchestrator/sessions/{id}");
         assert_eq!(attribute(span, "http.response.status_code"), "400");
+        assert_eq!(
+            attribute(span, "url.path"),
+            "/api/orchestrator/sessions/nobody"
+        );
+        assert_eq!(attribute(span, "url.scheme"), "http");
+        assert_eq!(span.trace_state, "vendor=opaque,other=2");
         assert!(attribute(span, "orchestrator.request_id").starts_with("req-"));
         // What its caller is to blame for.
         assert!(span.status.as_ref().is_none_or(|status| status.code == 0));

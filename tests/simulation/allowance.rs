@@ -54,6 +54,12 @@ pub(crate) fn draw(callers: usize, dice: &mut SmallRng) -> Allowance {
         return allowance;
     }
     let calls = &mut allowance.admission.calls;
+    if dice.random_bool(0.3) {
+        // Nearly everybody waits, and the fleet changes meanwhile.
+        calls.all.in_flight_max = dice.random_range(2..4);
+        calls.waiting_max = dice.random_range(20..60);
+        return allowance;
+    }
     if dice.random_bool(0.5) {
         calls.all.in_flight_max = dice.random_range(2..9);
         calls.waiting_max = dice.random_range(0..12);

@@ -131,7 +131,13 @@ fn told(attempts: Vec<proto::Attempt>, lie: Option<Lie>) -> Vec<Tried> {
         instance: attempt.instance,
         failure: attempt.failure.map(|failure| failure.reason),
     };
-    attempts.into_iter().skip(hidden).map(tried).collect()
+    let mut told: Vec<Tried> = attempts.into_iter().skip(hidden).map(tried).collect();
+    if let (Some(Lie::NamesOneInstance), [first, others @ ..]) = (lie, &mut told[..]) {
+        for other in others {
+            other.instance.clone_from(&first.instance);
+        }
+    }
+    told
 }
 
 fn duration(told: Option<prost_types::Duration>) -> Duration {

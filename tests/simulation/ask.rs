@@ -10,6 +10,8 @@ use crate::plan::{Climate, ms};
 
 /// When callers begin: instances have been probed by then.
 const OPENING: Duration = Duration::from_millis(300);
+/// How long whoever comes together with others wants to wait.
+const CROWD_WAITS: Duration = Duration::from_millis(300);
 /// How long callers go on with calls that may fail.
 const LAST_ASK: Duration = Duration::from_millis(2000);
 
@@ -118,6 +120,8 @@ enum Taste {
     Mixed,
     /// Hedges, and at once: more of them than there may be.
     Hedges,
+    /// Hedges for whatever takes longer than usual.
+    UsualHedges,
 }
 
 /// The calls during the faults. Some are repeated under their idempotency keys.
@@ -129,17 +133,33 @@ pub(crate) fn asks(
     dice: &mut SmallRng,
 ) -> Vec<Ask> {
     let mut asks: Vec<Ask> = Vec::new();
-    let taste = if dice.random_bool(0.15) {
-        Taste::Hedges
-    } else {
-        Taste::Mixed
+    let taste = match dice.random_range(0..100) {
+        0..15 => Taste::Hedges,
+        15..27 => Taste::UsualHedges,
+        _ => Taste::Mixed,
     };
     while asks.len() < count as usize {
         let call = asks.len() as u32;
         let mut first = ask(call, callers, ids, (climate, taste), dice);
         let has_word = !first.is_fan_out() && dice.random_bool(0.15);
         if !has_word {
-            asks.push(first);
+            let crowd = if dice.random_bool(0.06) {
+                dice.random_range(1..4)
+            } else {
+                0
+            };
+            if 0 < crowd {
+                wanted_by_many(&mut first, ids);
+            }
+            asks.push(first.clone());
+            for _ in 0..crowd {
+                let call = asks.len() as u32;
+                asks.push(Ask {
+                    call,
+                    task: call,
+                    ..first.clone()
+                });
+            }
             continue;
         }
         first.word = Some(format!("word-{call}"));
@@ -187,6 +207,17 @@ fn again(call: u32, first: &Ask, callers: usize, ids: &[String], dice: &mut Smal
     again
 }
 
+/// A call that comes at the same moment as others, and for the same instance.
+fn wanted_by_many(one: &mut Ask, ids: &[String]) {
+    one.kind = Kind::Route {
+        selection: Selection::Hash(format!("crowd-{}", one.call)),
+        anywhere: false,
+    };
+    one.targets = ids.to_vec();
+    one.timeout = one.timeout.max(CROWD_WAITS);
+    (one.hedge, one.per_try, one.leaves) = (Hedge::Never, None, None);
+}
+
 fn some(ids: &[String], dice: &mut SmallRng) -> Vec<String> {
     let count = dice.random_range(1..=ids.len());
     ids.sample(dice, count).cloned().collect()
@@ -221,14 +252,18 @@ fn leaves(dice: &mut SmallRng) -> Option<(Duration, Leaving)> {
 
 fn hedge(kind: &Kind, idempotent: bool, taste: Taste, dice: &mut SmallRng) -> Hedge {
     let share = match (taste, idempotent) {
-        (Taste::Hedges, true) => 1.0,
+        (Taste::Hedges | Taste::UsualHedges, true) => 1.0,
         (Taste::Mixed, true) => 0.25,
         // What contradicts itself is refused, which tells little.
-        (Taste::Hedges | Taste::Mixed, false) => 0.04,
+        (Taste::Hedges | Taste::UsualHedges | Taste::Mixed, false) => 0.04,
+    };
+    let usual = match taste {
+        Taste::UsualHedges => 1.0,
+        Taste::Hedges | Taste::Mixed => 0.3,
     };
     if matches!(kind, Kind::Fanout { .. }) || !dice.random_bool(share) {
         Hedge::Never
-    } else if dice.random_bool(0.3) {
+    } else if dice.random_bool(usual) {
         Hedge::Usual
     } else if taste == Taste::Hedges {
         Hedge::After(ms(1..10, dice))
@@ -272,7 +307,7 @@ fn ask(
             },
         }
     };
-    let is_wild = climate == Climate::Storm || taste == Taste::Hedges;
+    let is_wild = climate == Climate::Storm || taste != Taste::Mixed;
     let idempotent = is_wild || dice.random_bool(0.5);
     let hedge = hedge(&kind, idempotent, taste, dice);
     let is_patient = hedge == Hedge::Usual && dice.random_bool(0.8);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use orchestrator::app::{App, Outside, Stopped};
 use orchestrator::chance::Chance;
 use orchestrator::config::{Config, Planned, Shutdown};
+use orchestrator::domain::budget::Share;
 use orchestrator::domain::health::{Admin, Panic, Thresholds, observed};
 use orchestrator::domain::id::InstanceId;
 use orchestrator::fleet::{Fleet, ProbeSettings};
@@ -49,6 +50,14 @@ pub(crate) fn ejection() -> observed::Settings {
         ..observed::Settings::default()
     }
 }
+
+/// More retries than there are.
+const AMPLE: Share = Share {
+    per_call: 10.0,
+    floor: 1000.0,
+    per_second: 1000.0,
+    kept_max: 1000.0,
+};
 
 /// How many of a hundred instances may be ejected; one always may.
 pub(crate) const EJECTED_PERCENT_MAX: usize = 30;
@@ -120,9 +129,19 @@ pub(crate) fn config(
         config.admission = Default::default();
     }
     (config.retry, config.hedging) = (plan.means.retry, plan.means.hedging);
+    if lie == Some(Lie::AllowsMoreRetries) {
+        config.retry.budget = AMPLE;
+        config.retry.instance_budget = AMPLE;
+    }
     config.probe = PROBE;
     config.health.ejected_percent_max = EJECTED_PERCENT_MAX as u32;
     config.health.ejection = ejection();
+    if lie == Some(Lie::EjectsEarly) {
+        config.health.ejection.failures_in_a_row = 1;
+    }
+    if lie == Some(Lie::ForgivesEarly) {
+        config.health.ejection.time = Duration::from_millis(10);
+    }
     config.networks = vec!["192.168.0.0/16".parse().unwrap()];
     config.limits = Limits {
         keepalive_interval: Duration::from_millis(150),

@@ -226,6 +226,8 @@ impl Instance {
         };
         let how = self.play(act, &mut respond, &answered, orders).await;
         if let (Act::PushBack(millis), Left::Failed) = (act, how) {
+            let more = self.lie == Some(Lie::AsksForMorePatience) && 0 <= millis;
+            let millis = if more { millis + 1000 } else { millis };
             // At the time at which it leaves.
             self.history.note(What::PushedBack { execution, millis });
         }

@@ -51,11 +51,21 @@ pub(crate) enum Lie {
     HidesPushback,
     /// More is allowed than is said.
     AllowsMore,
+    /// More retries at one instance are allowed than is said.
+    AllowsMoreRetries,
+    /// Instances say that they have asked for a longer pause than they did.
+    AsksForMorePatience,
+    /// Callers say that all their tries went to one instance.
+    NamesOneInstance,
+    /// Fewer failures eject an instance than is said.
+    EjectsEarly,
+    /// An ejection is over sooner than is said.
+    ForgivesEarly,
 }
 
 impl Lie {
     /// All, each with words of the complaint that it must raise.
-    pub(crate) const ALL: [(Self, &'static str); 24] = [
+    pub(crate) const ALL: [(Self, &'static str); 29] = [
         (Self::ExecutesWhatItRefuses, "executed"),
         (Self::HidesResets, "goes on at"),
         (Self::TakesWorkWhileOut, "is down"),
@@ -80,5 +90,10 @@ impl Lie {
         (Self::SaysThatItWaits, "did not wait"),
         (Self::HidesPushback, "without a word of when"),
         (Self::AllowsMore, "at once"),
+        (Self::AllowsMoreRetries, "beyond the budget of"),
+        (Self::AsksForMorePatience, "had asked at"),
+        (Self::NamesOneInstance, "is untried"),
+        (Self::EjectsEarly, "failures in a row"),
+        (Self::ForgivesEarly, "which is ejected"),
     ];
 }

@@ -155,6 +155,16 @@ fn revocation_lists_are_read_at_the_start_and_need_their_authority() {
         );
     }
     check(
+        &format!(r#"{{{clients}, "client_crl_file": "crl.pem", "client_crl_overdue": "ignored"}}"#),
+        &["tls.client_crl_overdue: expected one of refused, accepted, found the text \"ignored\""],
+    );
+    check(
+        &format!(r#"{{{clients}, "client_crl_overdue": "accepted"}}"#),
+        &[
+            "tls.client_crl_overdue: needs client_crl_file, which holds the lists that may be overdue: add it",
+        ],
+    );
+    check(
         &format!(r#"{{{pair}, "client_crl_file": "crl.pem"}}"#),
         &[
             "tls.client_crl_file: needs client_ca_file, which says who may sign the certificates of callers: add it",

@@ -6,7 +6,9 @@ use super::place::{Fields, Place};
 use super::surroundings::Surroundings;
 use crate::certificates::BadTls;
 use crate::ingress::listener::Address;
-use crate::ingress::listener::secure::{ClientCertificate, ClientTexts, Clients, Settings, Texts};
+use crate::ingress::listener::secure::{
+    ClientCertificate, ClientTexts, Clients, OverdueList, Settings, Texts,
+};
 
 pub(super) fn listen(place: &Place<'_>) -> Option<Address> {
     let form = "an IP address and a port such as \"127.0.0.1:7070\", or a socket such as \"unix:/run/orchestrator.sock\"";
@@ -36,25 +38,10 @@ pub(super) fn tls(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<S
         "key_file",
         "client_ca_file",
         "client_crl_file",
+        "client_crl_overdue",
         "client_certificate",
     ])?;
-    let words = [
-        ("required", ClientCertificate::Required),
-        ("optional", ClientCertificate::Optional),
-    ];
-    let mut client_certificate = ClientCertificate::default();
-    fields.set("client_certificate", &mut client_certificate, |place| {
-        place.clone().open().word(&words)
-    });
-    for name in ["client_certificate", "client_crl_file"] {
-        if fields.get("client_ca_file").is_none()
-            && let Some(place) = fields.get(name)
-        {
-            place.note(
-                "needs client_ca_file, which says who may sign the certificates of callers: add it",
-            );
-        }
-    }
+    let (client_certificate, overdue) = of_callers(&fields);
     let file = |name: &'static str| {
         let place = fields.get(name)?;
         Some((surroundings.pem(&place), surroundings.path(&place)))
@@ -84,6 +71,7 @@ pub(super) fn tls(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<S
         clients: ca.map(|ca| ClientTexts {
             ca,
             crl,
+            overdue,
             certificate: client_certificate,
         }),
     };
@@ -93,9 +81,45 @@ pub(super) fn tls(place: &Place<'_>, surroundings: Surroundings<'_>) -> Option<S
     let clients = ca_path.map(|ca| Clients {
         ca,
         crl: crl_path,
+        overdue,
         certificate: client_certificate,
     });
     Some(Settings::new(certificate_path, key_path, clients))
+}
+
+/// What callers must show, and by which lists they are judged; what needs a file that is not named is told.
+fn of_callers(fields: &Fields<'_>) -> (ClientCertificate, OverdueList) {
+    let words = [
+        ("required", ClientCertificate::Required),
+        ("optional", ClientCertificate::Optional),
+    ];
+    let mut client_certificate = ClientCertificate::default();
+    fields.set("client_certificate", &mut client_certificate, |place| {
+        place.clone().open().word(&words)
+    });
+    let words = [
+        ("refused", OverdueList::Refused),
+        ("accepted", OverdueList::Accepted),
+    ];
+    let mut overdue = OverdueList::default();
+    fields.set("client_crl_overdue", &mut overdue, |place| {
+        place.clone().open().word(&words)
+    });
+    if fields.get("client_crl_file").is_none()
+        && let Some(place) = fields.get("client_crl_overdue")
+    {
+        place.note("needs client_crl_file, which holds the lists that may be overdue: add it");
+    }
+    for name in ["client_certificate", "client_crl_file"] {
+        if fields.get("client_ca_file").is_none()
+            && let Some(place) = fields.get(name)
+        {
+            place.note(
+                "needs client_ca_file, which says who may sign the certificates of callers: add it",
+            );
+        }
+    }
+    (client_certificate, overdue)
 }
 
 fn note(fields: &Fields<'_>, bad: &BadTls) {

@@ -56,6 +56,11 @@ pub(super) fn front_tls() -> Value {
             shared("file"),
         ),
         (
+            "client_crl_overdue",
+            "what a list counts whose successor is overdue: its callers are refused unless it is accepted",
+            words(&["refused", "accepted"]),
+        ),
+        (
             "client_certificate",
             "whether callers must show one; required unless set",
             words(&["required", "optional"]),
@@ -65,6 +70,7 @@ pub(super) fn front_tls() -> Value {
     tls["dependentRequired"] = json!({
         "client_certificate": ["client_ca_file"],
         "client_crl_file": ["client_ca_file"],
+        "client_crl_overdue": ["client_crl_file"],
     });
     tls
 }

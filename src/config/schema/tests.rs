@@ -66,8 +66,16 @@ fn config_with(steps: &[&str], value: Value) -> Value {
                 if name == "stream_window_bytes" {
                     object.insert("connection_window_bytes".to_owned(), json!(WINDOW_MAX));
                 }
-                if ["client_certificate", "client_crl_file"].contains(&name) {
+                let of_callers = [
+                    "client_certificate",
+                    "client_crl_file",
+                    "client_crl_overdue",
+                ];
+                if of_callers.contains(&name) {
                     object.insert("client_ca_file".to_owned(), json!("ca.pem"));
+                }
+                if name == "client_crl_overdue" {
+                    object.insert("client_crl_file".to_owned(), json!("crl.pem"));
                 }
                 object.insert(name.to_owned(), config);
                 Value::Object(object)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
@@ -11,12 +12,12 @@ use tokio::time::{self, Instant};
 
 use super::network;
 use super::view::Origin;
-use super::{Entry, Fleet};
+use super::{Entry, Fleet, Roll};
 use crate::domain::admission::Rate;
 use crate::domain::budget::Share;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::CONNECT_TIMEOUT;
+use crate::domain::limit::{CONNECT_TIMEOUT, FLEET_SHOWN_AT_ONCE_MAX};
 use crate::instance::endpoint::{Endpoint, Transport};
 use crate::instance::{Spec, tls};
 
@@ -104,6 +105,34 @@ impl Lease {
     }
 }
 
+/// A change of the roll that no view may show yet. When this is dropped, one does.
+#[must_use]
+struct Unshown(Arc<Fleet>);
+
+impl Unshown {
+    /// Each view costs by the size of its fleet, and all of a large one may come, or go, at the same time: whoever
+    /// does so in the same turn of the scheduler is shown in one view. Nobody has an answer before he is shown.
+    async fn show_with_others(self) {
+        if self.0.is_behind.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Also when whoever asked does not wait for the answer.
+impl Drop for Unshown {
+    fn drop(&mut self) {
+        let fleet = &self.0;
+        // Nearly always another one has shown it.
+        if fleet.is_behind.load(Ordering::Acquire) {
+            let roll = fleet.roll();
+            if fleet.is_behind.load(Ordering::Acquire) {
+                fleet.publish(&roll);
+            }
+        }
+    }
+}
+
 impl Fleet {
     /// Adds an instance, or renews its lease; returns when the lease ends.
     pub async fn register(
@@ -115,6 +144,16 @@ impl Fleet {
             return Ok(shown_end);
         }
         registration.endpoint.pinned = self.checked_addresses(&registration).await?;
+        let (shown_end, unshown) = self.enroll(registration, asker)?;
+        unshown.show_with_others().await;
+        Ok(shown_end)
+    }
+
+    fn enroll(
+        self: &Arc<Self>,
+        registration: Registration,
+        asker: &Asker,
+    ) -> Result<(SystemTime, Unshown), Failure> {
         let mut roll = self.roll();
         let existing = roll.entries.get(&registration.id);
         // It may have come while the name was looked up.
@@ -135,11 +174,22 @@ impl Fleet {
             credential: None,
             tls: tls::Settings::default(),
         };
-        tracing::info!(instance = %spec.id, address = %spec.endpoint, incarnation = registration.incarnation, by = %asker.key, "instance registered");
+        let (id, address) = (spec.id.clone(), spec.endpoint.clone());
         self.enter(&mut roll, spec, Origin::Registered, Some(lease))?;
+        tracing::info!(instance = %id, %address, incarnation = registration.incarnation, by = %asker.key, "instance registered");
         self.pardon_excess(&mut roll);
-        self.publish(&roll);
-        Ok(shown_end)
+        Ok((shown_end, self.unshown(&roll)))
+    }
+
+    /// To be called while the roll is locked, after it has changed.
+    fn unshown(self: &Arc<Self>, roll: &Roll) -> Unshown {
+        let fleet = Arc::clone(self);
+        if roll.entries.len() <= FLEET_SHOWN_AT_ONCE_MAX {
+            fleet.publish(roll);
+        } else {
+            fleet.is_behind.store(true, Ordering::Release);
+        }
+        Unshown(fleet)
     }
 
     /// Renews a lease without looking up the name again: what was checked is what is connected to.
@@ -166,12 +216,23 @@ impl Fleet {
     }
 
     /// Removes a registered instance. Calls that it already has are finished.
-    pub fn deregister(
-        &self,
+    pub async fn deregister(
+        self: &Arc<Self>,
         id: &InstanceId,
         incarnation: u64,
         asker: &Asker,
     ) -> Result<(), Failure> {
+        let unshown = self.strike_off(id, incarnation, asker)?;
+        unshown.show_with_others().await;
+        Ok(())
+    }
+
+    fn strike_off(
+        self: &Arc<Self>,
+        id: &InstanceId,
+        incarnation: u64,
+        asker: &Asker,
+    ) -> Result<Unshown, Failure> {
         let mut roll = self.roll();
         let Some(entry) = roll.entries.get(id) else {
             return Err(failure(
@@ -191,8 +252,7 @@ impl Fleet {
         roll.remove(id);
         tracing::info!(instance = %id, by = %asker.key, "instance deregistered");
         self.pardon_excess(&mut roll);
-        self.publish(&roll);
-        Ok(())
+        Ok(self.unshown(&roll))
     }
 
     /// Whoever holds a key for registering could otherwise send the work of another instance to itself.

@@ -99,12 +99,12 @@ async fn a_newer_incarnation_replaces_and_an_older_one_is_refused() {
         asker("one", Rank::Ordinary),
     );
     assert_eq!(
-        fleet.deregister(&id, 5, &one).unwrap_err().reason,
+        fleet.deregister(&id, 5, &one).await.unwrap_err().reason,
         Reason::IncarnationStale
     );
-    fleet.deregister(&id, 6, &one).unwrap();
+    fleet.deregister(&id, 6, &one).await.unwrap();
     assert_eq!(
-        fleet.deregister(&id, 6, &one).unwrap_err().reason,
+        fleet.deregister(&id, 6, &one).await.unwrap_err().reason,
         Reason::RegistrationUnknown
     );
     assert!(fleet.view().members().is_empty());
@@ -130,7 +130,7 @@ async fn a_name_belongs_to_its_key_where_the_config_says_so_and_to_operators() {
         .register(registration("A", "127.0.0.1:1", 1), &other)
         .await;
     assert_eq!(renewed.unwrap_err().reason, Reason::ScopeMissing);
-    let gone = fleet.deregister(&id, 9, &other);
+    let gone = fleet.deregister(&id, 9, &other).await;
     assert_eq!(gone.unwrap_err().reason, Reason::ScopeMissing);
     let operator = asker("other", Rank::Operator);
     let taken = fleet
@@ -138,7 +138,7 @@ async fn a_name_belongs_to_its_key_where_the_config_says_so_and_to_operators() {
         .await;
     assert!(taken.is_ok());
     assert!(
-        fleet.deregister(&id, 9, &other).is_ok(),
+        fleet.deregister(&id, 9, &other).await.is_ok(),
         "the key that registered it last"
     );
 }
@@ -184,4 +184,67 @@ async fn an_instance_that_does_not_renew_leaves_and_one_that_does_stays() {
         .map(|member| member.id().as_str())
         .collect();
     assert_eq!(left, ["B"]);
+}
+
+/// Views that were published while all of them came, and while all of them went, at the same time.
+async fn views_of_a_crowd(count: usize) -> [u64; 2] {
+    let fleet = fleet();
+    let version = || *fleet.changes().borrow();
+    let id = |at: usize| InstanceId::parse(&format!("w{at:05}")).unwrap();
+    let mut crowd = tokio::task::JoinSet::new();
+    for at in 0..count {
+        let fleet = Arc::clone(&fleet);
+        crowd.spawn(async move {
+            let registration = registration(id(at).as_str(), "127.0.0.1:5", 1);
+            let one = asker("one", Rank::Ordinary);
+            fleet.register(registration, &one).await.unwrap();
+            assert!(fleet.view().find(&id(at)).is_some(), "{at} is shown");
+        });
+    }
+    while let Some(ended) = crowd.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(fleet.view().members().len(), count);
+    let came = version();
+    for at in 0..count {
+        let fleet = Arc::clone(&fleet);
+        crowd.spawn(async move {
+            let one = asker("one", Rank::Ordinary);
+            fleet.deregister(&id(at), 1, &one).await.unwrap();
+            assert!(fleet.view().find(&id(at)).is_none(), "{at} is gone");
+        });
+    }
+    while let Some(ended) = crowd.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(fleet.view().members().len(), 0);
+    [came, version() - came]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_comes_or_goes_at_once_is_shown_in_few_views() {
+    const COUNT: usize = 5000;
+    // Small fleets are shown at once, and a turn of the scheduler has sixty tasks.
+    let few = FLEET_SHOWN_AT_ONCE_MAX as u64 + COUNT as u64 / 50;
+    for views in views_of_a_crowd(COUNT).await {
+        assert!(views <= few, "{views} views");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_registers_and_does_not_wait_is_shown_all_the_same() {
+    let fleet = fleet();
+    let one = asker("one", Rank::Ordinary);
+    for at in 0..=FLEET_SHOWN_AT_ONCE_MAX {
+        let registration = registration(&format!("w{at:05}"), "127.0.0.1:5", 1);
+        fleet.register(registration, &one).await.unwrap();
+    }
+    let last = registration("last", "127.0.0.1:5", 1);
+    let (_, unshown) = fleet.enroll(last, &one).unwrap();
+    let id = InstanceId::parse("last").unwrap();
+    assert!(fleet.view().find(&id).is_none(), "not yet");
+    // As when its caller has gone.
+    drop(unshown.show_with_others());
+    assert!(fleet.view().find(&id).is_some());
+    assert!(!fleet.is_behind.load(Ordering::Acquire), "and the next is");
 }

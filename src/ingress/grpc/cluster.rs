@@ -40,7 +40,7 @@ impl ClusterService for Cluster {
         mut request: Request<DeregisterRequest>,
     ) -> Result<Response<DeregisterResponse>, Status> {
         let arrival = noted(&mut request)?;
-        answer(self.0.deregister(&arrival, request.get_ref()))
+        answer(self.0.deregister(&arrival, request.get_ref()).await)
     }
 
     async fn drain(

@@ -1,13 +1,11 @@
 //! The gRPC door: the services of the contract over `ingress::methods`, health and reflection.
 
-use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::Request;
 use tonic::body::Body;
 use tower::Service;
-use tower::util::BoxCloneSyncService;
 
 use super::access::SESSION_SEND;
 use super::arrival::Arrival;
@@ -17,21 +15,17 @@ use super::methods::{self, House};
 use super::web;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::MESSAGE_BYTES_MAX;
-use crate::proto;
 use crate::proto::health::health_server::{self, HealthServer};
 use crate::proto::orchestrator::cluster_service_server::{self, ClusterServiceServer};
 use crate::proto::orchestrator::orchestrator_service_server::{self, OrchestratorServiceServer};
 
 mod cluster;
 mod orchestrator;
+mod reflection;
 mod serving;
 mod session_stream;
 
-const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
-const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
-
-/// The library does not name the types of its reflection services.
-type Boxed = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+use reflection::Reflection;
 
 /// Every gRPC method of the server, found by path.
 pub(super) struct Methods {
@@ -40,30 +34,18 @@ pub(super) struct Methods {
     sessions: Arc<orchestrator::Orchestrator>,
     cluster: ClusterServiceServer<cluster::Cluster>,
     health: HealthServer<serving::Serving>,
-    reflection: Boxed,
-    reflection_alpha: Boxed,
+    reflection: Reflection,
+    reflection_alpha: Reflection,
 }
 
 impl Methods {
-    /// All methods. Fails only when the descriptors that were built in are broken.
     pub(super) fn new(
         house: &House,
         orchestrator: methods::Orchestrator,
         cluster: methods::Cluster,
-    ) -> Result<Self, tonic_reflection::server::Error> {
-        let reflection = |own_name| {
-            // Only what is served here is listed; what an instance implements can be described all the same.
-            tonic_reflection::server::Builder::configure()
-                .with_service_name(orchestrator_service_server::SERVICE_NAME)
-                .with_service_name(cluster_service_server::SERVICE_NAME)
-                .with_service_name(health_server::SERVICE_NAME)
-                .with_service_name(own_name)
-                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-                // What the details of a failure are made of, so that clients can show them.
-                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-        };
+    ) -> Self {
         let orchestrator = orchestrator::Orchestrator(orchestrator);
-        Ok(Self {
+        Self {
             sessions: Arc::new(orchestrator.clone()),
             orchestrator: OrchestratorServiceServer::new(orchestrator)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -71,9 +53,9 @@ impl Methods {
             cluster: ClusterServiceServer::new(cluster::Cluster(cluster))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
             health: HealthServer::new(serving::Serving::new(house)).max_decoding_message_size(1024),
-            reflection: Boxed::new(reflection(REFLECTION).build_v1()?),
-            reflection_alpha: Boxed::new(reflection(REFLECTION_ALPHA).build_v1alpha()?),
-        })
+            reflection: Reflection::v1(),
+            reflection_alpha: Reflection::v1_alpha(),
+        }
     }
 }
 
@@ -91,8 +73,8 @@ impl Methods {
             orchestrator_service_server::SERVICE_NAME => self.orchestrator.clone().call(request),
             cluster_service_server::SERVICE_NAME => self.cluster.clone().call(request),
             health_server::SERVICE_NAME => self.health.clone().call(request),
-            REFLECTION => self.reflection.clone().call(request),
-            REFLECTION_ALPHA => self.reflection_alpha.clone().call(request),
+            reflection::V1 => self.reflection.call(request),
+            reflection::V1_ALPHA => self.reflection_alpha.call(request),
             _ => {
                 let unknown = Failure::new(Reason::MethodUnknown, "no such service");
                 Box::pin(ready(Ok(failure_table::status(&unknown).into_http())))

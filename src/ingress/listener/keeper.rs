@@ -11,8 +11,10 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::secure::{Settings, Shown, Texts};
-use crate::certificates::{BadTls, Validity, validity};
+use super::outlook::Outlook;
+use super::secure::{OverdueList, Settings, Shown, Terms, Texts};
+use crate::certificates::{self, BadTls, Term};
+use crate::domain::limit::CERTIFICATE_END_LOOK_INTERVAL;
 
 /// Why the front door cannot speak TLS.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +46,39 @@ pub struct Kept {
 const ASKS_QUEUED_MAX: usize = 1;
 
 /// A certificate that was good when its connection began.
+#[derive(Clone)]
 pub(super) struct Standing {
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) changes: watch::Receiver<()>,
+    chain: Arc<[CertificateDer<'static>]>,
+    /// Of each certificate of the chain, the holder's first.
+    terms: Arc<[Term]>,
+    since: Since,
+}
+
+/// An instant before a certificate is judged: what changes afterwards is heard of.
+#[derive(Clone)]
+pub(super) struct Since {
+    at: SystemTime,
+    changes: watch::Receiver<()>,
+}
+
+impl Standing {
+    pub(super) fn new(chain: &[CertificateDer<'static>], since: Since) -> Self {
+        Self {
+            chain: chain.into(),
+            terms: chain.iter().filter_map(certificates::term).collect(),
+            since,
+        }
+    }
+
+    /// The next instant after which it may be good no more, if nothing else changes.
+    fn next_end(&self, terms: &Terms, now: SystemTime) -> Option<SystemTime> {
+        let own = self.terms.iter().map(Term::ended);
+        let lists = match terms.overdue {
+            OverdueList::Refused => terms.lists.map(|term| term.ended()),
+            OverdueList::Accepted => None,
+        };
+        own.chain(lists).filter(|end| now < *end).min()
+    }
 }
 
 impl Keeper {
@@ -54,7 +86,7 @@ impl Keeper {
     pub async fn open(settings: Settings) -> Result<(Arc<Self>, Kept), Unusable> {
         let texts = settings.read().await.map_err(Unusable::File)?;
         let shown = texts.shown()?;
-        warn_of_time(validity(&shown.certificate, SystemTime::now()));
+        Outlook::at(&shown.terms, SystemTime::now()).tell(None);
         let (asks, asked) = mpsc::channel(ASKS_QUEUED_MAX);
         let keeper = Self {
             settings,
@@ -75,18 +107,60 @@ impl Keeper {
     }
 
     /// From now on: whether other certificates of callers may be good than before.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.judged_otherwise.subscribe()
+    pub(super) fn now(&self) -> Since {
+        Since {
+            at: SystemTime::now(),
+            changes: self.judged_otherwise.subscribe(),
+        }
     }
 
-    /// Ends once a certificate is good no more; never while it is.
+    /// Ends once other files say that a certificate is good no more; never while they do not. That it has expired
+    /// meanwhile is not for them to say.
     pub(super) async fn until_denied(&self, mut standing: Standing) {
-        while standing.changes.changed().await.is_ok() {
-            if !self.shown.load().accepts(&standing.chain) {
+        while standing.since.changes.changed().await.is_ok() {
+            let now = SystemTime::now();
+            let at = standing.terms.first().map_or(now, |own| now.min(own.until));
+            if !self.shown.load().accepts(&standing.chain, at) {
                 return;
             }
         }
         std::future::pending().await
+    }
+
+    /// Ends once time has made a certificate one that is good no more: it has expired, or nobody can tell any more
+    /// whether it is revoked. Never where neither has a date.
+    pub(super) async fn until_expired(&self, mut standing: Standing) {
+        let mut judged = standing.since.at;
+        loop {
+            let next = standing.next_end(&self.shown.load().terms, judged);
+            let now = SystemTime::now();
+            let Some(left) = next.map(|next| next.duration_since(now).unwrap_or_default()) else {
+                match standing.since.changes.changed().await {
+                    Ok(()) => continue,
+                    Err(_stopped) => return std::future::pending().await,
+                }
+            };
+            if left.is_zero() {
+                if !self.shown.load().accepts(&standing.chain, now) {
+                    return;
+                }
+                judged = now;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                // A list that was renewed has another date; that nobody looks any more is known soon enough.
+                Ok(()) = standing.since.changes.changed() => {}
+                // The wall clock may jump meanwhile.
+                () = tokio::time::sleep(left.min(CERTIFICATE_END_LOOK_INTERVAL)) => {}
+            }
+        }
+    }
+
+    /// How long what handshakes are made with counts.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        self.shown.load().terms
     }
 
     /// For a handshake that begins now.
@@ -98,7 +172,7 @@ impl Keeper {
     /// Looks at the files again and again; never ends.
     pub async fn follow(&self, kept: &mut Kept) {
         let mut complaint = Complaint::default();
-        let mut time = validity(&self.shown.load().certificate, SystemTime::now());
+        let mut told = Outlook::at(&self.terms(), SystemTime::now());
         loop {
             let asked = tokio::select! {
                 biased;
@@ -113,11 +187,9 @@ impl Keeper {
                 }
                 Err(_told) => {}
             }
-            let now = validity(&self.shown.load().certificate, SystemTime::now());
-            if now != time {
-                warn_of_time(now);
-                time = now;
-            }
+            let outlook = Outlook::at(&self.terms(), SystemTime::now());
+            outlook.tell(Some(&told));
+            told = outlook;
             if let Some(asked) = asked {
                 // Whoever has asked may have gone.
                 let _ = asked.send(());
@@ -132,10 +204,9 @@ impl Keeper {
         }
         let shown = found.shown().map_err(|bad| bad.to_string())?;
         let now = SystemTime::now();
-        let old = validity(&self.shown.load().certificate, now);
-        let new = validity(&shown.certificate, now);
-        if old == Validity::Now && new != Validity::Now {
-            return Err(told_time(new));
+        let outlook = |terms: &Terms| Outlook::at(terms, now);
+        if let Some(what) = outlook(&self.terms()).complaint(&outlook(&shown.terms)) {
+            return Err(what);
         }
         self.shown.store(Arc::new(shown));
         if texts.clients != found.clients {
@@ -163,24 +234,6 @@ impl Complaint {
             return false;
         }
         !std::mem::replace(&mut self.is_told, true)
-    }
-}
-
-fn told_time(validity: Validity) -> String {
-    let date = humantime::format_rfc3339_seconds;
-    match validity {
-        Validity::Now => "valid".to_owned(),
-        Validity::From(from) => format!("the certificate is not valid before {}", date(from)),
-        Validity::Until(until) => format!("the certificate has expired, on {}", date(until)),
-    }
-}
-
-/// A certificate out of its time is shown all the same: callers refuse it, and the next one in its place is found
-/// without a restart.
-fn warn_of_time(validity: Validity) {
-    if validity != Validity::Now {
-        let what = told_time(validity);
-        tracing::warn!(%what, "callers will refuse the certificate of the front door");
     }
 }
 

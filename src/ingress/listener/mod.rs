@@ -27,6 +27,7 @@ use crate::telemetry::trace::Tracer;
 
 mod first_bytes;
 mod keeper;
+mod outlook;
 mod places;
 pub mod secure;
 mod socket;
@@ -181,7 +182,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                // A connection keeps the limits that it came with.
+                // What cannot change within a connection is as it was when it came.
                 let limits = settings.load().limits.for_peer(peer);
                 let Some(place) = gate.admit(peer, &limits) else {
                     tracing::debug!(%peer, "connection refused: too many");
@@ -234,7 +235,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(handshakes) = self.handshakes.clone() else {
-            return self.serve_calls(Wire::Plain(stream), door).await;
+            let never = std::future::pending();
+            return self.serve_calls(Wire::Plain(stream), door, never).await;
         };
         let stop = self.tasks.stopping();
         let secured = tokio::select! {
@@ -247,17 +249,27 @@ impl Connection {
             return;
         };
         let peer = self.peer;
+        let denied = handshakes.until_denied(standing.clone());
+        let expired = async {
+            handshakes.until_expired(standing).await;
+            tracing::info!(%peer, "connection ends: the certificate that it has shown has expired, or its revocation list is overdue");
+        };
         tokio::select! {
             biased;
-            () = handshakes.until_denied(standing) => {
+            () = denied => {
                 tracing::info!(%peer, "connection cut: the certificate that it has shown is good no more");
             }
-            () = self.serve_calls(stream, door) => {}
+            () = self.serve_calls(stream, door, expired) => {}
         }
     }
 
-    async fn serve_calls<S>(self, stream: Wire<S>, door: impl Door<Arriving<Incoming>>)
-    where
+    /// Once it has `expired` it takes no new calls, as when it is too old.
+    async fn serve_calls<S>(
+        self,
+        stream: Wire<S>,
+        door: impl Door<Arriving<Incoming>>,
+        expired: impl Future<Output = ()>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self {
@@ -270,7 +282,7 @@ impl Connection {
             chance,
             ..
         } = self;
-        let guest = Guest::new(peer, stream.certificate());
+        let guest = (Guest::new(peer, stream.certificate()), stream.scheme());
         let stop = tasks.stopping();
         let takes_nothing_max = limits.keepalive_interval + limits.keepalive_timeout;
         let stream = WriteLimit::new(
@@ -278,24 +290,25 @@ impl Connection {
             takes_nothing_max,
         );
         let stream = TokioIo::new(stream);
-        let (calls, watched) = streams(
-            door,
-            guest,
-            settings,
-            (memory, tracer),
-            tasks,
-            limits.stream_idle,
-        );
+        let (calls, watched) = streams(door, guest, settings.clone(), (memory, tracer), tasks);
         let builder = builder(&limits, watched);
         let mut serving = pin!(builder.serve_connection(stream, calls));
-        let age = limits.age.mul_f64(0.9 + 0.2 * chance.draw::<f64>());
+        let share = 0.9 + 0.2 * chance.draw::<f64>();
+        let over = async {
+            tokio::select! {
+                biased;
+                () = expired => {}
+                () = until_old(&settings, share) => {}
+            }
+        };
         let ended = tokio::select! {
             biased;
             ended = &mut serving => Some(ended),
             // A shutdown in the meantime changes nothing here: it has its own limit, kept by `cut`.
-            () = time::sleep(age) => {
+            () = over => {
                 serving.as_mut().graceful_shutdown();
-                time::timeout(limits.age_grace, serving).await.ok()
+                let grace = settings.load().limits.age_grace;
+                time::timeout(grace, serving).await.ok()
             }
             () = stop.cancelled() => {
                 serving.as_mut().graceful_shutdown();
@@ -304,6 +317,20 @@ impl Connection {
         };
         if let Some(Err(error)) = ended {
             tracing::debug!(error, "connection ended");
+        }
+    }
+}
+
+/// Ends once a connection that begins now has reached so much of the age that it may have, as the settings are then.
+async fn until_old(settings: &SettingsNow, share: f64) {
+    let began = time::Instant::now();
+    let mut changes = settings.changes();
+    loop {
+        let age = settings.load().limits.age.mul_f64(share);
+        tokio::select! {
+            biased;
+            () = time::sleep_until(began + age) => return,
+            Ok(()) = changes.changed() => {}
         }
     }
 }

@@ -1,11 +1,11 @@
 //! TLS at the front door: whose certificate is shown, who must show one, and which of those are revoked.
 //!
-//! `keeper` looks at the files. A connection keeps what it began with, as long as the certificate that it has shown is
-//! good; the next one gets what is there then.
+//! `keeper` looks at the files, and `outlook` at their dates. A connection keeps what it began with, as long as the
+//! certificate that it has shown is good; the next one gets what is there then.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -14,7 +14,7 @@ use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientV
 use rustls::{RootCertStore, ServerConfig};
 
 pub use super::keeper::{Keeper, Unusable};
-use crate::certificates::{self, BadTls};
+use crate::certificates::{self, BadTls, Term};
 use crate::domain::limit::CERTIFICATES_LOOK_INTERVAL;
 
 /// TLS settings of the front door.
@@ -37,8 +37,20 @@ pub struct Clients {
     pub ca: PathBuf,
     /// Which of those are revoked, PEM: a list of each authority that signs any.
     pub crl: Option<PathBuf>,
+    /// What a list counts whose successor is overdue.
+    pub overdue: OverdueList,
     /// Whether there must be one.
     pub certificate: ClientCertificate,
+}
+
+/// What a revocation list counts once the next one should have come (RFC 5280, section 5.1.2.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OverdueList {
+    /// Nothing: whoever it speaks of is refused, as where there is no list.
+    #[default]
+    Refused,
+    /// As much as before.
+    Accepted,
 }
 
 /// Whether a caller must show a certificate.
@@ -69,6 +81,8 @@ pub struct ClientTexts {
     pub ca: Vec<u8>,
     /// Which of them are revoked.
     pub crl: Option<Vec<u8>>,
+    /// What a list counts whose successor is overdue.
+    pub overdue: OverdueList,
     /// Whether there must be one.
     pub certificate: ClientCertificate,
 }
@@ -107,6 +121,7 @@ impl Clients {
         Ok(ClientTexts {
             ca: certificates::read(&self.ca).await?,
             crl,
+            overdue: self.overdue,
             certificate: self.certificate,
         })
     }
@@ -128,6 +143,10 @@ impl ClientTexts {
             Some(crl) => verifier.with_crls(certificates::revocation_lists(crl, "client_crl")?),
             None => verifier,
         };
+        let verifier = match self.overdue {
+            OverdueList::Refused => verifier.enforce_revocation_expiration(),
+            OverdueList::Accepted => verifier,
+        };
         let verifier = match self.certificate {
             ClientCertificate::Required => verifier,
             ClientCertificate::Optional => verifier.allow_unauthenticated(),
@@ -141,22 +160,62 @@ impl ClientTexts {
     }
 }
 
+impl ClientTexts {
+    /// That of the list that will be overdue first.
+    fn lists(&self) -> Result<Option<Term>, BadTls> {
+        let Some(crl) = &self.crl else {
+            return Ok(None);
+        };
+        let lists = certificates::revocation_lists(crl, "client_crl")?;
+        let terms = lists.iter().filter_map(certificates::term_of_list);
+        Ok(terms.min_by_key(|term| term.until))
+    }
+}
+
 /// What handshakes are made with.
 #[derive(Clone)]
 pub struct Shown {
     pub(super) config: Arc<ServerConfig>,
-    pub(super) certificate: CertificateDer<'static>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
+    /// How long all of it counts.
+    pub(super) terms: Terms,
+}
+
+/// How long what handshakes are made with counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The certificate of the front door.
+    pub certificate: Option<Term>,
+    /// The revocation list that will be overdue first.
+    pub lists: Option<Term>,
+    /// What it counts then.
+    pub overdue: OverdueList,
+}
+
+impl Terms {
+    /// By the key of the config that names the file: when what is in it ends.
+    #[must_use]
+    pub fn ends(&self) -> Vec<(&'static str, SystemTime)> {
+        let files = [
+            ("certificate_file", self.certificate),
+            ("client_crl_file", self.lists),
+        ];
+        let known = files
+            .into_iter()
+            .filter_map(|(file, term)| Some((file, term?)));
+        known.map(|(file, term)| (file, term.ended())).collect()
+    }
 }
 
 impl Shown {
-    /// Whether a handshake would be made with whoever has shown this.
-    pub(super) fn accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
+    /// Whether a handshake would be made, at an instant, with whoever has shown this.
+    pub(super) fn accepts(&self, chain: &[CertificateDer<'_>], at: SystemTime) -> bool {
         let (Some(clients), Some((first, others))) = (&self.clients, chain.split_first()) else {
             return true;
         };
-        let now = UnixTime::now();
-        clients.verify_client_cert(first, others, now).is_ok()
+        let since = at.duration_since(SystemTime::UNIX_EPOCH);
+        let at = UnixTime::since_unix_epoch(since.unwrap_or_default());
+        clients.verify_client_cert(first, others, at).is_ok()
     }
 }
 
@@ -177,8 +236,18 @@ impl Texts {
         };
         let chain = certificates::certificates(&self.certificate, "certificate")?;
         let key = certificates::key(&self.key, "key")?;
-        let first = chain.first().cloned();
-        let certificate = first.ok_or(BadTls::Certificate("certificate"))?;
+        let terms = Terms {
+            certificate: chain.first().and_then(certificates::term),
+            lists: match &self.clients {
+                Some(clients) => clients.lists()?,
+                None => None,
+            },
+            overdue: self
+                .clients
+                .as_ref()
+                .map(|clients| clients.overdue)
+                .unwrap_or_default(),
+        };
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(BadTls::of_identity)?;
@@ -190,8 +259,8 @@ impl Texts {
         }
         Ok(Shown {
             config: Arc::new(config),
-            certificate,
             clients,
+            terms,
         })
     }
 }

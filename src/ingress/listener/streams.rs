@@ -37,21 +37,21 @@ type Begun = Arc<Mutex<Option<Arc<Exchange>>>>;
 /// The two sides of a connection.
 pub(super) fn streams<D>(
     door: D,
-    guest: Guest,
+    (guest, scheme): (Guest, &'static str),
     settings: SettingsNow,
     (memory, tracer): (Memory, Tracer),
     tasks: Tasks,
-    idle_max: Duration,
 ) -> (Calls<D>, Watched) {
     let begun = Begun::default();
     let watched = Watched {
         tasks,
         begun: Arc::clone(&begun),
-        idle_max,
+        settings: settings.clone(),
     };
     let calls = Calls {
         door,
         guest,
+        scheme,
         settings,
         memory,
         tracer,
@@ -64,6 +64,8 @@ pub(super) fn streams<D>(
 pub(super) struct Calls<D> {
     door: D,
     guest: Guest,
+    /// What requests are made with here, as URLs name it.
+    scheme: &'static str,
     settings: SettingsNow,
     memory: Memory,
     tracer: Tracer,
@@ -80,7 +82,7 @@ impl<D: Door<Arriving<Incoming>>> Service<Request<Incoming>> for Calls<D> {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         // Before anything else, and its answer after everything else: in between there is one gRPC.
         let (mut request, form) = web::undress(request);
-        let meter = Meter::begin(&request, &self.tracer);
+        let meter = Meter::begin(&request, &self.tracer, self.scheme);
         let exchange = Exchange::recorded(&self.memory, meter.within());
         request.extensions_mut().insert(Arc::clone(&exchange));
         // Asked for each request: whoever may no longer speak for others is not believed on an open connection either.
@@ -135,7 +137,7 @@ where
 pub(super) struct Watched {
     tasks: Tasks,
     begun: Begun,
-    idle_max: Duration,
+    settings: SettingsNow,
 }
 
 /// hyper spawns one future for each HTTP/2 stream.
@@ -148,7 +150,7 @@ where
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let exchange = begun.take();
         drop(begun);
-        let idle_max = self.idle_max;
+        let idle_max = self.settings.load().limits.stream_idle;
         self.tasks.spawn(async move {
             let mut stream = pin!(stream);
             let mut idle = Idle::new(idle_max);

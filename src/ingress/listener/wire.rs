@@ -24,6 +24,14 @@ pub(super) enum Wire<S> {
 }
 
 impl<S> Wire<S> {
+    /// What requests are made with here, as URLs name it.
+    pub(super) fn scheme(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "http",
+            Self::Secure(_) => "https",
+        }
+    }
+
     /// What the peer has shown, and was found to be good.
     pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
@@ -58,13 +66,12 @@ impl Handshakes {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         // Before it is judged: what changes meanwhile is heard of afterwards.
-        let changes = self.keeper.changes();
+        let since = self.keeper.now();
         let acceptor = TlsAcceptor::from(self.keeper.config());
         let what = match timeout(limit, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let chain = stream.get_ref().1.peer_certificates();
-                let chain = chain.map(<[_]>::to_vec);
-                let standing = chain.map(|chain| Standing { chain, changes });
+                let standing = chain.map(|chain| Standing::new(chain, since));
                 return Some((Wire::Secure(Box::new(stream)), standing));
             }
             // Whoever only looks whether the port is open says nothing and leaves.
@@ -83,10 +90,18 @@ impl Handshakes {
 }
 
 impl Handshakes {
-    /// Ends once what a peer has shown is good no more; never where it has shown nothing.
+    /// Ends once what a peer has shown was taken back; never where it has shown nothing.
     pub(super) async fn until_denied(&self, standing: Option<Standing>) {
         match standing {
             Some(standing) => self.keeper.until_denied(standing).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends once what a peer has shown has expired; never where it has shown nothing.
+    pub(super) async fn until_expired(&self, standing: Option<Standing>) {
+        match standing {
+            Some(standing) => self.keeper.until_expired(standing).await,
             None => std::future::pending().await,
         }
     }

@@ -40,14 +40,15 @@ impl Cluster {
     }
 
     /// Removes a registered instance.
-    pub(crate) fn deregister(
+    pub(crate) async fn deregister(
         &self,
         arrival: &Arrival,
         request: &DeregisterRequest,
     ) -> Result<DeregisterResponse, Failure> {
         let id = from_proto::instance_id("id", &request.id)?;
         let fleet = &self.house.fleet;
-        fleet.deregister(&id, request.incarnation, &arrival.asker())?;
+        let asker = arrival.asker();
+        fleet.deregister(&id, request.incarnation, &asker).await?;
         Ok(DeregisterResponse {})
     }
 

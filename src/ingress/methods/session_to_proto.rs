@@ -126,5 +126,6 @@ pub(super) fn session(shown: Shown) -> proto::Session {
         attached: shown.attached,
         unacknowledged_by_instance: session.to_instance.last - session.to_instance.acked,
         unacknowledged_by_client: session.to_client.last - session.to_client.settled,
+        detail: shown.detail,
     }
 }

@@ -40,7 +40,7 @@ pub(super) async fn register(shared: &Shared, call: Call) -> Result<Response<Bod
 
 pub(super) async fn deregister(shared: &Shared, call: Call) -> Result<Response<Body>, Problem> {
     let (arrival, asked) = call.message::<DeregisterRequest>(shared, &[]).await?;
-    let gone = shared.cluster.deregister(&arrival, &asked.message);
+    let gone = shared.cluster.deregister(&arrival, &asked.message).await;
     answer::message(shared, "DeregisterResponse", &gone.map_err(Problem::of)?)
 }
 

@@ -28,6 +28,8 @@ pub struct Shown {
     pub attached: bool,
     /// When it expires if nothing more is said.
     pub expires: Option<SystemTime>,
+    /// What keeps it from its instance, in words; empty when nothing does.
+    pub detail: String,
 }
 
 impl Shown {
@@ -37,6 +39,7 @@ impl Shown {
             session,
             attached: entry.attached.load(Ordering::Relaxed),
             expires: entry.expires().map(|at| now + left(at)),
+            detail: entry.detail(),
         }
     }
 }

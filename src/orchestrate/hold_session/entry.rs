@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Labels;
 use super::frame::Incoming;
 use super::outbox::Outgoing;
+use super::waits::Waits;
 use crate::domain::failure::Failure;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::SESSION_COMMANDS_QUEUED_MAX;
@@ -121,6 +122,8 @@ pub(super) struct Entry {
     expires: Mutex<Option<Instant>>,
     /// The instance at which it counts; none once it has ended.
     pub(super) counted_at: Mutex<Option<InstanceId>>,
+    /// What it waits for that should be with an instance. Boxed: most sessions wait for nothing.
+    waits: Mutex<Option<Box<Waits>>>,
 }
 
 /// What became of a command.
@@ -158,6 +161,7 @@ impl Entry {
             epoch_is_fresh: AtomicBool::new(true),
             expires: Mutex::new(expires),
             counted_at: Mutex::new(None),
+            waits: Mutex::new(None),
         })
     }
 
@@ -278,6 +282,18 @@ impl Entry {
     pub(super) fn counted_at(&self) -> Option<InstanceId> {
         let counted_at = self.counted_at.lock();
         counted_at.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What it waits for, in words; empty when it waits for nothing.
+    pub(super) fn detail(&self) -> String {
+        let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = waits.as_ref();
+        waits.map_or_else(String::new, |waits| waits.words(Instant::now()))
+    }
+
+    /// Notes what it waits for.
+    pub(super) fn set_waits(&self, waits: Option<Waits>) {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = waits.map(Box::new);
     }
 
     /// When the session expires.

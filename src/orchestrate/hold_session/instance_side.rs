@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::frame::ServerFrame;
 use super::held::{Begins, Held, Parting, Said};
 use super::owner::Owner;
+use super::place::Named;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::health::{Admin, probed};
 use crate::domain::id::InstanceId;
@@ -138,6 +139,9 @@ impl Owner {
             Link::Resting | Link::Absent if self.moves => {}
             Link::Resting | Link::Absent => {
                 if !self.wants_instance() {
+                    if let Link::Absent = self.link {
+                        self.entry.set_waits(None);
+                    }
                     self.link = Link::Resting;
                     self.look_at = None;
                 } else if self.look_at.is_none() {
@@ -169,7 +173,7 @@ impl Owner {
         let terms = &self.entry.terms;
         let elsewhere = self.house.place(
             &fleet,
-            &terms.targets,
+            Named::Present(&terms.targets),
             &terms.selection,
             Some(&self.session.instance),
         );
@@ -177,7 +181,9 @@ impl Owner {
             Ok(_) => Candidate::Fit,
             Err(_) => Candidate::Unfit,
         };
-        match absence.step(terms.loss_policy, now, same, other) {
+        let step = absence.step(terms.loss_policy, now, same, other);
+        self.show_wait(step);
+        match step {
             Step::Reopen => self.go_to(self.session.instance.clone()),
             Step::Move => match elsewhere {
                 Ok(member) => self.go_to(member.id().clone()),
@@ -258,6 +264,7 @@ impl Owner {
         self.link = Link::Resting;
         self.look_at = None;
         self.absence = None;
+        self.entry.set_waits(None);
     }
 
     fn open(&mut self) {
@@ -335,6 +342,7 @@ impl Owner {
             self.fruitless.ended(held.came, held.opened_at.elapsed());
         }
         let code = why.reason.name();
+        self.lost_by = Some(code);
         let fruitless = self.fruitless.times();
         let (session, instance) = (&self.entry.terms.id, &self.session.instance);
         tracing::warn!(%session, %instance, code, fruitless, "session lost its instance");
@@ -403,7 +411,8 @@ impl Owner {
             LossPolicy::Fail | LossPolicy::Reassign => acked.max(known),
             LossPolicy::Replay => self.journal_removed.max(known),
         };
-        self.absence = None;
+        (self.absence, self.lost_by) = (None, None);
+        self.entry.set_waits(None);
         let removed = self.journal_removed;
         let is_replay = self.entry.terms.loss_policy == LossPolicy::Replay;
         let begins_late = is_replay && known < removed;

@@ -47,9 +47,12 @@ mod test_posting;
 #[cfg(test)]
 mod test_pressure;
 #[cfg(test)]
+mod test_spawning;
+#[cfg(test)]
 mod test_stage;
 #[cfg(test)]
 mod test_sweeping;
+mod waits;
 mod wake;
 mod weight;
 
@@ -69,7 +72,7 @@ use crate::store::record::Owner as StoreOwner;
 use crate::store::{Readiness, Store};
 use crate::tasks::Tasks;
 use entry::{Entry, Signal};
-use place::Counts;
+use place::{Counts, Named};
 use registry::Registry;
 
 /// All sessions of one orchestrator. Clones are the same sessions.
@@ -209,18 +212,11 @@ impl House {
     fn place(
         &self,
         fleet: &View,
-        targets: &[String],
+        named: Named<'_>,
         selection: &Policy,
         except: Option<&InstanceId>,
     ) -> Result<Arc<Member>, Failure> {
-        place::place(
-            fleet,
-            targets,
-            selection,
-            except,
-            &self.counts,
-            &self.chance,
-        )
+        place::place(fleet, named, selection, except, &self.counts, &self.chance)
     }
 
     /// The session counts at this instance from now on, or at none any more.

@@ -10,6 +10,7 @@ use super::entry::Signal;
 use super::held::{FAREWELL_MAX, Parting};
 use super::instance_side::Link;
 use super::owner::Owner;
+use super::place::Named;
 use crate::domain::health::Admin;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::SESSION_MOVE_WAIT;
@@ -73,9 +74,12 @@ impl Owner {
         let fleet = (self.house.fleet_now)();
         let terms = &self.entry.terms;
         let except = Some(&self.session.instance);
-        let place = self
-            .house
-            .place(&fleet, &terms.targets, &terms.selection, except);
+        let place = self.house.place(
+            &fleet,
+            Named::Present(&terms.targets),
+            &terms.selection,
+            except,
+        );
         place.ok().map(|member| member.id().clone())
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Owner {
     pub(super) absence: Option<Absence>,
     /// How often the instance has just lost the session before anything came of it.
     pub(super) fruitless: Fruitless,
+    /// The name of the failure by which it was lost last.
+    pub(super) lost_by: Option<&'static str>,
     /// When an instance is looked for again.
     pub(super) look_at: Option<Instant>,
     pub(super) client: Option<Client>,
@@ -128,6 +130,7 @@ impl Owner {
             link: Link::Resting,
             absence: None,
             fruitless: Fruitless::default(),
+            lost_by: None,
             look_at: None,
             client: None,
             waiting: Vec::new(),
@@ -306,7 +309,8 @@ impl Owner {
     pub(super) fn fence(&self) -> Fence {
         Fence {
             epoch: self.session.epoch,
-            owner: self.house.owner.clone(),
+            // Ours; one that is closed stays that of whoever has closed it, and is served by whoever reads it.
+            owner: self.session.owner.clone(),
         }
     }
 

@@ -42,27 +42,42 @@ impl Counts {
     }
 }
 
-/// The instance out of those that the expressions select that should have one more session, other than `except`.
+/// What the expressions of a session's targets must select.
+#[derive(Clone, Copy)]
+pub(super) enum Named<'a> {
+    /// Each an instance of the fleet: the session begins, and whoever asks should hear of a mistake.
+    All(&'a [String]),
+    /// Whoever is left: the session is there, and some may have left the fleet since.
+    Present(&'a [String]),
+}
+
+/// The instance out of those that are named, or of the whole fleet, that should have one more session, other than
+/// `except`.
 pub(super) fn place(
     fleet: &View,
-    targets: &[String],
+    named: Named<'_>,
     selection: &Policy,
     except: Option<&InstanceId>,
     counts: &Counts,
     chance: &Chance,
 ) -> Result<Arc<Member>, Failure> {
-    let members = if targets.is_empty() {
-        Arc::clone(fleet.members())
-    } else {
-        fleet.resolve(targets, FLEET_MAX).map_err(|bad| {
-            let reason = if bad.is_missing() {
-                Reason::TargetUnknown
-            } else {
-                Reason::TargetInvalid
-            };
-            Failure::new(reason, bad.to_string())
-        })?
+    let members = match named {
+        Named::All([]) | Named::Present([]) => Ok(Arc::clone(fleet.members())),
+        Named::All(targets) => fleet.resolve(targets, FLEET_MAX),
+        Named::Present(targets) => {
+            let found = fleet.resolve_present(targets, FLEET_MAX);
+            let member = |at: usize| Arc::clone(&fleet.members()[at]);
+            found.map(|(places, _absent)| places.into_iter().map(member).collect())
+        }
     };
+    let members = members.map_err(|bad| {
+        let reason = if bad.is_missing() {
+            Reason::TargetUnknown
+        } else {
+            Reason::TargetInvalid
+        };
+        Failure::new(reason, bad.to_string())
+    })?;
     let now = Instant::now();
     let fitness = |at: usize| {
         let member: &Member = &members[at];

@@ -132,7 +132,14 @@ impl House {
         let entry = Entry::new(Arc::clone(terms), lifetime, expires.map(Instant::from_std));
         let is_closed = matches!(session.state, State::Closed { .. });
         entry.closed.store(is_closed, Ordering::Relaxed);
-        self.change_registry().insert(&entry, session.token.0, now);
+        let mut registry = self.change_registry();
+        // Two answers of the store may tell of the same session, the later one first.
+        if let Some(there) = registry.find(session.id())
+            && !there.closed.load(Ordering::Relaxed)
+        {
+            return there;
+        }
+        registry.insert(&entry, session.token.0, now);
         entry
     }
 

@@ -1,16 +1,21 @@
 //! How a session begins.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::answer::Shown;
-use super::{Sessions, draining, key_used_otherwise, storing};
+use super::entry::Entry;
+use super::place::Named;
+use super::{House, Sessions, draining, key_used_otherwise, storing};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::selection::Policy;
 use crate::domain::session::{Durability, LossPolicy, SessionId, token};
 use crate::store::Error;
-use crate::store::record::{Created, Hash, NewSession, SpawnKey, State, Terms};
+use crate::store::record::{Created, Hash, NewSession, Session, SpawnKey, State, Terms};
 
 /// What a new session is to be.
 #[derive(Debug, Clone)]
@@ -66,7 +71,8 @@ impl Sessions {
         }
         house.check_room()?;
         let fleet = (house.fleet_now)();
-        let instance = house.place(&fleet, &asked.targets, &asked.selection, None)?;
+        let named = Named::All(&asked.targets);
+        let instance = house.place(&fleet, named, &asked.selection, None)?;
         let instance = instance.id().clone();
         let id = match asked.id {
             Some(id) => id,
@@ -94,32 +100,50 @@ impl Sessions {
             instance,
             owner: house.owner.clone(),
         };
-        let hash = new.token.0;
-        let created = house.store.create(new).await;
-        let created = created.map_err(|error| refused(&error, &id))?;
-        let (session, deduplicated) = match created {
-            Created::New(session) => {
-                let entry = house.enter(&session);
-                entry.epoch_is_fresh.store(true, Ordering::Relaxed);
-                house.count(&entry, Some(&session.instance));
-                (session, Deduplicated::No)
-            }
-            Created::Repeated(session) => {
-                if let State::Closed { reason, .. } = &session.state {
-                    return Err(super::closed(super::ended(reason)));
-                }
-                let mut registry = house.change_registry();
-                registry.replace_token(session.id(), hash);
-                (session, Deduplicated::Yes)
-            }
-        };
-        let entry = house.find(session.id())?;
+        // Whoever asked may leave at any time: what is written down is noted here all the same, or nobody would ever
+        // find it, close it or forget it.
+        let (told, begun) = oneshot::channel();
+        let begins = Arc::clone(house).begin(new);
+        house.tasks.spawn(async move {
+            // He has left.
+            let _ = told.send(begins.await);
+        });
+        let begun = begun.await.unwrap_or_else(|_| Err(draining()));
+        let (session, entry, deduplicated) = begun?;
         tracing::info!(session = %session.id(), instance = %session.instance, "session spawned");
         Ok(Spawned {
             session: Shown::of(session, &entry, (house.wall_clock)()),
             token,
             deduplicated,
         })
+    }
+}
+
+impl House {
+    async fn begin(
+        self: Arc<Self>,
+        new: NewSession,
+    ) -> Result<(Session, Arc<Entry>, Deduplicated), Failure> {
+        let (id, hash) = (new.terms.id.clone(), new.token.0);
+        let created = self.store.create(new).await;
+        match created.map_err(|error| refused(&error, &id))? {
+            Created::New(session) => {
+                let entry = self.enter(&session);
+                entry.epoch_is_fresh.store(true, Ordering::Relaxed);
+                self.count(&entry, Some(&session.instance));
+                Ok((session, entry, Deduplicated::No))
+            }
+            Created::Repeated(session) => {
+                if let State::Closed { reason, .. } = &session.state {
+                    return Err(super::closed(super::ended(reason)));
+                }
+                let entry = self.enter(&session);
+                let mut registry = self.change_registry();
+                registry.replace_token(session.id(), hash);
+                drop(registry);
+                Ok((session, entry, Deduplicated::Yes))
+            }
+        }
     }
 }
 

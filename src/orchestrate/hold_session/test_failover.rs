@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::frame::{Direction, ServerFrame};
-use super::test_stage::{House, name, payload, reason, settle, text};
+use super::test_stage::{House, asked, name, payload, reason, settle, text};
 use crate::domain::failure::{Reason, Status};
 use crate::domain::session::{CloseReason, LossPolicy};
 use crate::instance::scripted::SessionAct;
@@ -45,6 +45,28 @@ async fn poisoned(house: &House, ids: &[&str], lasts: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_goes_to_whoever_is_left_of_those_that_it_names() {
+    let mut house = House::new(&["A", "B", "C"]).await;
+    for id in ["A", "B"] {
+        house.instance(id).sessions.script([SessionAct::Echo]);
+    }
+    let mut spawn = asked("s", LossPolicy::Reassign);
+    spawn.targets = vec!["A".to_owned(), "C".to_owned(), "B".to_owned()];
+    house.sessions.spawn(spawn).await.unwrap();
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    assert_eq!(client.message().await, (1, "one".to_owned()));
+    client.ack(1).await;
+    house.take_out("C");
+    house.take_out("A");
+    house.instance("A").sessions.opened().last().unwrap().lose();
+    client.send(2, "two").await;
+    assert_eq!(client.message().await, (2, "two".to_owned()));
+    let session = house.sessions.get(&name("s")).await.unwrap().session;
+    assert_eq!(session.instance.as_str(), "B");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_that_kills_its_instance_each_time_ends_a_session_that_must_not_move() {
     let house = House::new(&["A"]).await;
     house.instance("A").sessions.script([SessionAct::Silent]);
@@ -72,10 +94,15 @@ async fn a_message_that_kills_whoever_gets_it_is_tried_ever_less_often_and_what_
         (8..=12).contains(&openings),
         "{openings} openings in a minute"
     );
+    let detail = async || house.sessions.get(&name("s")).await.unwrap().detail;
+    let said = detail().await;
+    let why = "times in a row and lost it again before anything came of it (INSTANCE_LOST)";
+    assert!(said.contains(why), "{said}");
     // Cured, it goes on, and a loss after that costs no more than any other.
     house.instance("A").sessions.script([SessionAct::Echo]);
     assert_eq!(client.message().await, (1, "poison".to_owned()));
     settle().await;
+    assert_eq!(detail().await, "");
     let begun = tokio::time::Instant::now();
     house.instance("A").sessions.opened().last().unwrap().lose();
     client.send(2, "two").await;

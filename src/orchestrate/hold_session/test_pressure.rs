@@ -300,6 +300,9 @@ async fn what_was_lost_with_an_instance_is_told_to_a_client_that_was_away() {
             last: 2,
         };
         assert!(rest.contains(&lost), "{rest:?}");
+        settle().await;
+        let failure = house.try_attach("s", Some(1)).await.err().unwrap();
+        assert_eq!(failure.reason, Reason::SessionClosed, "it is still known");
     }
 }
 

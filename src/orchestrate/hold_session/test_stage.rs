@@ -86,11 +86,17 @@ impl House {
         self.changes.send_modify(|version| *version += 1);
     }
 
-    /// The orchestrator is killed and the power is cut; another one takes over what is on the disk.
+    /// The instance has left the fleet.
+    pub(super) fn take_out(&mut self, id: &str) {
+        self.fleet.take_out(id);
+        self.publish();
+    }
+
     pub(super) fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.lock().unwrap())
     }
 
+    /// The orchestrator is killed and the power is cut; another one takes over what is on the disk.
     pub(super) async fn crash(&mut self) {
         self.store = self.store.crash();
         // What the process had in memory is gone with it.

@@ -103,9 +103,12 @@ async fn a_session_is_forgotten_with_its_own_token_and_with_no_other() {
         (None, Some(name("other")))
     );
 
-    // Another one that has its name is not it.
+    // Another one that has its name is not it: its name was free once it had ended.
     let stored = house.sessions.get(&name("other")).await.unwrap().session;
     let earlier = house_of_one.find(&name("other")).unwrap();
+    earlier
+        .closed
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     house_of_one.enter(&stored);
     house_of_one.forget(&earlier);
     assert_eq!(finds(&other.token), Some(name("other")));

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::domain::id::InstanceId;
+use crate::domain::limit::SPAN_PATH_BYTES_MAX;
 use crate::domain::session::SessionId;
 use crate::domain::trace::{Ratio, Sampled, TraceContext};
 
@@ -99,7 +100,9 @@ impl Tracer {
             recorder: Arc::clone(recorder),
             context,
             clock: Clock::now(),
+            state: OnceLock::new(),
             request_id: OnceLock::new(),
+            url: OnceLock::new(),
         });
         let work = Work::Call(called, Arc::clone(&place));
         let parent = parent.map(|parent| parent.span);
@@ -152,8 +155,18 @@ struct Place {
     recorder: Arc<Recorder>,
     context: TraceContext,
     clock: Clock,
+    /// `tracestate`, as the caller's trace has it.
+    state: OnceLock<Box<str>>,
     /// Of a call, once it has one.
     request_id: OnceLock<Bytes>,
+    /// Of a call over HTTP.
+    url: OnceLock<Url>,
+}
+
+/// What was asked for over HTTP; never what stands after the `?`.
+struct Url {
+    scheme: &'static str,
+    path: Box<str>,
 }
 
 impl Within {
@@ -168,6 +181,21 @@ impl Within {
         if let Some(place) = &self.0 {
             // The first one counts.
             let _ = place.request_id.set(id.clone());
+        }
+    }
+
+    /// The trace of its caller has this `tracestate`, which goes with each of its spans.
+    pub fn note_state(&self, state: &str) {
+        if let Some(place) = &self.0 {
+            let _ = place.state.set(state.into());
+        }
+    }
+
+    /// The call has asked for this path, of which the beginning is told.
+    pub fn note_url(&self, scheme: &'static str, path: &str) {
+        if let Some(place) = &self.0 {
+            let path = path.get(..SPAN_PATH_BYTES_MAX).unwrap_or(path).into();
+            let _ = place.url.set(Url { scheme, path });
         }
     }
 
@@ -311,7 +339,9 @@ impl Span {
                 recorder: Arc::clone(&open.place.recorder),
                 context: open.context,
                 clock: open.place.clock,
+                state: open.place.state.clone(),
                 request_id: OnceLock::new(),
+                url: OnceLock::new(),
             }),
         }))
     }

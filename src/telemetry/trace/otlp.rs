@@ -1,7 +1,7 @@
 //! Spans as they travel: the protobuf of OpenTelemetry (opentelemetry/proto/trace/v1/trace.proto), field by field.
 //!
 //! Attributes follow the semantic conventions of OpenTelemetry for RPC and HTTP; those that begin with `orchestrator.`
-//! are our own. None holds a payload, a key, a query or a whole path.
+//! are our own. None holds a payload, a key or a query.
 
 use prost::encoding::{encode_varint, encoded_len_varint};
 use tokio::time::Instant;
@@ -30,6 +30,9 @@ pub(super) const SPANS: u8 = 2 << 3 | LENGTH_DELIMITED;
 pub(super) fn span(to: &mut Vec<u8>, open: &Open, ended: Instant) {
     bytes(to, 1, &open.context.trace);
     bytes(to, 2, &open.context.span);
+    if let Some(state) = open.place.state.get() {
+        bytes(to, 3, state.as_bytes());
+    }
     if let Some(parent) = &open.parent {
         bytes(to, 4, parent);
     }
@@ -50,6 +53,10 @@ pub(super) fn span(to: &mut Vec<u8>, open: &Open, ended: Instant) {
     let failed = match &open.work {
         Work::Call(called, place) => {
             let id = place.request_id.get();
+            if let Some(url) = place.url.get() {
+                text(to, "url.scheme", url.scheme);
+                text(to, "url.path", &url.path);
+            }
             call(to, *called, id.map(AsRef::as_ref), &open.result)
         }
         Work::Leg(instance) => {

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::domain::failure::{Failure, Reason, Status};
 use crate::domain::limit::{
-    TRACE_BATCH_BYTES, TRACE_BATCH_INTERVAL, TRACE_BYTES_QUEUED_MAX, TRACE_SENDS_MAX,
+    SPAN_PATH_BYTES_MAX, TRACE_BATCH_BYTES, TRACE_BATCH_INTERVAL, TRACE_BYTES_QUEUED_MAX,
+    TRACE_SENDS_MAX,
 };
 
 const ROUTE: Called = Called::Rpc("openclaw.orchestrator.v1.OrchestratorService/Route");
@@ -145,6 +146,38 @@ async fn a_call_with_its_legs_and_tries_is_one_tree_within_the_trace_of_its_call
         250_000_000
     );
     assert!(call.start_time_unix_nano <= first.start_time_unix_nano);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_span_of_a_call_has_the_state_of_its_trace_and_the_call_its_url() {
+    let (tracer, _export) = tracer(1.0);
+    let called = Called::Http {
+        method: "GET",
+        route: None,
+    };
+    let call = tracer.call(TraceContext::parse(CALLER), called);
+    let within = call.within();
+    within.note_state("vendor=opaque,other=2");
+    let long = format!("/{}", "x".repeat(SPAN_PATH_BYTES_MAX));
+    within.note_url("https", &long);
+    let leg = within.leg(&id("A"));
+    leg.within().attempt(&id("A"), "first", 1).end(OK, None);
+    leg.end("answered", None);
+    call.end("404", None);
+    let spans = recorded(&tracer);
+    assert_eq!(spans.len(), 3);
+    for span in &spans {
+        assert_eq!(span.trace_state, "vendor=opaque,other=2");
+    }
+    let cut = &long[..SPAN_PATH_BYTES_MAX];
+    check(
+        &spans[2],
+        &format!(
+            "GET (server) url.scheme=https url.path={cut} http.request.method=GET \
+             http.response.status_code=404"
+        ),
+    );
+    assert!(!told(&spans[0].attributes).contains("url."));
 }
 
 #[tokio::test(start_paused = true)]

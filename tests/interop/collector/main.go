@@ -39,6 +39,7 @@ func show(_ context.Context, traces ptrace.Traces) error {
 					"trace":      span.TraceID().String(),
 					"span":       span.SpanID().String(),
 					"parent":     span.ParentSpanID().String(),
+					"state":      span.TraceState().AsRaw(),
 					"status":     span.Status().Code().String(),
 					"attributes": span.Attributes().AsRaw(),
 				})

@@ -13,6 +13,7 @@ use crate::stage::{self, Config, KEY, client, config, planned, start, text};
 
 mod connection;
 mod key;
+mod live;
 mod message;
 mod stream;
 mod timeout;
@@ -23,6 +24,7 @@ const FANOUT: &str = "/openclaw.orchestrator.v1.OrchestratorService/Fanout";
 /// An orchestrator with three instances: `echo` answers at once, `held` once it is let go, `silent` never.
 struct House {
     app: App,
+    config: Config,
     echo: Instance,
     held: Instance,
     silent: Instance,
@@ -35,7 +37,7 @@ impl House {
         let echo = Instance::start(Act::Echo).await;
         let held = Instance::start(Act::EchoOnce(gate)).await;
         let silent = Instance::start(Act::Silent).await;
-        let app = start(Config {
+        let config = Config {
             instances: vec![
                 planned("echo", echo.address),
                 planned("held", held.address),
@@ -43,10 +45,11 @@ impl House {
             ],
             limits,
             ..config()
-        })
-        .await;
+        };
+        let app = start(config.clone()).await;
         Self {
             app,
+            config,
             echo,
             held,
             silent,

@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use hyper_util::rt::TokioIo;
-use orchestrator::ingress::listener::secure::{ClientCertificate, Clients, Settings};
+use orchestrator::ingress::listener::secure::{ClientCertificate, Clients, OverdueList, Settings};
 use orchestrator::instance::tls;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams,
@@ -27,6 +28,7 @@ pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 pub(crate) enum Time {
     Valid,
     Past,
+    Until(SystemTime),
 }
 
 /// A certificate and its key, as PEM.
@@ -80,9 +82,13 @@ impl Authority {
         static MADE: AtomicUsize = AtomicUsize::new(1);
         let serial = MADE.fetch_add(1, Ordering::Relaxed) as u64;
         params.serial_number = Some(serial.into());
-        if time == Time::Past {
+        if time != Time::Valid {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        match time {
+            Time::Valid => {}
+            Time::Past => params.not_after = rcgen::date_time_ymd(2021, 1, 1),
+            Time::Until(until) => params.not_after = until.into(),
         }
         let (certificate, key) = self.sign_params(params);
         Pair {
@@ -94,8 +100,8 @@ impl Authority {
 }
 
 impl Authority {
-    /// Its list of the certificates that are good no more.
-    pub(crate) fn revoked(&self, pairs: &[&Pair]) -> String {
+    /// Its list of the certificates that are good no more, for as long as `time` says.
+    pub(crate) fn revoked(&self, pairs: &[&Pair], time: Time) -> String {
         let revoked = pairs.iter().map(|pair| RevokedCertParams {
             serial_number: pair.serial.into(),
             revocation_time: rcgen::date_time_ymd(2021, 1, 1),
@@ -104,8 +110,11 @@ impl Authority {
         });
         let list = CertificateRevocationListParams {
             this_update: rcgen::date_time_ymd(2021, 1, 1),
-            // It counts however old it is.
-            next_update: rcgen::date_time_ymd(2021, 1, 2),
+            next_update: match time {
+                Time::Valid => rcgen::date_time_ymd(2100, 1, 1),
+                Time::Past => rcgen::date_time_ymd(2021, 1, 2),
+                Time::Until(until) => until.into(),
+            },
             crl_number: SerialNumber::from(1_u64),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
@@ -147,6 +156,7 @@ impl Files {
         let clients = self.clients.map(|certificate| Clients {
             ca: self.path("ca.pem"),
             crl: Some(self.path("crl.pem")).filter(|path| path.exists()),
+            overdue: OverdueList::Refused,
             certificate,
         });
         Settings::new(self.path("c.pem"), self.path("k.pem"), clients)

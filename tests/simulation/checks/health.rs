@@ -25,6 +25,8 @@ pub(super) fn who_is_down_gets_nothing(facts: &Facts<'_>) -> Vec<String> {
                 Said::Serving => {
                     against.remove(instance.as_str());
                 }
+                // To a probe that was held up on its way, and given up by then.
+                Said::NotServing if !was_heard(facts, instance, record.at) => {}
                 Said::NotServing => {
                     let (count, last) = against.entry(instance).or_default();
                     // The one that decides is the threshold's; later ones only repeat it.
@@ -67,6 +69,12 @@ pub(super) fn who_is_down_gets_nothing(facts: &Facts<'_>) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether the answer to a probe has come back in time.
+fn was_heard(facts: &Facts<'_>, instance: &str, at: Duration) -> bool {
+    let asked = at.saturating_sub(PROBE.timeout);
+    facts.instance_is_clear(instance, asked, at + facts.latency)
 }
 
 /// What was told on a watch that was over before it can have been heard.

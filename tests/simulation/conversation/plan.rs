@@ -191,10 +191,10 @@ impl Plan {
 
 fn manner(dice: &mut SmallRng) -> Manner {
     Manner {
-        works_for: Duration::from_millis([0, 0, 2, 30][dice.random_range(0..4)]),
+        works_for: Duration::from_millis([0, 2, 30, 90][dice.random_range(0..4)]),
         leaves_every: if dice.random_bool(0.15) { 7 } else { 0 },
         breaks_every: if dice.random_bool(0.15) { 5 } else { 0 },
-        tells: if dice.random_bool(0.3) {
+        tells: if dice.random_bool(0.5) {
             Tells::Nothing
         } else {
             Tells::WhatItHas
@@ -353,7 +353,7 @@ fn fault(
             Fault::Client(dice.random_range(0..sessions), Harm::Loses),
             short(),
         ),
-        9 => (Fault::NoSpace, short()),
+        9 => (Fault::NoSpace, 20..1_500),
         10 => (Fault::SyncFails, short()),
         _ => {
             let harm = if dice.random() {

@@ -5,7 +5,7 @@ instances.
 """
 
 from . import aio
-from ._conversation import MessagesLostError, SessionClosedError
+from ._conversation import DetachedError, MessagesLostError, SessionClosedError
 from ._errors import (
     AbortedError,
     AlreadyExistsError,
@@ -40,8 +40,9 @@ from ._models import (
     Started,
     Summary,
 )
+from ._taking import Conversation
 from .client import Orchestrator
-from .instance import Call, Conversation, Instance, Refused
+from .instance import Call, Instance, Refused
 from .session import Session
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "CompletionUnmetError",
     "Conversation",
     "DeadlineExceededError",
+    "DetachedError",
     "Event",
     "Failure",
     "Health",

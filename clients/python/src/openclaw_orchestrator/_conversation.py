@@ -13,6 +13,7 @@ from google.protobuf import struct_pb2
 from . import _models as models
 from . import _read
 from ._errors import OrchestratorError
+from ._json import Json, PayloadError, to_value
 from ._stubs.openclaw.orchestrator.v1 import orchestrator_pb2 as pb
 
 KEPT_MAX = 1000
@@ -21,6 +22,9 @@ KEPT_MAX = 1000
 KEPT_BYTES_MAX = 1024 * 1024
 """Bytes of these; one message always fits."""
 
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024 - 64 * 1024
+"""Bytes of one message; its frame adds a few, and the orchestrator takes 4 MiB."""
+
 
 class SessionClosedError(Exception):
     """The session has ended. `reason` is `by_client`, `by_instance`, `instance_lost` or `expired`."""
@@ -28,6 +32,14 @@ class SessionClosedError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the session has ended: {reason}")
         self.reason = reason
+
+
+class DetachedError(ValueError):
+    """This end has left the session, by `detach` or because the orchestrator's client was closed. What had arrived and
+    was not handed out comes again with the next attach."""
+
+    def __init__(self) -> None:
+        super().__init__("the session was detached")
 
 
 class MessagesLostError(Exception):
@@ -41,6 +53,14 @@ class MessagesLostError(Exception):
         self.direction = direction
         self.first = first
         self.last = last
+
+
+def to_message(payload: Json) -> struct_pb2.Value:
+    """A payload that fits into one message. One that does not would be sent, and refused, for ever."""
+    value = to_value(payload)
+    if MESSAGE_BYTES_MAX < value.ByteSize():
+        raise PayloadError(f"payload: it has {value.ByteSize()} bytes, and a message may have {MESSAGE_BYTES_MAX}")
+    return value
 
 
 class Conversation:
@@ -148,6 +168,9 @@ class Conversation:
 REPEATABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN", "CANCELLED", "RESOURCE_EXHAUSTED"}
 """What ends a connection and not a session: the next connection goes on."""
 
+FINAL = {"MESSAGE_TOO_LARGE"}
+"""Reasons that come again with what is sent again."""
+
 
 def is_worth_another_connection(error: OrchestratorError) -> bool:
-    return error.code.name in REPEATABLE
+    return error.reason not in FINAL and (error.retryable or error.code.name in REPEATABLE)

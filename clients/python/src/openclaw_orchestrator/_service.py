@@ -23,6 +23,9 @@ OPTIONS: list[tuple[str, Any]] = [
     # Notices a peer that is gone without a word; no more often than the orchestrator's door allows.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # An orchestrator that comes back is found at once: otherwise calls fail for up to two minutes more.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 
 

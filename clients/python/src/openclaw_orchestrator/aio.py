@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -37,6 +38,7 @@ class Orchestrator:
         tls: bool | grpc.ChannelCredentials = False,
     ) -> None:
         self._bearer = _service.bearer(_service.key_or_environment(key))
+        self._attached: WeakSet[Session] = WeakSet()
         credentials = _service.credentials(tls)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address, options=_service.OPTIONS)
@@ -44,7 +46,9 @@ class Orchestrator:
             self._channel = grpc.aio.secure_channel(address, credentials, options=_service.OPTIONS)
 
     async def close(self) -> None:
-        """Ends every call that still runs."""
+        """Ends every call that still runs, and leaves every session that is attached."""
+        for session in list(self._attached):
+            await session.detach()
         await self._channel.close()
 
     async def __aenter__(self) -> Orchestrator:
@@ -196,7 +200,9 @@ class Orchestrator:
             token: Its token, instead of the API key.
         """
         bearer = self._bearer if token is None else _service.bearer(token)
-        return Session(self._channel, bearer, session_id)
+        session = Session(self._channel, bearer, session_id)
+        self._attached.add(session)
+        return session
 
     async def session_post(
         self,

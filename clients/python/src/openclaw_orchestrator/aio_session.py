@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any
 
@@ -12,9 +13,15 @@ import grpc
 import grpc.aio
 
 from . import _service
-from ._conversation import Conversation, SessionClosedError, is_worth_another_connection
+from ._conversation import (
+    Conversation,
+    DetachedError,
+    SessionClosedError,
+    is_worth_another_connection,
+    to_message,
+)
 from ._errors import from_rpc
-from ._json import Json, to_value
+from ._json import Json
 from ._models import Message
 from ._stubs.openclaw.orchestrator.v1 import orchestrator_pb2 as pb
 from .session import ARRIVED_MAX
@@ -23,20 +30,24 @@ from .session import ARRIVED_MAX
 class Session:
     """An attached session. It reconnects by itself, resends what was not acknowledged, and yields each message once.
 
-    An error that another connection cannot help against is raised to whoever reads or sends. Use it as an asynchronous
-    context manager, or call `detach` at the end; the session itself goes on until it is closed or expires.
+    An error that another connection cannot help against is raised to whoever reads or sends. Every method may be
+    cancelled, and nothing is lost by that. Use it as an asynchronous context manager, or call `detach` at the end; the
+    session itself goes on until it is closed or expires.
     """
 
     def __init__(self, channel: grpc.aio.Channel, bearer: tuple[str, str], session_id: str) -> None:
         self._channel = channel
         self._metadata = (bearer, (_service.SESSION_METADATA, session_id))
         self._conversation = Conversation(session_id)
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
+        """Set, and replaced by another one, with each change."""
         self._outgoing: asyncio.Queue[pb.SessionSendRequest] | None = None
-        self._arrived: asyncio.Queue[Message | Exception] = asyncio.Queue(ARRIVED_MAX)
+        self._arrived: deque[Message | Exception] = deque()
+        self._safety_awaited = 0
+        """How many wait for acknowledgements, which come behind messages: those are read on meanwhile."""
         self._detached = False
         self._failure: Exception | None = None
-        self._driver = asyncio.ensure_future(self._drive())
+        self._driver = asyncio.get_running_loop().create_task(self._drive(), name=f"session {session_id}")
 
     @property
     def instance(self) -> str:
@@ -49,35 +60,34 @@ class Session:
         return self._conversation.unacknowledged
 
     async def send(self, payload: Json = None, *, in_reply_to: int = 0) -> int:
-        """Sends a message; returns its number, by which a reply names it. Waits while too many are unacknowledged."""
-        value = to_value(payload)
-        async with self._changed:
-            # A number given before the session was ever reached might be somebody else's.
-            await self._changed.wait_for(
-                lambda: self._is_over() or (self._conversation.epoch != 0 and self._conversation.has_room)
-            )
-            if self._failure is not None:
-                raise self._failure
-            if self._detached:
-                raise ValueError("the session was detached")
-            frame = self._conversation.send(value, in_reply_to)
-            if self._outgoing is not None:
-                self._outgoing.put_nowait(frame)
-            return frame.data.seq
+        """Sends a message; returns its number, by which a reply names it. Waits while too many are unacknowledged.
+
+        It is kept, and sent again after a cut, until it is safe; wait for that with `flush` before `detach`.
+        """
+        value = to_message(payload)
+        # A number given before the session was ever reached might be somebody else's.
+        await self._wait_for_safety(lambda: self._conversation.epoch != 0 and self._conversation.has_room)
+        self._raise_if_over()
+        frame = self._conversation.send(value, in_reply_to)
+        if self._outgoing is not None:
+            self._outgoing.put_nowait(frame)
+        return frame.data.seq
 
     async def flush(self) -> None:
-        """Waits until every message of ours is safe."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._is_over() or self._conversation.unacknowledged == 0)
-            if self._failure is not None and self._conversation.unacknowledged:
-                raise self._failure
+        """Waits until every message of ours is safe. Raises when they cannot become safe any more."""
+        await self._wait_for_safety(lambda: self._conversation.unacknowledged == 0)
+        if self._conversation.unacknowledged:
+            self._raise_if_over()
 
     async def receive(self) -> Message:
-        """The next message. Raises `SessionClosedError` at the end."""
-        if self._failure is not None and self._arrived.empty():
-            # Whoever asks again is told again.
-            raise self._failure
-        arrived = await self._arrived.get()
+        """The next message. Raises `SessionClosedError` at the end of the session, and `DetachedError` once this end
+        has left it; whoever asks again is told again."""
+        await self._wait_for(lambda: bool(self._arrived) or self._is_over())
+        if self._detached or not self._arrived:
+            self._raise_if_over()
+        arrived = self._arrived.popleft()
+        # The driver may wait for room.
+        self._notify()
         if isinstance(arrived, Exception):
             raise arrived
         acknowledgement = self._conversation.hand_out(arrived)
@@ -86,20 +96,21 @@ class Session:
         return arrived
 
     async def __aiter__(self) -> AsyncIterator[Message]:
+        """Messages until the session has ended or this end has left it."""
         while True:
             try:
                 message = await self.receive()
-            except SessionClosedError:
+            except (SessionClosedError, DetachedError):
                 return
             yield message
 
     async def detach(self) -> None:
-        """Leaves the session; it goes on without us."""
+        """Leaves the session; it goes on without us. Whoever waits is told so by `DetachedError`. Messages that are not
+        safe yet may be lost: `flush` before."""
         self._detached = True
+        self._notify()
         self._driver.cancel()
         await asyncio.wait([self._driver])
-        async with self._changed:
-            self._changed.notify_all()
 
     async def __aenter__(self) -> Session:
         return self
@@ -112,13 +123,46 @@ class Session:
     def _is_over(self) -> bool:
         return self._detached or self._failure is not None
 
+    def _raise_if_over(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._detached:
+            raise DetachedError
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _wait_for(self, holds: Callable[[], bool]) -> None:
+        """Nothing comes between the end of it and what its caller does next."""
+        while not holds():
+            await self._changed.wait()
+
+    async def _wait_for_safety(self, is_safe: Callable[[], bool]) -> None:
+        self._safety_awaited += 1
+        self._notify()
+        try:
+            await self._wait_for(lambda: self._is_over() or is_safe())
+        finally:
+            self._safety_awaited -= 1
+
     async def _drive(self) -> None:
-        failures = 0
-        while not self._is_over():
-            reached = await self._connect()
-            failures = 0 if reached else failures + 1
-            if not self._is_over():
-                await asyncio.sleep(self._conversation.pause(failures, random.random()))
+        try:
+            failures = 0
+            while not self._is_over():
+                reached = await self._connect()
+                failures = 0 if reached else failures + 1
+                if not self._is_over():
+                    await asyncio.sleep(self._conversation.pause(failures, random.random()))
+        except asyncio.CancelledError:
+            # By `detach`, or by a loop that ends: nobody may wait for what does not come any more.
+            self._detached = True
+            raise
+        except Exception as error:
+            # Whatever it is, whoever reads or sends must not wait for ever. A channel that was closed, above all.
+            self._fail(error)
+        finally:
+            self._notify()
 
     async def _connect(self) -> bool:
         """One connection, to its end; whether it was ever ready."""
@@ -134,40 +178,46 @@ class Session:
             async for frame in call:
                 if frame.HasField("ready"):
                     ready = True
-                    async with self._changed:
-                        for again in self._conversation.ready(frame.ready):
-                            outgoing.put_nowait(again)
-                        self._outgoing = outgoing
-                        self._changed.notify_all()
+                    for again in self._conversation.ready(frame.ready):
+                        outgoing.put_nowait(again)
+                    self._outgoing = outgoing
+                    self._notify()
                 else:
                     await self._take(frame)
                     if self._is_over():
                         break
         except grpc.aio.AioRpcError as error:
-            await self._judge(error)
+            self._judge(error)
         finally:
             self._outgoing = None
             writer.cancel()
             call.cancel()
+            await asyncio.wait([writer])
         return ready
 
     async def _take(self, frame: pb.SessionSendResponse) -> None:
-        async with self._changed:
-            taken = self._conversation.take(frame)
-            if self._conversation.closed is not None and isinstance(taken, Exception):
-                self._failure = taken
-            self._changed.notify_all()
-        if taken is not None:
-            await self._arrived.put(taken)
+        taken = self._conversation.take(frame)
+        if isinstance(taken, SessionClosedError):
+            # What came before it is handed out first.
+            self._failure = taken
+        elif taken is not None:
+            await self._wait_for(lambda: self._is_over() or self._reads_on())
+            self._arrived.append(taken)
+        self._notify()
 
-    async def _judge(self, error: grpc.aio.AioRpcError) -> None:
+    def _reads_on(self) -> bool:
+        # What comes is bounded all the same: nothing of it is acknowledged before it was handed out.
+        return len(self._arrived) < ARRIVED_MAX or 0 < self._safety_awaited
+
+    def _judge(self, error: grpc.aio.AioRpcError) -> None:
         failure = from_rpc(error)
-        if is_worth_another_connection(failure):
-            return
-        async with self._changed:
+        if not is_worth_another_connection(failure):
+            self._fail(failure)
+
+    def _fail(self, failure: Exception) -> None:
+        if not self._is_over():
             self._failure = failure
-            self._changed.notify_all()
-        await self._arrived.put(failure)
+        self._notify()
 
 
 async def _write_all(call: Any, outgoing: asyncio.Queue[pb.SessionSendRequest]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
+from weakref import WeakSet
 
 import grpc
 
@@ -36,6 +37,7 @@ class Orchestrator:
         tls: bool | grpc.ChannelCredentials = False,
     ) -> None:
         self._bearer = _service.bearer(_service.key_or_environment(key))
+        self._attached: WeakSet[Session] = WeakSet()
         credentials = _service.credentials(tls)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options=_service.OPTIONS)
@@ -43,7 +45,9 @@ class Orchestrator:
             self._channel = grpc.secure_channel(address, credentials, options=_service.OPTIONS)
 
     def close(self) -> None:
-        """Ends every call that still runs."""
+        """Ends every call that still runs, and leaves every session that is attached."""
+        for session in list(self._attached):
+            session.detach()
         self._channel.close()
 
     def __enter__(self) -> Orchestrator:
@@ -194,7 +198,9 @@ class Orchestrator:
             token: Its token, instead of the API key.
         """
         bearer = self._bearer if token is None else _service.bearer(token)
-        return Session(self._channel, bearer, session_id)
+        session = Session(self._channel, bearer, session_id)
+        self._attached.add(session)
+        return session
 
     def session_post(
         self,
