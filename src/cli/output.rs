@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::exit::Error;
@@ -56,6 +58,9 @@ pub(super) fn is_plain_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
+/// How often it is looked whether somebody still reads.
+const LOOKED_EVERY: Duration = Duration::from_millis(250);
+
 /// Does what may have nothing to write for a long time, and ends it once nobody reads standard output any more.
 pub(super) async fn while_read<T>(
     work: impl Future<Output = Result<T, Error>>,
@@ -76,21 +81,22 @@ async fn reader_left() {
 
 /// The other end of a pipe or a socket has been closed; never comes where that cannot be told.
 async fn closed(end: OwnedFd) {
-    // A thread of its own may wait for ever: a command that ends does not wait for it.
-    let closed = tokio::task::spawn_blocking(move || {
+    let mut looks = tokio::time::interval(LOOKED_EVERY);
+    loop {
+        looks.tick().await;
         // Nothing is asked for: an error or a hang-up is told all the same.
         let mut asked = [PollFd::new(&end, PollFlags::empty())];
-        loop {
-            match poll(&mut asked, None) {
-                Ok(_) => return true,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return false,
-            }
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match poll(&mut asked, Some(&at_once)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return,
+            Err(_) => break,
         }
-    });
-    if !closed.await.unwrap_or_default() {
-        std::future::pending().await
     }
+    std::future::pending().await
 }
 
 impl Output {
@@ -154,7 +160,7 @@ mod tests {
         assert!(matches!(output.jsonl(&[1]), Err(Error::ReaderGone)));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_pipe_is_closed_once_its_reader_has_left() {
         let (reader, writer) = io::pipe().unwrap();
         let left = closed(writer.into());
