@@ -144,7 +144,7 @@ mod tests {
         let document = contract.document("Session", &closed).unwrap();
         assert_eq!(
             serde_json::to_string(&document).unwrap(),
-            r#"{"id":"s","instance":"A","epoch":"2","state":"closed","closeReason":"by_client","lossPolicy":"unspecified","durability":"unspecified","labels":{},"expireTime":"1970-01-01T00:01:00Z","attached":false,"unacknowledgedByInstance":"0","unacknowledgedByClient":"0"}"#
+            r#"{"id":"s","instance":"A","epoch":"2","state":"closed","closeReason":"by_client","lossPolicy":"unspecified","durability":"unspecified","labels":{},"expireTime":"1970-01-01T00:01:00Z","attached":false,"unacknowledgedByInstance":"0","unacknowledgedByClient":"0","detail":""}"#
         );
     }
 
