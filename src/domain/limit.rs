@@ -241,6 +241,8 @@ pub const POSTS_REMEMBERED_FOR: Duration = Duration::from_secs(600);
 pub const SESSION_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long an instance may take to take a session.
 pub const SESSION_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// An opening that is given up after so long without an answer speaks against its connection: the next one gets another.
+pub const SESSION_OPEN_DOUBT: Duration = Duration::from_secs(9);
 /// How long an instance that has lost a session may take to come back before the session's policy decides.
 pub const SESSION_REATTACH_GRACE: Duration = Duration::from_secs(10);
 /// The same, counted from the start of the orchestrator: registered instances have to register again.

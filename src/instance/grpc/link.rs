@@ -312,27 +312,38 @@ impl Connection {
 
 /// A connection on which a probe is waiting. When nobody waits any longer before the answer has come, new calls
 /// get another connection: this one may be dead without having said so.
-pub(super) struct Doubt(Option<Arc<AtomicBool>>);
+pub(super) struct Doubt {
+    gone: Option<Arc<AtomicBool>>,
+    /// Who gives up before says nothing about the connection.
+    founded_at: Instant,
+}
 
 impl Doubt {
     /// The answer has come.
     pub(super) fn dispel(mut self) {
-        self.0 = None;
+        self.gone = None;
     }
 }
 
 impl Drop for Doubt {
     fn drop(&mut self) {
-        if let Some(gone) = &self.0 {
+        if let Some(gone) = self
+            .gone
+            .as_ref()
+            .filter(|_| self.founded_at <= Instant::now())
+        {
             gone.store(true, Ordering::Release);
         }
     }
 }
 
 impl Sender {
-    /// Doubts the connection until the answer has come.
-    pub(super) fn doubt(&self) -> Doubt {
-        Doubt(Some(Arc::clone(&self.connection.gone)))
+    /// Doubts the connection until the answer has come, and once it has been waited for so long.
+    pub(super) fn doubt(&self, patience: Duration) -> Doubt {
+        Doubt {
+            gone: Some(Arc::clone(&self.connection.gone)),
+            founded_at: Instant::now() + patience,
+        }
     }
 
     /// Sends one message and waits for the one that answers. Dropping the future resets the stream.

@@ -4,6 +4,7 @@
 //! reset is read from the protocol, which decides whether a task may be tried elsewhere.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, TE, USER_AGENT};
@@ -18,6 +19,7 @@ use super::{Call, InstanceClient, Pending, Sent, Serving, Spec, Told};
 use crate::domain::deadline::to_grpc_timeout;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
 use crate::domain::id::InstanceId;
+use crate::domain::limit::SESSION_OPEN_DOUBT;
 use crate::domain::payload::Payload;
 use crate::memory::Memory;
 use crate::proto::{health, instance};
@@ -155,7 +157,7 @@ impl InstanceClient for GrpcInstance {
         let memory = self.memory.clone();
         Box::pin(async move {
             let sender = link.ready(&Sent::default(), &mut |_| ()).await?;
-            let doubt = sender.doubt();
+            let doubt = sender.doubt(Duration::ZERO);
             let answer = sender.unary(request, Frame::empty(), &memory).await;
             doubt.dispel();
             match answer {
@@ -186,7 +188,11 @@ impl InstanceClient for GrpcInstance {
         let (link, id) = (Arc::clone(&self.sessions), self.id.clone());
         Box::pin(async move {
             let sender = link.ready(&Sent::default(), &mut |_| ()).await?;
-            session::open(id, sender, request, open).await
+            // Whoever opens it gives up in the end, and should not try the same dead connection again.
+            let doubt = sender.doubt(SESSION_OPEN_DOUBT);
+            let opened = session::open(id, sender, request, open).await;
+            doubt.dispel();
+            opened
         })
     }
 

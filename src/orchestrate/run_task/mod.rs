@@ -164,8 +164,7 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
     loop {
         let now = Instant::now();
         if let Some(next) = planned.take_if(|next| next.at <= now) {
-            let left = route.deadline.budget(now.into_std());
-            if left.is_none() && flying.is_empty() {
+            if route.deadline.budget(now.into_std()).is_none() && flying.is_empty() {
                 return Err((no_time(next.member()), Some(Stop::NoTime)));
             }
             match route.enter(next, tries, flying.is_empty(), now) {

@@ -168,6 +168,12 @@ impl Client {
         matches!(self.plan.end, End::LeftAlone(at) if at <= now)
     }
 
+    async fn has_left_alone(&self) {
+        while !self.knows.borrow().has_left {
+            sleep(Duration::from_millis(9)).await;
+        }
+    }
+
     /// Goes away until the session must have expired.
     async fn leave_alone(&self) {
         if self.leaves_alone() && !self.knows.borrow().has_left {
@@ -240,7 +246,11 @@ impl Client {
                         }
                         sleep(Duration::from_millis(9)).await;
                     }
-                    this.hear_to_the_end(rx, attached).await;
+                    tokio::select! {
+                        () = this.hear_to_the_end(rx, attached) => {}
+                        // Nobody comes after it, who would end it.
+                        () = this.has_left_alone() => {}
+                    }
                     driver.abort();
                 });
                 return;

@@ -319,6 +319,14 @@ fn disturbances(
             disturbances.push(one);
         }
     }
+    // One that waits for room to take over would do so after its successor has: with a journal of one's own, which is
+    // locked, there are no two.
+    if disturbances
+        .iter()
+        .any(|one| matches!(one.what, Fault::NoSpace))
+    {
+        disturbances.retain(|one| !matches!(one.what, Fault::Rival));
+    }
     disturbances
 }
 

@@ -13,6 +13,8 @@ use super::beginnings::Beginnings;
 use super::plan;
 use crate::sessions::history::Event;
 
+/// How long what one process has said last may be on its way.
+const LAST_WORDS_TAKE: Duration = Duration::from_millis(200);
 /// How much longer than its time a session may last: sessions are looked at once a second, and their ends are written
 /// down, for which the orchestrator and its disk have to be there.
 const ENDED_WITHIN: Duration = Duration::from_millis(2_500);
@@ -37,6 +39,8 @@ struct Written {
     lives: u64,
     /// Whether two of it are at work.
     has_rival: bool,
+    /// When it changed last whether there are two.
+    rival_seen: Duration,
     /// Sessions that have come to their end.
     done: Vec<String>,
     stopped: bool,
@@ -160,11 +164,16 @@ impl Told {
     }
 
     pub(super) fn set_rival(&self, has_rival: bool) {
-        self.written().has_rival = has_rival;
+        let mut written = self.written();
+        written.has_rival = has_rival;
+        written.rival_seen = turmoil::sim_elapsed().unwrap_or_default();
     }
 
     pub(super) fn has_rival(&self) -> bool {
-        self.written().has_rival
+        // What the one before has said may still be on its way.
+        let now = turmoil::sim_elapsed().unwrap_or_default();
+        let written = self.written();
+        written.has_rival || now < written.rival_seen + LAST_WORDS_TAKE
     }
 
     pub(super) fn done(&self, session: &str) {
