@@ -22,6 +22,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::answer;
+use super::doubt::Doubt;
 use super::frame::Frame;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::id::InstanceId;
@@ -310,40 +311,10 @@ impl Connection {
     }
 }
 
-/// A connection on which a probe is waiting. When nobody waits any longer before the answer has come, new calls
-/// get another connection: this one may be dead without having said so.
-pub(super) struct Doubt {
-    gone: Option<Arc<AtomicBool>>,
-    /// Who gives up before says nothing about the connection.
-    founded_at: Instant,
-}
-
-impl Doubt {
-    /// The answer has come.
-    pub(super) fn dispel(mut self) {
-        self.gone = None;
-    }
-}
-
-impl Drop for Doubt {
-    fn drop(&mut self) {
-        if let Some(gone) = self
-            .gone
-            .as_ref()
-            .filter(|_| self.founded_at <= Instant::now())
-        {
-            gone.store(true, Ordering::Release);
-        }
-    }
-}
-
 impl Sender {
     /// Doubts the connection until the answer has come, and once it has been waited for so long.
     pub(super) fn doubt(&self, patience: Duration) -> Doubt {
-        Doubt {
-            gone: Some(Arc::clone(&self.connection.gone)),
-            founded_at: Instant::now() + patience,
-        }
+        Doubt::of(&self.connection.gone, patience)
     }
 
     /// Sends one message and waits for the one that answers. Dropping the future resets the stream.

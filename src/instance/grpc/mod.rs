@@ -27,6 +27,7 @@ use crate::tasks::Tasks;
 
 mod answer;
 pub mod collector;
+mod doubt;
 mod frame;
 mod link;
 mod pushback;
