@@ -86,6 +86,8 @@ async fn a_key_that_is_taken_out_ends_at_once_and_what_others_have_open_goes_on(
     events.message().await.unwrap().unwrap();
     let spawn = SessionSpawnRequest {
         session_id: "s1".into(),
+        // The one that is held has no sessions.
+        instances: vec!["A".into()],
         ..Default::default()
     };
     of_passing.session_spawn(spawn).await.unwrap();
