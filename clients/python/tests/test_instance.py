@@ -197,6 +197,24 @@ def test_a_registration_that_can_never_succeed_ends_the_instance(embedded, caplo
     assert f"instance {id} may not register" in caplog.text
 
 
+def test_an_instance_registers_once_its_orchestrator_is_there_and_says_that_it_waits(server, caplog):
+    async def play():
+        server.kill()
+        running = asyncio.ensure_future(Upper("late").run(orchestrator=server.address))
+        while "instance late could not register" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(server.start)
+        async with aio.Orchestrator(server.address) as client:
+            async for change in client.health_watch():
+                if any(one.instance == "late" and one.state == "healthy" for one in change.instances):
+                    break
+            running.cancel()
+            await asyncio.wait([running])
+            assert running.cancelled()
+
+    asyncio.run(asyncio.wait_for(play(), LONG))
+
+
 def test_an_instance_whose_name_a_newer_process_has_taken_ends(server, caplog, monkeypatch):
     monkeypatch.setattr("openclaw_orchestrator.instance.LEASE", 6.0)
     caplog.set_level("INFO", "openclaw_orchestrator")

@@ -284,3 +284,31 @@ def test_whoever_reads_asynchronously_when_this_end_leaves_is_told(server, clien
         await ours.close()
 
     asyncio.run(asyncio.wait_for(play(), 2 * LONG))
+
+
+def test_cancelling_what_waits_loses_nothing(server, client):
+    client.session_spawn("patient", instances="A")
+
+    async def play():
+        async with aio.Orchestrator(server.address) as ours, ours.session("patient") as session:
+            await session.send("first")
+            assert (await session.receive()).payload == "first"
+            for number in range(50):
+                reading = asyncio.ensure_future(session.receive())
+                await asyncio.sleep(0)
+                reading.cancel()
+                await session.send(number)
+                flushing = asyncio.ensure_future(session.flush())
+                await asyncio.sleep(0)
+                flushing.cancel()
+                await asyncio.wait([reading, flushing])
+            assert [(await session.receive()).payload for _ in range(50)] == list(range(50))
+            await session.flush()
+            calling = asyncio.ensure_future(ours.route("B", {"_builtin": {"delay": "30s"}}, timeout=60))
+            watching = asyncio.ensure_future(anext(aiter(ours.fanout("C", {"_builtin": {"delay": "30s"}}, timeout=60))))
+            await asyncio.wait([watching], timeout=LONG)
+            calling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await calling
+
+    asyncio.run(asyncio.wait_for(play(), LONG))
