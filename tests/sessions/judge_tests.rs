@@ -56,6 +56,10 @@ fn lost(first: u64, last: u64) -> Event {
     Event::Lost { first, last }
 }
 
+fn lost_posts(first: u64, last: u64) -> Event {
+    Event::LostPosts { first, last }
+}
+
 fn posted(text: &str, position: u64, reply: Option<(u64, String)>) -> Event {
     let text = text.to_owned();
     Event::Posted {
@@ -111,6 +115,14 @@ fn good_histories_pass() {
         got(2, 1),
     ];
     check(&and(&post));
+    // A post that nobody waits for: delivered, told to be lost, or in a session whose end says no more.
+    let unanswered = [Event::Posting("p1".into()), posted("p1", 1, None)];
+    let and_then = |more: &[Event]| [&unanswered, more].concat();
+    let begun = opened("A.0", 1, 1);
+    check(&and_then(&[begun, applied("A.0", 1, 1, "p1")]));
+    check(&and_then(&[lost_posts(1, 2), closed("instance_lost")]));
+    check(&and_then(&[closed("by_client")]));
+    check(&and_then(&[Event::Over("SESSION_CLOSED".into())]));
     // What is no longer known to be the answer of a post.
     let unknown = Event::Received {
         seq: 1,
@@ -223,6 +235,21 @@ fn bad_histories_of_instances_are_refused() {
     check("posted twice", &twice);
     let moved = [post(), applied("A.0", 1, 1, "p1"), posted("p1", 2, None)];
     check("delivered elsewhere", &moved);
+    let accepted = || [post(), posted("p1", 1, None)];
+    check("posted to 1 and never delivered", &accepted());
+    let and = |more: &[Event]| [&accepted()[..], more].concat();
+    check("never delivered", &and(&[closed("expired")]));
+    check(
+        "never delivered",
+        &and(&[lost_posts(2, 2), closed("instance_lost")]),
+    );
+    check(
+        "never delivered",
+        &and(&[lost(1, 1), closed("instance_lost")]),
+    );
+    check("posted to 1 and m1 stands there", &and(&[one()]));
+    let displaced = [one(), closed("by_client")];
+    check("m1 stands there", &and(&displaced));
 }
 
 #[test]
