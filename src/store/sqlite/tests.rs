@@ -28,6 +28,17 @@ fn sqlite_is_new_enough() {
 }
 
 #[tokio::test]
+async fn what_is_to_survive_a_power_cut_is_waited_for() {
+    let sqlite = Sqlite::empty(usize::MAX);
+    let pragmas = |sync| sqlite.store.write(sync, 0, |desk| Ok(desk.pragmas()?));
+    let wal = |synchronous| Ok(("wal".to_owned(), synchronous));
+    // FULL is 2: the log is synced with each commit. NORMAL is 1: only before it is moved into the file.
+    for (sync, expected) in [(Sync::Full, 2), (Sync::Ordered, 1), (Sync::Full, 2)] {
+        assert_eq!(pragmas(sync).await, wal(expected));
+    }
+}
+
+#[tokio::test]
 async fn a_second_process_is_told_who_has_the_journal() {
     let first = Sqlite::empty(usize::MAX);
     let refused = open(first.directory.path()).err().unwrap();
