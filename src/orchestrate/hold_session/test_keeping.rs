@@ -373,6 +373,8 @@ async fn a_session_that_rests_is_opened_again_after_a_crash_once_it_is_used_and_
         client.ack(1).await;
         settle().await;
     }
+    // An acknowledgement is noted without a sync of its own: it is on the disk with what is written next.
+    house.spawn("unused", LossPolicy::Reassign).await;
     let opened = |house: &House| house.instance("A").sessions.opened().len();
     assert_eq!(opened(&house), 50);
     house.crash().await;
