@@ -247,12 +247,22 @@ impl Judge {
             return;
         }
         let positions = self.went_on_without.iter().cloned().flatten();
-        let seqs = positions.filter_map(|position| seq_of(self.log.get(&position)?));
-        let untold = seqs.filter(|seq| !self.client.is_told_lost(*seq));
-        let untold: BTreeSet<u64> = untold.collect();
-        for seq in untold {
+        let mut untold = BTreeSet::new();
+        for position in positions {
+            let Some(text) = self.log.get(&position) else {
+                continue;
+            };
+            let is_told = match seq_of(text) {
+                Some(seq) => self.client.is_told_lost(seq),
+                None => self.client.is_told_lost_post(position),
+            };
+            if !is_told {
+                untold.insert((position, text.clone()));
+            }
+        }
+        for (_, text) in untold {
             self.complain(format!(
-                "an instance went on without {seq}, and nobody was told"
+                "an instance went on without {text}, and nobody was told"
             ));
         }
     }
@@ -370,8 +380,12 @@ impl Client {
 
     /// Whether the message that was posted to this position need not have been delivered.
     fn may_miss_post(&self, position: u64) -> bool {
+        self.is_told_lost_post(position) || self.has_ended_unheard()
+    }
+
+    fn is_told_lost_post(&self, position: u64) -> bool {
         let mut lost = self.lost_posts.iter();
-        lost.any(|(first, last)| (*first..=*last).contains(&position)) || self.has_ended_unheard()
+        lost.any(|(first, last)| (*first..=*last).contains(&position))
     }
 
     fn is_told_lost(&self, seq: u64) -> bool {

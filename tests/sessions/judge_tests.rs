@@ -283,4 +283,22 @@ fn an_instance_that_goes_on_without_the_beginning_is_excused_only_where_that_was
     let again = [opened("B.0", 3, 3), applied("B.0", 3, 3, "m3")];
     assert_eq!(untold(&again, told), 2, "opened once more");
     assert_eq!(untold(&[goes_on(), closed("by_client")], told), 0);
+    let with_post = |more: &[Event]| {
+        let post = [
+            Event::Posting("p1".into()),
+            opened("A.0", 1, 1),
+            applied("A.0", 1, 1, "p1"),
+            posted("p1", 1, None),
+            sent(1),
+            opened("B.0", 2, 2),
+            applied("B.0", 2, 2, "m1"),
+        ];
+        let wrong = judge(&[&post, more].concat(), Answering::Once, told);
+        wrong
+            .iter()
+            .any(|wrong| wrong.contains("went on without p1"))
+    };
+    assert!(with_post(&[]));
+    assert!(with_post(&[lost(1, 1)]), "that is a message of the stream");
+    assert!(!with_post(&[lost_posts(1, 1)]));
 }

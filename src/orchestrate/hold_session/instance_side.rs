@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, timeout};
 
 use super::frame::ServerFrame;
+use super::gone::First;
 use super::held::{Begins, Held, Parting, Said};
 use super::owner::Owner;
 use super::place::Named;
@@ -20,6 +21,7 @@ use crate::domain::health::{Admin, probed};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{SESSION_OPEN_TIMEOUT, SESSION_REATTACH_GRACE};
 use crate::domain::session::LossPolicy;
+use crate::domain::session::gone::Through;
 use crate::domain::session::loss::{Absence, Came, Candidate, Fruitless, Loss, Step};
 use crate::domain::session::to_instance::Message;
 use crate::fleet::view::Member;
@@ -89,7 +91,7 @@ impl Link {
     }
 
     /// What has to be written down before the instance gets anything.
-    pub(super) fn owes(&self) -> Option<u64> {
+    pub(super) fn owes(&self) -> Option<Through> {
         self.held_ref()?.owes
     }
 
@@ -428,7 +430,7 @@ impl Owner {
         let is_read = sent < acked;
         self.link = Link::Held(Box::new(held));
         if begins_late && !is_read {
-            self.note_not_replayed(None);
+            self.note_not_replayed(First::default());
         }
         self.touch();
     }

@@ -401,7 +401,8 @@ fn write_change(file: &Connection, before: &Shelf, now: &Shelf) -> Result<(), Br
     if !is_on_disk(now) {
         // Its counters are nowhere but in memory.
         for session in [&mut was, &mut is] {
-            (session.to_instance, session.to_client, session.gone) = Default::default();
+            (session.to_instance, session.to_client) = Default::default();
+            (session.gone, session.gone_posts) = Default::default();
         }
         forgotten = (0, 0);
     }
@@ -445,6 +446,7 @@ fn is_same(was: &Session, is: &Session) -> bool {
         && was.token == is.token
         && was.state == is.state
         && was.gone == is.gone
+        && was.gone_posts == is.gone_posts
         && counters(was) == counters(is)
 }
 

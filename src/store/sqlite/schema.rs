@@ -94,6 +94,12 @@ ALTER TABLE sessions ADD COLUMN gone_first INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN gone_last INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN gone_since INTEGER NOT NULL DEFAULT 0;
 ",
+    // The same of what was posted.
+    "
+ALTER TABLE sessions ADD COLUMN gone_posts_first INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN gone_posts_last INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN gone_posts_since INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// Why the file cannot be used.

@@ -182,16 +182,20 @@ async fn a_journal_of_an_older_version_is_opened_and_goes_on() {
     store.append_to_instance(&s, &fence(), one).await.unwrap();
     let directory = stop(sqlite).await;
     let file = Connection::open(SqliteStore::path(directory.path())).unwrap();
-    for column in ["gone_first", "gone_last", "gone_since"] {
-        let drop = format!("ALTER TABLE sessions DROP COLUMN {column}");
-        file.execute(&drop, []).unwrap();
+    for of in ["gone", "gone_posts"] {
+        for column in ["first", "last", "since"] {
+            let drop = format!("ALTER TABLE sessions DROP COLUMN {of}_{column}");
+            file.execute(&drop, []).unwrap();
+        }
     }
     file.pragma_update(None, "user_version", 1).unwrap();
     drop(file);
     let sqlite = Sqlite::open(directory, usize::MAX);
     assert_eq!(to_instance(sqlite.store(), &s, 0).await, ["1 kept"]);
-    let gone = sqlite.store().note_gone(&s, &fence(), 1).await.unwrap();
-    assert_eq!((gone.first, gone.last), (1, 1));
+    let through = Through { seq: 1, post: 0 };
+    let noted = sqlite.store().note_gone(&s, &fence(), through).await;
+    let (gone, posts) = noted.unwrap();
+    assert_eq!((gone.first, gone.last, posts.last), (1, 1, 0));
 }
 
 #[tokio::test]
