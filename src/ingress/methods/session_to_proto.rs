@@ -3,7 +3,6 @@
 use prost_types::Duration as ProtoDuration;
 
 use super::to_proto::timestamp;
-use crate::domain::payload::Payload;
 use crate::domain::session::to_client::Reply;
 use crate::domain::session::{CloseReason, Durability, End, LossPolicy};
 use crate::orchestrate::hold_session::Shown;
@@ -28,7 +27,15 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
             reply,
             redelivered,
             payload,
-        } => Frame::Data(data(seq, reply, redelivered, payload)),
+        } => Frame::Data(proto::SessionServerData {
+            seq,
+            payload: Some(payload.into_encoded()),
+            reply: reply.map(|reply| match reply {
+                Reply::Streamed(seq) => ProtoReply::InReplyTo(seq),
+                Reply::Posted(position) => ProtoReply::InReplyToPost(position),
+            }),
+            redelivered,
+        }),
         ServerFrame::Ack { seq } => Frame::Ack(proto::SessionAck { seq }),
         ServerFrame::Moved {
             previous,
@@ -52,23 +59,6 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
         }),
     };
     proto::SessionSendResponse { frame: Some(frame) }
-}
-
-fn data(
-    seq: u64,
-    reply: Option<Reply>,
-    redelivered: bool,
-    payload: Payload,
-) -> proto::SessionServerData {
-    proto::SessionServerData {
-        seq,
-        payload: Some(payload.into_encoded()),
-        reply: reply.map(|reply| match reply {
-            Reply::Streamed(seq) => ProtoReply::InReplyTo(seq),
-            Reply::Posted(position) => ProtoReply::InReplyToPost(position),
-        }),
-        redelivered,
-    }
 }
 
 fn lost(direction: Direction, first: u64, last: u64) -> proto::SessionLost {

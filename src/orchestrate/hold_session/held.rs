@@ -94,6 +94,19 @@ pub(super) enum Said {
     Read(Result<Slice<ToInstance>, Error>),
 }
 
+/// What a stream is polled for.
+pub(super) struct Wants {
+    /// To deliver: there is a message for the instance.
+    pub(super) next: bool,
+    /// To hear what the instance says: there is room for it.
+    pub(super) reads: bool,
+}
+
+/// The number of the message that is replied to, as the journal has it: 0 for none.
+pub(super) fn asked_for(in_reply_to: u64) -> Option<u64> {
+    Some(in_reply_to).filter(|seq| *seq != 0)
+}
+
 impl Held {
     pub(super) fn new(opened: Opened, sent: u64, bounds: Bounds) -> Self {
         Self {
@@ -170,14 +183,13 @@ impl Held {
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        has_next: bool,
-        reads: bool,
+        Wants { next, reads }: Wants,
     ) -> Poll<Said> {
         if reads && let Poll::Ready(frame) = self.receiver.poll_receive(context) {
             return Poll::Ready(Said::Frame(frame));
         }
         let has_next = match &mut self.replay {
-            None => has_next,
+            None => next,
             Some(replay) => {
                 if let Some(reading) = &mut replay.reading
                     && let Poll::Ready(read) = reading.as_mut().poll(context)
@@ -200,20 +212,9 @@ impl Held {
         Poll::Pending
     }
 
-    pub(super) fn deliver(
-        &mut self,
-        position: u64,
-        in_reply_to: u64,
-        redelivered: bool,
-        payload: Payload,
-    ) {
-        self.sent = position;
-        self.say(Frame::Data(Data {
-            seq: position,
-            in_reply_to: Some(in_reply_to).filter(|seq| *seq != 0),
-            redelivered,
-            payload,
-        }));
+    pub(super) fn deliver(&mut self, message: Data) {
+        self.sent = message.seq;
+        self.say(Frame::Data(message));
     }
 
     /// Acknowledges, once the instance has room for it.
@@ -303,7 +304,12 @@ impl Owner {
         // What comes after has to wait until all that is old was read.
         if let Some(old) = replay.read.pop_front() {
             let payload = Payload::looked_over_before(old.payload);
-            held.deliver(old.position, old.in_reply_to, true, payload);
+            held.deliver(Data {
+                seq: old.position,
+                in_reply_to: asked_for(old.in_reply_to),
+                redelivered: true,
+                payload,
+            });
             held.read_on();
         }
     }

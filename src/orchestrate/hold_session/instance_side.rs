@@ -12,8 +12,7 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, timeout};
 
 use super::frame::ServerFrame;
-use super::gone::First;
-use super::held::{Begins, Held, Parting, Said};
+use super::held::{Begins, Held, Parting, Said, Wants, asked_for};
 use super::owner::Owner;
 use super::place::Named;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
@@ -21,12 +20,11 @@ use crate::domain::health::{Admin, probed};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{SESSION_OPEN_TIMEOUT, SESSION_REATTACH_GRACE};
 use crate::domain::session::LossPolicy;
-use crate::domain::session::gone::Through;
 use crate::domain::session::loss::{Absence, Came, Candidate, Fruitless, Loss, Step};
 use crate::domain::session::to_instance::Message;
 use crate::fleet::view::Member;
 use crate::instance::Pending;
-use crate::instance::session::{CloseReason, Open, Opened, Received};
+use crate::instance::session::{CloseReason, Data, Open, Opened, Received};
 use crate::memory::Purpose;
 use crate::store::Error;
 use crate::store::record::Session;
@@ -91,7 +89,7 @@ impl Link {
     }
 
     /// What has to be written down before the instance gets anything.
-    pub(super) fn owes(&self) -> Option<Through> {
+    pub(super) fn owes(&self) -> Option<crate::domain::session::gone::Through> {
         self.held_ref()?.owes
     }
 
@@ -381,7 +379,8 @@ impl Owner {
             Link::Held(held) => {
                 let reads = held.reads() && self.weight.has_room(Purpose::Answer);
                 let next = self.to_instance.next(held.sent).is_some();
-                held.poll(context, next, reads).map(FromLink::Said)
+                held.poll(context, Wants { next, reads })
+                    .map(FromLink::Said)
             }
         }
     }
@@ -430,7 +429,7 @@ impl Owner {
         let is_read = sent < acked;
         self.link = Link::Held(Box::new(held));
         if begins_late && !is_read {
-            self.note_not_replayed(First::default());
+            self.note_not_replayed(Default::default());
         }
         self.touch();
     }
@@ -454,7 +453,12 @@ impl Owner {
                 ref payload,
                 ..
             } = *message;
-            held.deliver(position, in_reply_to, position <= before, payload.clone());
+            held.deliver(Data {
+                seq: position,
+                in_reply_to: asked_for(in_reply_to),
+                redelivered: position <= before,
+                payload: payload.clone(),
+            });
             self.sent_before.to_instance = before.max(position);
         }
     }

@@ -84,8 +84,9 @@ impl<T> Decided<T> {
     }
 }
 
-fn repeated(number: u64, is_same: bool) -> Result<Appended, Error> {
-    if is_same {
+/// What comes under a number that was taken.
+fn repeated<B: PartialEq>(number: u64, taken: &B, again: &B) -> Result<Appended, Error> {
+    if taken == again {
         Ok(Appended::Repeated(number))
     } else {
         Err(Error::Conflict)
@@ -373,7 +374,7 @@ impl Book {
                 Place::Forgotten => Appended::Forgotten,
                 Place::Repeats(number) => {
                     let there = decided.payload(number, |kept| &kept.payload, written)?;
-                    repeated(number, there == message.payload)?
+                    repeated(number, &there, &message.payload)?
                 }
                 Place::New => {
                     self.to_instance.push(Entry {
@@ -408,7 +409,7 @@ impl Book {
     fn known_post(&self, key: Option<&PostKey>) -> Option<Result<Appended, Error>> {
         let key = key?;
         let (entry, body) = self.posts.find(&key.key)?;
-        Some(repeated(entry.position, body == key.body))
+        Some(repeated(entry.position, &body, &key.body))
     }
 
     /// The remembered post with this key: its position, its body and its reply.
@@ -467,7 +468,7 @@ impl Book {
                 Place::Forgotten => Appended::Forgotten,
                 Place::Repeats(number) => {
                     let there = decided.payload(number, |kept| &kept.payload, written)?;
-                    repeated(number, there == message.payload)?
+                    repeated(number, &there, &message.payload)?
                 }
                 Place::New => {
                     self.to_client.push(Entry {

@@ -20,7 +20,7 @@ use crate::store::world::{Room, World};
 /// The world, and its file.
 pub(super) struct Desk {
     pub(super) world: World,
-    file: Connection,
+    pub(super) file: Connection,
     synchronous: Sync,
     /// The sessions that this batch has made, as they were written down.
     created: BTreeMap<SessionId, Shelf>,
@@ -204,18 +204,6 @@ impl Desk {
     }
 
     /// As a disk with room for so many pages.
-    /// How its file is kept: the journal mode, and how much is waited for.
-    #[cfg(test)]
-    pub(super) fn pragmas(&self) -> Result<(String, i64), Broken> {
-        let mode = self
-            .file
-            .pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-        let sync = self
-            .file
-            .pragma_query_value(None, "synchronous", |row| row.get(0))?;
-        Ok((mode, sync))
-    }
-
     #[cfg(test)]
     pub(super) fn limit_pages(&self, pages: u32) -> Result<(), Broken> {
         Ok(self.file.pragma_update(None, "max_page_count", pages)?)
