@@ -50,11 +50,7 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
             direction,
             first,
             last,
-        } => Frame::Lost(proto::SessionLost {
-            direction: self::direction(direction).into(),
-            first_seq: first,
-            last_seq: last,
-        }),
+        } => Frame::Lost(lost(direction, first, last)),
         ServerFrame::GoAway { delay } => Frame::GoAway(proto::SessionGoAway {
             delay: ProtoDuration::try_from(delay).ok(),
         }),
@@ -65,10 +61,23 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
     proto::SessionSendResponse { frame: Some(frame) }
 }
 
-fn direction(direction: Direction) -> proto::Direction {
+fn lost(direction: Direction, first: u64, last: u64) -> proto::SessionLost {
+    let (to_instance, to_client) = (proto::Direction::ToInstance, proto::Direction::ToClient);
+    let by_seq = |direction: proto::Direction| proto::SessionLost {
+        direction: direction.into(),
+        first_seq: first,
+        last_seq: last,
+        ..proto::SessionLost::default()
+    };
     match direction {
-        Direction::ToInstance => proto::Direction::ToInstance,
-        Direction::ToClient => proto::Direction::ToClient,
+        Direction::ToInstance => by_seq(to_instance),
+        Direction::ToClient => by_seq(to_client),
+        Direction::PostedToInstance => proto::SessionLost {
+            direction: to_instance.into(),
+            first_position: first,
+            last_position: last,
+            ..proto::SessionLost::default()
+        },
     }
 }
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::gone::First;
 use super::owner::Owner;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::{
     ANSWER_PASSED_ON_BYTES_MAX, SESSION_REPLAY_READ_BYTES, SESSION_SILENCE_MAX,
 };
 use crate::domain::payload::Payload;
+use crate::domain::session::gone::Through;
 use crate::domain::session::loss::Came;
 use crate::domain::session::read_ahead::ReadAhead;
 use crate::domain::session::to_client::{Accepted, Reply};
@@ -45,9 +47,9 @@ pub(super) struct Held {
     ack: Option<u64>,
     /// Whether it is left for another instance.
     pub(super) parting: Parting,
-    /// The client's own messages through here are gone, and it has to be told so. That is written down before the
+    /// Messages of the client through here are gone, and it has to be told so. That is written down before the
     /// instance gets anything: later nobody would know it.
-    pub(super) owes: Option<u64>,
+    pub(super) owes: Option<Through>,
 }
 
 /// Whether an instance is left for another one, in good order.
@@ -320,7 +322,10 @@ impl Owner {
         let through = replay.through;
         let begins = std::mem::replace(&mut replay.begins, Begins::Whole);
         let mut streamed = slice.messages.iter().map(|old| old.client_seq);
-        let first = streamed.find(|seq| *seq != 0);
+        let first = First {
+            position: slice.messages.first().map(|old| old.position),
+            seq: streamed.find(|seq| *seq != 0),
+        };
         let wanted = slice.messages.into_iter();
         replay.read = wanted.take_while(|old| old.position <= through).collect();
         if replay.read.is_empty() {

@@ -89,7 +89,7 @@ impl Link {
     }
 
     /// What has to be written down before the instance gets anything.
-    pub(super) fn owes(&self) -> Option<u64> {
+    pub(super) fn owes(&self) -> Option<crate::domain::session::gone::Through> {
         self.held_ref()?.owes
     }
 
@@ -429,7 +429,7 @@ impl Owner {
         let is_read = sent < acked;
         self.link = Link::Held(Box::new(held));
         if begins_late && !is_read {
-            self.note_not_replayed(None);
+            self.note_not_replayed(Default::default());
         }
         self.touch();
     }
