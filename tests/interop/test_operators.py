@@ -166,8 +166,9 @@ def hedges(client):
 
 
 def falls_back(client):
-    """The only one that is named fails."""
-    policy = client.messages.CallPolicy(idempotent=True, fallback=client.messages.FALLBACK_ANY_HEALTHY)
+    """The only one that is named fails; one of the others may be slow."""
+    policy = client.messages.CallPolicy(idempotent=True, fallback=client.messages.FALLBACK_ANY_HEALTHY, attempts_max=5)
+    policy.per_try_timeout.FromMilliseconds(500)
     client.route(["H"], value("task"), policy=policy)
 
 
@@ -354,7 +355,7 @@ def methods(stubs):
 
 def calls_every_path(stubs, address) -> set[str]:
     """Each path of both doors with a key and without, and some that are not there; what they are counted as."""
-    bearers = [BEARER, (), (("authorization", "Bearer wrong"),)]
+    bearers = [BEARER, ()]
     counted = {"other", "/grpc.health.v1.Health", "/grpc.reflection"}
     grpc_paths = [*methods(stubs), "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
     reflection = ["v1", "v1alpha"]
@@ -364,7 +365,7 @@ def calls_every_path(stubs, address) -> set[str]:
         for path in [*grpc_paths, "/openclaw.orchestrator.v1.OrchestratorService/None", "/no/thing"]:
             for bearer in bearers:
                 # On the wire a call of one message is a stream of one. What has no end by itself ends in time.
-                call = channel.stream_stream(path)(iter([b""]), metadata=bearer, timeout=0.3)
+                call = channel.stream_stream(path)(iter([b""]), metadata=bearer, timeout=0.2)
                 try:
                     for _ in call:
                         pass
@@ -374,12 +375,11 @@ def calls_every_path(stubs, address) -> set[str]:
     rest = {path.removeprefix("/api") for path in document["paths"]} | {"/health/check", "/openapi.json"}
     counted |= rest
     for path in [*rest, "/nothing"]:
-        for verb in ("GET", "POST", "DELETE"):
-            for bearer in bearers:
-                url = f"http://{address}{path.replace('{id}', 'some')}"
-                with requests.request(verb, url, headers=dict(bearer), json={}, timeout=LONG, stream=True):
-                    # An answer may have no end.
-                    pass
+        for verb, bearer in [("GET", BEARER), ("POST", BEARER), ("DELETE", BEARER), ("POST", ())]:
+            url = f"http://{address}{path.replace('{id}', 'some')}"
+            with requests.request(verb, url, headers=dict(bearer), json={}, timeout=LONG, stream=True):
+                # An answer may have no end.
+                pass
     return counted
 
 
