@@ -14,7 +14,7 @@ pub(super) fn traces() -> Value {
         ),
         (
             "ratio",
-            "of the calls whose caller has no trace, those that are recorded; 1 unless set",
+            "of the calls whose caller has no trace, those that are recorded; 0.1 unless set",
             json!({"type": "number", "minimum": 0, "maximum": 1}),
         ),
         (
