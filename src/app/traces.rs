@@ -118,7 +118,9 @@ fn channel(place: &Collector, dial: &Dial, reach: &Reach) -> Result<Channel, Bad
         let (way, reach) = (way.clone(), reach.clone());
         async move {
             let opened = way.open().await;
-            opened.inspect_err(|error| reach.lose(error)).map(TokioIo::new)
+            opened
+                .inspect_err(|error| reach.lose(error))
+                .map(TokioIo::new)
         }
     });
     Ok(named.timeout(*timeout).connect_with_connector_lazy(connect))

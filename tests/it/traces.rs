@@ -4,30 +4,34 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use orchestrator::domain::trace::{Ratio, TraceContext};
+use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::proto::orchestrator::{
     CallPolicy, FanoutRequest, RouteRequest, Selection, SessionHello, SessionSendRequest,
     SessionSpawnRequest, session_send_request::Frame,
 };
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Server as Serving;
 use tonic::{Request, Response, Status};
 
 use crate::rest::ask::{Ask, WAYS};
+use crate::stage::authority::Authority;
 use crate::stage::instance::{Act, Instance};
 use crate::stage::program::Server;
 use crate::stage::{self, App, client, config, planned, start, text};
+use crate::tls::{acceptor, trusting};
 
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -36,6 +40,8 @@ const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
     metadata: Arc<Mutex<Vec<MetadataMap>>>,
+    /// Of each batch it does not want so many.
+    rejects: i64,
 }
 
 #[tonic::async_trait]
@@ -52,7 +58,13 @@ impl TraceService for Collector {
         let scopes = resources.flat_map(|resource| resource.scope_spans);
         let spans = scopes.flat_map(|scope| scope.spans);
         self.spans.lock().unwrap().extend(spans);
-        Ok(Response::new(ExportTraceServiceResponse::default()))
+        let partial_success = (self.rejects != 0).then(|| ExportTracePartialSuccess {
+            rejected_spans: self.rejects,
+            error_message: "these may be repeated by nobody".to_owned(),
+        });
+        Ok(Response::new(ExportTraceServiceResponse {
+            partial_success,
+        }))
     }
 }
 
@@ -60,13 +72,27 @@ impl Collector {
     /// One that listens, and where.
     async fn start() -> (Self, String) {
         let collector = Self::default();
+        let address = collector.listen().await;
+        (collector, address)
+    }
+
+    async fn listen(&self) -> String {
+        let collector = self.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = Serving::builder()
-            .add_service(TraceServiceServer::new(collector.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(serving);
-        (collector, format!("http://{address}"))
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                collector.serve(stream);
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = TowerToHyperService::new(TraceServiceServer::new(self.clone()));
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move { connection.await.ok() });
     }
 
     /// Everything, once the orchestrator has stopped and with it has said everything.
@@ -335,6 +361,93 @@ async fn a_session_is_recorded_as_it_is_spawned_and_attached() {
     assert_eq!(attribute(attach, "orchestrator.result"), "OK");
 }
 
+#[tokio::test]
+async fn a_collector_is_reached_over_tls_and_by_a_socket_and_shown_its_headers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let secure = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = folder.path().join("collector.sock");
+    let plain = UnixListener::bind(&socket).unwrap();
+    let places = [
+        (format!("grpcs://{}", secure.local_addr().unwrap()), 1),
+        (format!("unix:{}", socket.display()), 1),
+        // Whoever it says it is, it is not the one that is trusted.
+        (format!("grpcs://{}", secure.local_addr().unwrap()), 0),
+    ];
+    let collector = Collector::default();
+    let serving = collector.clone();
+    let acceptor = acceptor(&authority, &[b"h2"]);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                accepted = secure.accept() => {
+                    if let Ok(stream) = acceptor.accept(accepted.unwrap().0).await {
+                        serving.serve(stream);
+                    }
+                }
+                accepted = plain.accept() => serving.serve(accepted.unwrap().0),
+            }
+        }
+    });
+    for (endpoint, expected) in places {
+        let mut config = traced("http://replaced:1", 1.0);
+        let place = &mut config.traces.as_mut().unwrap().collector;
+        place.endpoint = Endpoint::parse(&endpoint).unwrap();
+        place.tls = trusting(if expected == 0 { &stranger } else { &authority });
+        let key = http::HeaderValue::from_static("collector-key");
+        place
+            .headers
+            .push((http::HeaderName::from_static("x-key"), key));
+        let app = start(stage::Config {
+            instances: stage::embedded().instances,
+            ..config
+        })
+        .await;
+        let asked = Ask::get("/api/orchestrator/health");
+        let answer = asked.send(WAYS[0], app.address()).await;
+        assert_eq!(answer.status, 200);
+        let spans = collector.told(app).await;
+        assert_eq!(spans.len(), expected, "{endpoint}");
+        for metadata in std::mem::take(&mut *collector.metadata.lock().unwrap()) {
+            assert_eq!(metadata.get("x-key").unwrap(), "collector-key");
+        }
+        collector.spans.lock().unwrap().clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_rejects_is_counted_apart_and_not_repeated() {
+    let collector = Collector {
+        rejects: 1,
+        ..Collector::default()
+    };
+    let endpoint = collector.listen().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("orchestrator.json");
+    let text = format!(
+        r#"{{"instances": [{{"id": "A", "builtin": {{}}}}], "traces": {{"endpoint": "{endpoint}", "ratio": 1}}}}"#
+    );
+    std::fs::write(&file, text).unwrap();
+    let serve = move || {
+        let server = Server::start(&["--config", file.to_str().unwrap(), "--log", "debug"]);
+        let route = server.run(&["route", "--instances", "A", "--payload", "1"]);
+        assert_eq!(route.status.code(), Some(0), "{route:?}");
+        server.stop()
+    };
+    let (code, log) = tokio::task::spawn_blocking(serve).await.unwrap();
+    assert_eq!(code, Some(0), "{log}");
+    let batches = collector.metadata.lock().unwrap().len();
+    assert_ne!(batches, 0, "{log}");
+    let told = log.lines().filter(|line| line.contains("did not want all"));
+    let told: Vec<_> = told.collect();
+    assert_eq!(told.len(), batches, "{log}");
+    assert!(
+        told.iter().all(|line| line.contains("\"rejected\":1")),
+        "{log}"
+    );
+    assert!(!log.contains("repeated by nobody"), "{log}");
+}
+
 #[test]
 fn a_collector_that_is_away_is_told_of_once_and_harms_no_call() {
     let folder = tempfile::tempdir().unwrap();
@@ -342,7 +455,7 @@ fn a_collector_that_is_away_is_told_of_once_and_harms_no_call() {
     // Nobody listens there: the port is taken by a socket that does not.
     let taken = socket_without_listener();
     let text = format!(
-        r#"{{"instances": [{{"id": "A", "builtin": {{}}}}], "traces": {{"endpoint": "http://{taken}"}}}}"#
+        r#"{{"instances": [{{"id": "A", "builtin": {{}}}}], "traces": {{"endpoint": "http://{taken}", "ratio": 1}}}}"#
     );
     std::fs::write(&file, text).unwrap();
     let server = Server::start(&["--config", file.to_str().unwrap()]);
@@ -354,6 +467,8 @@ fn a_collector_that_is_away_is_told_of_once_and_harms_no_call() {
     assert_eq!(code, Some(0), "{log}");
     let lines = log.lines().filter(|line| line.contains("do not reach"));
     assert_eq!(lines.count(), 1, "{log}");
+    // And not waited for.
+    assert!(!log.contains("not taken in time"), "{log}");
 }
 
 /// An address at which connections are refused for as long as nobody else takes it.

@@ -12,7 +12,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData,
     SpanExporter, SpanProcessor,
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 use tracing::instrument::WithSubscriber as _;
 use tracing::{Dispatch, dispatcher};
 
@@ -28,7 +28,7 @@ use crate::telemetry::metric::{self, SpanEnd};
 pub struct Export {
     provider: SdkTracerProvider,
     reach: Reach,
-    given_up: DropGuard,
+    _given_up: DropGuard,
 }
 
 /// Whether the last spans had their chance.
@@ -41,18 +41,16 @@ pub enum Last {
 }
 
 impl Export {
-    /// Sends what was recorded until now, and records nothing more. Blocks, for `TRACE_FLUSH_MAX` at most, and hardly
-    /// at all when the collector is known to be away.
+    /// Sends what was recorded until now, and records nothing more. Blocks, for `TRACE_FLUSH_MAX` at most, and not for
+    /// a collector that is away.
     #[must_use]
     pub fn finish(&self) -> Last {
-        if self.reach.is_lost() {
-            self.given_up.token().cancel();
-        }
+        self.reach.end();
         // The SDK would log for itself that it took too long.
         let over = dispatcher::with_default(&Dispatch::none(), || {
             self.provider.shutdown_with_timeout(TRACE_FLUSH_MAX)
         });
-        self.given_up.token().cancel();
+        self.reach.given_up().cancel();
         if over.is_ok() { Last::Sent } else { Last::Cut }
     }
 
@@ -68,13 +66,11 @@ pub(super) fn provider(
     exporter: impl SpanExporter + 'static,
     reach: Reach,
 ) -> (SdkTracerProvider, Export) {
-    let given_up = CancellationToken::new();
     let queued = Arc::new(AtomicUsize::new(0));
     let counted = Counted {
         exporter,
         queued: Arc::clone(&queued),
         reach: reach.clone(),
-        given_up: given_up.clone(),
         rejected: Rejected::default(),
     };
     // All that could come from the environment is said.
@@ -96,8 +92,8 @@ pub(super) fn provider(
         .build();
     let export = Export {
         provider: provider.clone(),
+        _given_up: reach.given_up().clone().drop_guard(),
         reach,
-        given_up: given_up.drop_guard(),
     };
     (provider, export)
 }
@@ -143,7 +139,6 @@ struct Counted<E> {
     exporter: E,
     queued: Arc<AtomicUsize>,
     reach: Reach,
-    given_up: CancellationToken,
     rejected: Rejected,
 }
 
@@ -153,7 +148,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         let export = self.exporter.export(batch);
         let sent = tokio::select! {
             biased;
-            () = self.given_up.cancelled() => None,
+            () = self.reach.given_up().cancelled() => None,
             sent = export.with_subscriber(self.rejected.listening()) => Some(sent),
         };
         self.queued.fetch_sub(count, Ordering::Relaxed);

@@ -248,8 +248,8 @@ impl Span {
         work: Work,
         attributes: impl IntoIterator<Item = KeyValue>,
     ) -> Self {
-        let began_wall = SystemTime::now();
         let span = recorder.open(work);
+        let (began, began_wall) = (Instant::now(), SystemTime::now());
         // Fails only for a span that was begun already.
         let _ = span.set_parent(parent);
         let cx = span.context();
@@ -273,7 +273,7 @@ impl Span {
             }),
             _span: span,
             work,
-            began: Instant::now(),
+            began,
             began_wall,
             result: Cow::Borrowed(LEFT),
             status: None,
