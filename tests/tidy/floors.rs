@@ -200,7 +200,7 @@ fn every_module_of_the_program_has_its_floor() {
 
 fn pure(source: &Source) -> Vec<String> {
     /// IO, async, the clock, logging, wire formats and randomness, none of which decides anything.
-    const BANNED: [&str; 21] = [
+    const BANNED: [&str; 23] = [
         "tokio",
         "tokio_stream",
         "tokio_util",
@@ -217,6 +217,8 @@ fn pure(source: &Source) -> Vec<String> {
         "serde",
         "serde_json",
         "tracing",
+        "tracing_opentelemetry",
+        "opentelemetry",
         "rand",
         "std::fs",
         "std::net",

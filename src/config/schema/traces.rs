@@ -25,7 +25,7 @@ pub(super) fn traces() -> Value {
         ("headers", "what goes with each batch", headers()),
         (
             "timeout",
-            "how long a batch may take; 10s unless set",
+            "how long a batch may take each time it is sent; 10s unless set",
             time(),
         ),
         (

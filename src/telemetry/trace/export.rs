@@ -26,9 +26,10 @@ use crate::telemetry::metric::{self, SpanEnd};
 
 /// The way to end what records. Once this is dropped nothing is sent any more.
 pub struct Export {
+    /// Goes first: a provider that goes waits for what is being sent.
+    _given_up: DropGuard,
     provider: SdkTracerProvider,
     reach: Reach,
-    _given_up: DropGuard,
 }
 
 /// Whether the last spans had their chance.
@@ -91,8 +92,8 @@ pub(super) fn provider(
         .with_span_processor(Bounded { batch, queued })
         .build();
     let export = Export {
-        provider: provider.clone(),
         _given_up: reach.given_up().clone().drop_guard(),
+        provider: provider.clone(),
         reach,
     };
     (provider, export)

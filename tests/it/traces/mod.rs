@@ -1,7 +1,7 @@
-//! What a collector of traces is sent, by the real exporter over a real connection, and that without one nothing is
-//! slower, fails or is told twice.
+//! What a collector of traces is sent, by the real exporter over a real connection.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -15,23 +15,21 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use orchestrator::domain::trace::{Ratio, TraceContext};
-use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::proto::orchestrator::{
     CallPolicy, FanoutRequest, RouteRequest, Selection, SessionHello, SessionSendRequest,
     SessionSpawnRequest, session_send_request::Frame,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::rest::ask::{Ask, WAYS};
-use crate::stage::authority::Authority;
 use crate::stage::instance::{Act, Instance};
-use crate::stage::program::Server;
 use crate::stage::{self, App, client, config, planned, start, text};
-use crate::tls::{acceptor, trusting};
+
+mod delivery;
 
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -42,6 +40,8 @@ struct Collector {
     metadata: Arc<Mutex<Vec<MetadataMap>>>,
     /// Of each batch it does not want so many.
     rejects: i64,
+    /// It answers no more.
+    hangs: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
@@ -50,6 +50,9 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         self.metadata
             .lock()
             .unwrap()
@@ -359,120 +362,4 @@ async fn a_session_is_recorded_as_it_is_spawned_and_attached() {
     assert_eq!(attach.parent_span_id, stream.span_id);
     assert_eq!(attribute(attach, "orchestrator.session"), "s-1");
     assert_eq!(attribute(attach, "orchestrator.result"), "OK");
-}
-
-#[tokio::test]
-async fn a_collector_is_reached_over_tls_and_by_a_socket_and_shown_its_headers() {
-    let folder = tempfile::tempdir().unwrap();
-    let (authority, stranger) = (Authority::new(), Authority::new());
-    let secure = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let socket = folder.path().join("collector.sock");
-    let plain = UnixListener::bind(&socket).unwrap();
-    let places = [
-        (format!("grpcs://{}", secure.local_addr().unwrap()), 1),
-        (format!("unix:{}", socket.display()), 1),
-        // Whoever it says it is, it is not the one that is trusted.
-        (format!("grpcs://{}", secure.local_addr().unwrap()), 0),
-    ];
-    let collector = Collector::default();
-    let serving = collector.clone();
-    let acceptor = acceptor(&authority, &[b"h2"]);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                accepted = secure.accept() => {
-                    if let Ok(stream) = acceptor.accept(accepted.unwrap().0).await {
-                        serving.serve(stream);
-                    }
-                }
-                accepted = plain.accept() => serving.serve(accepted.unwrap().0),
-            }
-        }
-    });
-    for (endpoint, expected) in places {
-        let mut config = traced("http://replaced:1", 1.0);
-        let place = &mut config.traces.as_mut().unwrap().collector;
-        place.endpoint = Endpoint::parse(&endpoint).unwrap();
-        place.tls = trusting(if expected == 0 { &stranger } else { &authority });
-        let key = http::HeaderValue::from_static("collector-key");
-        place
-            .headers
-            .push((http::HeaderName::from_static("x-key"), key));
-        let app = start(stage::Config {
-            instances: stage::embedded().instances,
-            ..config
-        })
-        .await;
-        let asked = Ask::get("/api/orchestrator/health");
-        let answer = asked.send(WAYS[0], app.address()).await;
-        assert_eq!(answer.status, 200);
-        let spans = collector.told(app).await;
-        assert_eq!(spans.len(), expected, "{endpoint}");
-        for metadata in std::mem::take(&mut *collector.metadata.lock().unwrap()) {
-            assert_eq!(metadata.get("x-key").unwrap(), "collector-key");
-        }
-        collector.spans.lock().unwrap().clear();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_collector_rejects_is_counted_apart_and_not_repeated() {
-    let collector = Collector {
-        rejects: 1,
-        ..Collector::default()
-    };
-    let endpoint = collector.listen().await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("orchestrator.json");
-    let text = format!(
-        r#"{{"instances": [{{"id": "A", "builtin": {{}}}}], "traces": {{"endpoint": "{endpoint}", "ratio": 1}}}}"#
-    );
-    std::fs::write(&file, text).unwrap();
-    let serve = move || {
-        let server = Server::start(&["--config", file.to_str().unwrap(), "--log", "debug"]);
-        let route = server.run(&["route", "--instances", "A", "--payload", "1"]);
-        assert_eq!(route.status.code(), Some(0), "{route:?}");
-        server.stop()
-    };
-    let (code, log) = tokio::task::spawn_blocking(serve).await.unwrap();
-    assert_eq!(code, Some(0), "{log}");
-    let batches = collector.metadata.lock().unwrap().len();
-    assert_ne!(batches, 0, "{log}");
-    let told = log.lines().filter(|line| line.contains("did not want all"));
-    let told: Vec<_> = told.collect();
-    assert_eq!(told.len(), batches, "{log}");
-    assert!(
-        told.iter().all(|line| line.contains("\"rejected\":1")),
-        "{log}"
-    );
-    assert!(!log.contains("repeated by nobody"), "{log}");
-}
-
-#[test]
-fn a_collector_that_is_away_is_told_of_once_and_harms_no_call() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("orchestrator.json");
-    // Nobody listens there: the port is taken by a socket that does not.
-    let taken = socket_without_listener();
-    let text = format!(
-        r#"{{"instances": [{{"id": "A", "builtin": {{}}}}], "traces": {{"endpoint": "http://{taken}", "ratio": 1}}}}"#
-    );
-    std::fs::write(&file, text).unwrap();
-    let server = Server::start(&["--config", file.to_str().unwrap()]);
-    for _ in 0..3 {
-        let route = server.run(&["route", "--instances", "A", "--payload", "1"]);
-        assert_eq!(route.status.code(), Some(0), "{route:?}");
-    }
-    let (code, log) = server.stop();
-    assert_eq!(code, Some(0), "{log}");
-    let lines = log.lines().filter(|line| line.contains("do not reach"));
-    assert_eq!(lines.count(), 1, "{log}");
-    // And not waited for.
-    assert!(!log.contains("not taken in time"), "{log}");
-}
-
-/// An address at which connections are refused for as long as nobody else takes it.
-fn socket_without_listener() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
