@@ -321,6 +321,18 @@ fn the_caller_decides_and_where_there_is_none_the_ratio_does() {
 }
 
 #[test]
+fn a_trace_that_begins_here_is_recorded_by_its_id_as_others_would() {
+    let stage = stage(0.5);
+    let half = Ratio::of(0.5).unwrap();
+    let calls = (0..1000).filter_map(|_| stage.call(None, ROUTE).context());
+    let traces: Vec<_> = calls.map(|context| context.trace).collect();
+    assert!((300..700).contains(&traces.len()), "{}", traces.len());
+    for trace in traces {
+        assert_eq!(half.sampled(trace), Sampled::Yes);
+    }
+}
+
+#[test]
 fn no_two_spans_have_one_name() {
     let stage = stage(1.0);
     let mut names = std::collections::HashSet::new();
