@@ -45,6 +45,7 @@ mod revoked;
 mod room;
 mod route;
 mod session;
+mod session_time;
 mod shutdown;
 mod socket;
 mod terminal;

@@ -89,8 +89,7 @@ async fn a_session_that_is_closed_under_its_client_is_forgotten_too() {
     let house = House::new(&["A"]).await;
     house.spawn("s", LossPolicy::Fail).await;
     let _client = house.attach("s", Some(0)).await;
-    let limit = Duration::from_secs(1);
-    house.sessions.close(&name("s"), limit).await.unwrap();
+    house.sessions.close(&name("s")).await.unwrap();
     settle().await;
     assert!(!house.sessions.get(&name("s")).await.unwrap().attached);
     tokio::time::sleep(Duration::from_secs(310)).await;
