@@ -378,12 +378,16 @@ impl Conversation {
                 "instance {} goes on, in epoch {}",
                 moved.instance, moved.epoch
             )),
-            Some(In::Lost(lost)) => failure_text::warn(&format!(
-                "messages {} to {} are lost ({})",
-                lost.first_seq,
-                lost.last_seq,
-                plain::word(lost.direction, proto::Direction::as_str_name, "DIRECTION_")
-            )),
+            Some(In::Lost(lost)) => {
+                let name = proto::Direction::as_str_name;
+                let direction = plain::word(lost.direction, name, "DIRECTION_");
+                // Those that were posted have no other number.
+                let (what, first, last) = match lost.first_seq {
+                    0 => ("posted messages", lost.first_position, lost.last_position),
+                    first => ("messages", first, lost.last_seq),
+                };
+                failure_text::warn(&format!("{what} {first} to {last} are lost ({direction})"));
+            }
             Some(In::GoAway(_)) => {
                 return Ok(Some(Ended::Lost("the server is about to stop".to_owned())));
             }

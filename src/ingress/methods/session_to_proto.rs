@@ -43,11 +43,17 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
             direction,
             first,
             last,
-        } => Frame::Lost(proto::SessionLost {
-            direction: self::direction(direction).into(),
-            first_seq: first,
-            last_seq: last,
-        }),
+            positions,
+        } => {
+            let (first_position, last_position) = positions.unwrap_or_default();
+            Frame::Lost(proto::SessionLost {
+                direction: self::direction(direction).into(),
+                first_seq: first,
+                last_seq: last,
+                first_position,
+                last_position,
+            })
+        }
         ServerFrame::GoAway { delay } => Frame::GoAway(proto::SessionGoAway {
             delay: ProtoDuration::try_from(delay).ok(),
         }),

@@ -66,10 +66,12 @@ pub enum ServerFrame {
     Lost {
         /// Whose.
         direction: Direction,
-        /// The first.
+        /// The first of a stream; 0 when all were posted.
         first: u64,
-        /// The last.
+        /// The last of a stream.
         last: u64,
+        /// The first and the last place of all of them, posted ones included, where that is known.
+        positions: Option<(u64, u64)>,
     },
     /// The stream is about to end: attach again.
     GoAway {

@@ -59,6 +59,7 @@ impl Owner {
                 direction: Direction::ToInstance,
                 first,
                 last,
+                positions: None,
             });
         }
     }

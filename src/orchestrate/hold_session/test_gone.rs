@@ -53,6 +53,7 @@ const LOST: ServerFrame = ServerFrame::Lost {
     direction: Direction::ToInstance,
     first: 1,
     last: 4,
+    positions: None,
 };
 
 #[tokio::test(start_paused = true)]

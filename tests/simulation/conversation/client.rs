@@ -24,7 +24,7 @@ use super::line::{Line, Shears};
 use super::plan::{Attachment, Cut, End, Session};
 use super::told::{Promise, Told};
 use crate::caller::{self, Client as Stub};
-use crate::sessions::history::{Answers, Event, Ready, seq_of, streamed};
+use crate::sessions::history::{Answers, Event, Ready, places, seq_of, streamed};
 use crate::sessions::instance::{payload, words};
 use crate::wire::Wire;
 
@@ -34,8 +34,9 @@ const KEEPALIVE: Duration = Duration::from_millis(400);
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two tries.
 pub(super) const PAUSE: Duration = Duration::from_millis(40);
-/// How much longer than it lasts a session is left alone.
-const LEFT_ALONE: Duration = Duration::from_millis(2_500);
+/// How much longer than it lasts a session is left alone. An instance that has lost it again and again is asked ever
+/// less often, and the time of the session begins anew when it takes it at last.
+const LEFT_ALONE: Duration = Duration::from_millis(5_500);
 
 /// How far the run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -443,7 +444,12 @@ impl Client {
             In::Lost(lost) => {
                 self.told.count("lost");
                 let (first, last) = (lost.first_seq, lost.last_seq);
-                self.tell(Event::Lost { first, last });
+                let positions = places(lost.first_position, lost.last_position);
+                self.tell(Event::Lost {
+                    first,
+                    last,
+                    positions,
+                });
                 self.knows.borrow_mut().settled.extend(first..=last);
             }
             In::GoAway(_) => self.told.count("sent away"),
