@@ -167,6 +167,9 @@ fn is_passing(status: &Status) -> bool {
         )
 }
 
+/// Names the session before anything is said, for proxies that route by it.
+const SESSION: &str = "x-orchestrator-session";
+
 /// What an attachment consists of.
 pub(super) struct Attached {
     pub(super) connection: Connection,
@@ -183,7 +186,10 @@ async fn attach(id: &str, to: &Destination, received: Option<u64>) -> Result<Att
     };
     // The channel was just made: there is room.
     let _ = frames.try_send(frame(Out::Hello(hello)));
-    let request = connection.request(ReceiverStream::new(outgoing), None);
+    let mut request = connection.request(ReceiverStream::new(outgoing), None);
+    if let Ok(id) = id.parse() {
+        request.metadata_mut().insert(SESSION, id);
+    }
     let mut client = connection.orchestrator();
     let call = async { Ok(client.session_send(request).await?.into_inner()) };
     let answers = guard(Some(ATTACH_TIMEOUT), call).await?;

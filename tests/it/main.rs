@@ -14,6 +14,7 @@ mod raw;
 mod stage;
 
 mod admission;
+mod attach;
 mod auth;
 mod cancel;
 mod cluster;

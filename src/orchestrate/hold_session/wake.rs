@@ -53,6 +53,7 @@ pub(super) async fn hold(house: Arc<House>, entry: Arc<Entry>) {
             Ok(mut owner) => {
                 let leave = Box::pin(owner.hold()).await;
                 entry.keep_absence(owner.absence);
+                owner.waits_no_more();
                 leave
             }
             Err(Error::NotFound | Error::StaleEpoch { .. }) => Leave::Lost,

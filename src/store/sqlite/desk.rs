@@ -203,10 +203,10 @@ impl Desk {
         self.commits
     }
 
-    /// As a disk with room for so many pages.
+    /// For tests that ask or tell the engine itself something.
     #[cfg(test)]
-    pub(super) fn limit_pages(&self, pages: u32) -> Result<(), Broken> {
-        Ok(self.file.pragma_update(None, "max_page_count", pages)?)
+    pub(super) fn file(&self) -> &Connection {
+        &self.file
     }
 
     pub(super) fn create(&mut self, new: NewSession) -> Result<Created, Halt> {
