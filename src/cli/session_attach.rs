@@ -167,9 +167,6 @@ fn is_passing(status: &Status) -> bool {
         )
 }
 
-/// Names the session before anything is said, for proxies that route by it.
-const SESSION: &str = "x-orchestrator-session";
-
 /// What an attachment consists of.
 pub(super) struct Attached {
     pub(super) connection: Connection,
@@ -186,10 +183,7 @@ async fn attach(id: &str, to: &Destination, received: Option<u64>) -> Result<Att
     };
     // The channel was just made: there is room.
     let _ = frames.try_send(frame(Out::Hello(hello)));
-    let mut request = connection.request(ReceiverStream::new(outgoing), None);
-    if let Ok(id) = id.parse() {
-        request.metadata_mut().insert(SESSION, id);
-    }
+    let request = connection.request(ReceiverStream::new(outgoing), None);
     let mut client = connection.orchestrator();
     let call = async { Ok(client.session_send(request).await?.into_inner()) };
     let answers = guard(Some(ATTACH_TIMEOUT), call).await?;
@@ -384,16 +378,12 @@ impl Conversation {
                 "instance {} goes on, in epoch {}",
                 moved.instance, moved.epoch
             )),
-            Some(In::Lost(lost)) => {
-                let name = proto::Direction::as_str_name;
-                let direction = plain::word(lost.direction, name, "DIRECTION_");
-                // Those that were posted have no other number.
-                let (what, first, last) = match lost.first_seq {
-                    0 => ("posted messages", lost.first_position, lost.last_position),
-                    first => ("messages", first, lost.last_seq),
-                };
-                failure_text::warn(&format!("{what} {first} to {last} are lost ({direction})"));
-            }
+            Some(In::Lost(lost)) => failure_text::warn(&format!(
+                "messages {} to {} are lost ({})",
+                lost.first_seq,
+                lost.last_seq,
+                plain::word(lost.direction, proto::Direction::as_str_name, "DIRECTION_")
+            )),
             Some(In::GoAway(_)) => {
                 return Ok(Some(Ended::Lost("the server is about to stop".to_owned())));
             }

@@ -21,7 +21,7 @@ use tonic_types::StatusExt as _;
 
 use crate::load::{Client, authorize};
 use crate::processes::{Instance, PATIENCE};
-use crate::sessions::history::{Answers, Event, Opened, Ready, places, seq_of, streamed};
+use crate::sessions::history::{Answers, Event, Opened, Ready, seq_of, streamed};
 use crate::sessions::instance::{payload, words};
 use crate::sessions::judge::{Answering, Beginning, judge};
 
@@ -326,12 +326,7 @@ impl Talk {
             In::Moved(moved) => known.history.push(Event::Moved { epoch: moved.epoch }),
             In::Lost(lost) => {
                 let (first, last) = (lost.first_seq, lost.last_seq);
-                let positions = places(lost.first_position, lost.last_position);
-                known.history.push(Event::Lost {
-                    first,
-                    last,
-                    positions,
-                });
+                known.history.push(Event::Lost { first, last });
             }
             In::GoAway(_) => {}
             In::Closed(closed) => panic!("the session has ended: {closed:?}"),

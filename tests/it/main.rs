@@ -14,7 +14,6 @@ mod raw;
 mod stage;
 
 mod admission;
-mod attach;
 mod auth;
 mod cancel;
 mod cluster;

@@ -17,7 +17,6 @@ use orchestrator::proto::orchestrator::{
     SessionSpawnResponse, SessionState,
 };
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
@@ -230,39 +229,6 @@ async fn a_token_is_good_for_its_own_session_and_for_nothing_else() {
         .insert("x-orchestrator-session", named);
     denied(client.session_send(request).await.err().unwrap());
     client.session_close(close(id("mine"))).await.unwrap();
-}
-
-#[tokio::test]
-async fn the_session_that_the_metadata_names_is_the_one_that_is_attached_to() {
-    let app = start(embedded()).await;
-    let mut client = client(&app).await;
-    spawn(&mut client, "s").await;
-    spawn(&mut client, "other").await;
-    let named = |session: &str, hello: Option<&str>| {
-        let hello = hello.map(|id| SessionHello {
-            session_id: id.to_owned(),
-            last_received_seq: None,
-        });
-        let frames = hello.map(|hello| frame(Out::Hello(hello)));
-        // Nothing more is said, and the stream stays open.
-        let frames = tokio_stream::iter(frames).chain(tokio_stream::pending());
-        let mut request = Request::new(frames);
-        let metadata = request.metadata_mut();
-        metadata.insert("x-orchestrator-session", session.parse().unwrap());
-        request
-    };
-    let refused = client.session_send(named("nobody", None)).await;
-    assert_eq!(refused.err().unwrap().code(), Code::NotFound);
-    let refused = client.session_send(named("s", Some("other"))).await;
-    assert_eq!(refused.err().unwrap().code(), Code::InvalidArgument);
-    for hello in ["", "s"] {
-        let frames = client.session_send(named("s", Some(hello))).await.unwrap();
-        let first = frames.into_inner().message().await.unwrap().unwrap();
-        let Some(In::Ready(ready)) = first.frame else {
-            panic!("ready comes first: {first:?}");
-        };
-        assert_eq!(ready.session_id, "s");
-    }
 }
 
 #[tokio::test]

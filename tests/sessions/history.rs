@@ -28,12 +28,7 @@ pub(crate) enum Event {
     /// The client was told that another instance goes on.
     Moved { epoch: u64 },
     /// The client was told that its own messages from here to there are lost.
-    Lost {
-        first: u64,
-        last: u64,
-        /// Where all of them stand, posted ones included, where that was told.
-        positions: Option<(u64, u64)>,
-    },
+    Lost { first: u64, last: u64 },
     /// The last frame: the session has ended, for this reason.
     Closed(String),
     /// The client was refused, because the session has ended or is not there any more.
@@ -109,11 +104,6 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}#{}", self.to, self.mind, self.epoch)
     }
-}
-
-/// The places of what is lost, as they come over the wire.
-pub(crate) fn places(first: u64, last: u64) -> Option<(u64, u64)> {
-    (first != 0).then_some((first, last))
 }
 
 /// The words of the client's message with this number; longer with padding.

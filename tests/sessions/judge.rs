@@ -69,7 +69,6 @@ struct Client {
     /// The newest epoch before the orchestrator began anew.
     epoch_before: u64,
     lost: Vec<(u64, u64)>,
-    lost_positions: Vec<(u64, u64)>,
     closed: Option<String>,
     over: Option<String>,
     /// Epochs that were told before the orchestrator began anew, and after it.
@@ -115,14 +114,7 @@ impl Judge {
                 reply,
             } => self.posted(text, *position, reply.as_ref()),
             Event::Moved { epoch } => self.epoch_is(*epoch),
-            Event::Lost {
-                first,
-                last,
-                positions,
-            } => {
-                self.client.lost.push((*first, *last));
-                self.client.lost_positions.extend(positions);
-            }
+            Event::Lost { first, last } => self.client.lost.push((*first, *last)),
             Event::Closed(reason) => self.client.closed = Some(reason.clone()),
             Event::Over(reason) => self.client.over = Some(reason.clone()),
             Event::Opened(opened) => {
@@ -266,9 +258,7 @@ impl Judge {
     /// The log holds what the client sent, each message once, in the client's order.
     fn judge_log(&mut self) {
         let (mut places, mut last) = (BTreeMap::new(), 0);
-        let log = std::mem::take(&mut self.log);
-        self.judge_posts(&log);
-        for (position, text) in log {
+        for (position, text) in std::mem::take(&mut self.log) {
             if let Some(other) = places.insert(text.clone(), position) {
                 self.complain(format!(
                     "{text} stands twice in the log: {other}, {position}"
@@ -295,22 +285,6 @@ impl Judge {
                 let what = format!("{text} was posted to {position}");
                 self.wrong.push(format!("{what} and delivered elsewhere"));
             }
-        }
-    }
-
-    /// What was posted and accepted stands in its place, or was told to be lost.
-    fn judge_posts(&mut self, log: &BTreeMap<u64, String>) {
-        for (text, position) in std::mem::take(&mut self.client.posted) {
-            let what = match log.get(&position) {
-                Some(there) if *there == text => None,
-                Some(there) => Some(format!("and {there} stands there")),
-                None if self.client.is_excused(position) => None,
-                None => Some("and never delivered".to_owned()),
-            };
-            if let Some(what) = what {
-                self.complain(format!("{text} was posted to {position} {what}"));
-            }
-            self.client.posted.insert(text, position);
         }
     }
 
@@ -364,7 +338,12 @@ impl Judge {
     /// What was acknowledged was answered, or told to be lost.
     fn judge_losses(&mut self) {
         let client = &self.client;
-        if client.knows_no_better() {
+        // Told by a refusal, the client knows no more than that the session has ended.
+        if client.over.is_some() && client.closed.is_none() {
+            return;
+        }
+        // Whoever ends a session knows what it has not waited for.
+        if client.closed.as_deref() == Some("by_client") {
             return;
         }
         let missing: Vec<u64> = (1..=client.acked)
@@ -377,20 +356,6 @@ impl Judge {
 }
 
 impl Client {
-    /// Whether nobody owes the client word of what is lost.
-    fn knows_no_better(&self) -> bool {
-        // Told by a refusal, it knows no more than that the session has ended; and whoever ends a session knows what
-        // it has not waited for.
-        (self.over.is_some() && self.closed.is_none())
-            || self.closed.as_deref() == Some("by_client")
-    }
-
-    /// Whether what was posted there need not have been delivered.
-    fn is_excused(&self, position: u64) -> bool {
-        let mut lost = self.lost_positions.iter();
-        self.knows_no_better() || lost.any(|(first, last)| (*first..=*last).contains(&position))
-    }
-
     fn is_told_lost(&self, seq: u64) -> bool {
         let mut lost = self.lost.iter();
         lost.any(|(first, last)| (*first..=*last).contains(&seq))

@@ -53,19 +53,7 @@ fn applied(mind: &str, epoch: u64, position: u64, text: &str) -> Event {
 }
 
 fn lost(first: u64, last: u64) -> Event {
-    Event::Lost {
-        first,
-        last,
-        positions: None,
-    }
-}
-
-fn lost_at(positions: (u64, u64)) -> Event {
-    Event::Lost {
-        first: 0,
-        last: 0,
-        positions: Some(positions),
-    }
+    Event::Lost { first, last }
 }
 
 fn posted(text: &str, position: u64, reply: Option<(u64, String)>) -> Event {
@@ -123,16 +111,6 @@ fn good_histories_pass() {
         got(2, 1),
     ];
     check(&and(&post));
-    // Posts that nobody waited for: delivered, told to be lost, or told to nobody who could know.
-    let kept = [Event::Posting("p1".into()), posted("p1", 1, None)];
-    let and_kept = |more: &[Event]| [&kept, more].concat();
-    check(&and_kept(&[
-        opened("A.0", 1, 1),
-        applied("A.0", 1, 1, "p1"),
-    ]));
-    check(&and_kept(&[lost_at((1, 3)), closed("expired")]));
-    check(&and_kept(&[closed("by_client")]));
-    check(&and_kept(&[Event::Over("SESSION_CLOSED".into())]));
     // What is no longer known to be the answer of a post.
     let unknown = Event::Received {
         seq: 1,
@@ -245,13 +223,6 @@ fn bad_histories_of_instances_are_refused() {
     check("posted twice", &twice);
     let moved = [post(), applied("A.0", 1, 1, "p1"), posted("p1", 2, None)];
     check("delivered elsewhere", &moved);
-    let kept = || [post(), posted("p1", 1, None)];
-    let lost = |more: &[Event]| [&kept()[..], more].concat();
-    check("posted to 1 and never delivered", &kept());
-    check("never delivered", &lost(&[closed("expired")]));
-    let others = [lost_at((2, 3)), closed("expired")];
-    check("never delivered", &lost(&others));
-    check("posted to 1 and m1 stands there", &lost(&[one()]));
 }
 
 #[test]

@@ -159,43 +159,32 @@ impl Default for Bounds {
 pub struct End {
     /// Why.
     pub reason: CloseReason,
-    /// The first and the last message of the client's stream that were accepted and will not be delivered.
+    /// The first and the last of the client's messages that were accepted and will not be delivered.
     pub lost: Option<(u64, u64)>,
-    /// The first and the last place of all such messages in the order of the instance, posted ones included.
-    pub lost_positions: Option<(u64, u64)>,
 }
 
 impl End {
-    /// The words by which it is stored: the reason, and after it what is lost: `expired 3-4 @3-6`.
+    /// The words by which it is stored: the reason, and after it what is lost.
     #[must_use]
     pub fn words(self) -> String {
-        let range = |mark: &str, range: Option<(u64, u64)>| {
-            range.map_or_else(String::new, |(first, last)| {
-                format!(" {mark}{first}-{last}")
-            })
-        };
-        let (seqs, positions) = (range("", self.lost), range("@", self.lost_positions));
-        format!("{}{seqs}{positions}", self.reason.word())
+        match self.lost {
+            None => self.reason.word().to_owned(),
+            Some((first, last)) => format!("{} {first}-{last}", self.reason.word()),
+        }
     }
 
     /// The end with these words.
     #[must_use]
     pub fn from_words(words: &str) -> Option<Self> {
-        let mut words = words.split(' ');
-        let mut end = Self {
-            reason: CloseReason::from_word(words.next()?)?,
-            lost: None,
-            lost_positions: None,
+        let Some((word, lost)) = words.split_once(' ') else {
+            let reason = CloseReason::from_word(words)?;
+            return Some(Self { reason, lost: None });
         };
-        for word in words {
-            let (place, range) = match word.strip_prefix('@') {
-                Some(range) => (&mut end.lost_positions, range),
-                None => (&mut end.lost, word),
-            };
-            let (first, last) = range.split_once('-')?;
-            *place = Some((first.parse().ok()?, last.parse().ok()?));
-        }
-        Some(end)
+        let (first, last) = lost.split_once('-')?;
+        Some(Self {
+            reason: CloseReason::from_word(word)?,
+            lost: Some((first.parse().ok()?, last.parse().ok()?)),
+        })
     }
 }
 
@@ -264,13 +253,8 @@ mod tests {
     #[test]
     fn an_end_is_read_as_it_was_written() {
         for reason in CloseReason::ALL {
-            let ranges = [None, Some((1, 1)), Some((3, u64::MAX))];
-            for (lost, lost_positions) in ranges.into_iter().zip(ranges.into_iter().rev()) {
-                let end = End {
-                    reason,
-                    lost,
-                    lost_positions,
-                };
+            for lost in [None, Some((1, 1)), Some((3, u64::MAX))] {
+                let end = End { reason, lost };
                 assert_eq!(End::from_words(&end.words()), Some(end));
             }
         }
@@ -280,7 +264,6 @@ mod tests {
             "by_client 1",
             "by_client 1-",
             "by_client x-2",
-            "by_client @2",
             "lost 1-2",
         ] {
             assert_eq!(End::from_words(words), None, "{words}");

@@ -356,13 +356,6 @@ impl ToInstance {
         self.bytes
     }
 
-    /// The first and the last place of the kept messages after `position`.
-    #[must_use]
-    pub fn positions_after(&self, position: u64) -> Option<(u64, u64)> {
-        let first = self.after(position).next()?;
-        Some((first.position, self.last))
-    }
-
     /// The first and the last of the client's own numbers among the kept messages after `position`.
     #[must_use]
     pub fn seqs_after(&self, position: u64) -> Option<(u64, u64)> {

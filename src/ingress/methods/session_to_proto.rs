@@ -43,17 +43,11 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
             direction,
             first,
             last,
-            positions,
-        } => {
-            let (first_position, last_position) = positions.unwrap_or_default();
-            Frame::Lost(proto::SessionLost {
-                direction: self::direction(direction).into(),
-                first_seq: first,
-                last_seq: last,
-                first_position,
-                last_position,
-            })
-        }
+        } => Frame::Lost(proto::SessionLost {
+            direction: self::direction(direction).into(),
+            first_seq: first,
+            last_seq: last,
+        }),
         ServerFrame::GoAway { delay } => Frame::GoAway(proto::SessionGoAway {
             delay: ProtoDuration::try_from(delay).ok(),
         }),

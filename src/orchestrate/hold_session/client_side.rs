@@ -59,11 +59,8 @@ impl Owner {
         }
         match self.life {
             Life::Open if self.closing.is_some() => {
-                return Err(super::closed(End {
-                    reason: CloseReason::ByClient,
-                    lost: None,
-                    lost_positions: None,
-                }));
+                let (reason, lost) = (CloseReason::ByClient, None);
+                return Err(super::closed(End { reason, lost }));
             }
             Life::Open => {}
             Life::Over { .. } if 0 < self.to_client.unacknowledged() => {}

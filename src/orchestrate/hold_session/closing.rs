@@ -64,11 +64,8 @@ impl Owner {
             | CloseReason::Expired
             | CloseReason::Restarted => self.to_instance.acked(),
         };
-        let end = End {
-            reason,
-            lost: self.to_instance.seqs_after(delivered),
-            lost_positions: self.to_instance.positions_after(delivered),
-        };
+        let lost = self.to_instance.seqs_after(delivered);
+        let end = End { reason, lost };
         self.fail_posts(&super::closed(end));
         self.say_farewell(match reason {
             CloseReason::Expired => session::CloseReason::Expired,
@@ -169,11 +166,7 @@ impl Owner {
         let Life::Over { end, until } = &mut self.life else {
             return;
         };
-        let End {
-            reason,
-            lost,
-            lost_positions: positions,
-        } = *end;
+        let End { reason, lost } = *end;
         let is_late = match until {
             None => {
                 *until = Some(Instant::now() + SESSION_CLOSE_WAIT);
@@ -196,14 +189,11 @@ impl Owner {
         if !dismissed {
             return;
         }
-        if lost.is_some() || positions.is_some() {
-            // No number where all of them were posted.
-            let (first, last) = lost.unwrap_or_default();
+        if let Some((first, last)) = lost {
             self.tell(ServerFrame::Lost {
                 direction: Direction::ToInstance,
                 first,
                 last,
-                positions,
             });
         }
         self.tell(ServerFrame::Closed { reason });

@@ -66,12 +66,10 @@ pub enum ServerFrame {
     Lost {
         /// Whose.
         direction: Direction,
-        /// The first of a stream; 0 when all were posted.
+        /// The first.
         first: u64,
-        /// The last of a stream.
+        /// The last.
         last: u64,
-        /// The first and the last place of all of them, posted ones included, where that is known.
-        positions: Option<(u64, u64)>,
     },
     /// The stream is about to end: attach again.
     GoAway {

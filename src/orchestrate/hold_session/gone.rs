@@ -59,7 +59,6 @@ impl Owner {
                 direction: Direction::ToInstance,
                 first,
                 last,
-                positions: None,
             });
         }
     }

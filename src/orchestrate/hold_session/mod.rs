@@ -261,13 +261,12 @@ fn closed(end: End) -> Failure {
         CloseReason::Expired => "the session has expired",
         CloseReason::Restarted => "the session has ended with the orchestrator that held it",
     };
-    let mut detail = detail.to_owned();
-    if let Some((first, last)) = end.lost {
-        detail += &format!("; messages {first} to {last} of the client were not delivered");
-    }
-    if let Some((first, last)) = end.lost_positions {
-        detail += &format!("; positions {first} to {last} were not, posts included");
-    }
+    let detail = match end.lost {
+        None => detail.to_owned(),
+        Some((first, last)) => {
+            format!("{detail}; messages {first} to {last} of the client were not delivered")
+        }
+    };
     Failure::new(Reason::SessionClosed, detail)
 }
 
@@ -276,7 +275,6 @@ fn ended(words: &str) -> End {
     End::from_words(words).unwrap_or(End {
         reason: CloseReason::Restarted,
         lost: None,
-        lost_positions: None,
     })
 }
 

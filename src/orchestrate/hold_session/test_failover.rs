@@ -243,7 +243,6 @@ async fn a_session_that_must_not_move_ends_with_its_instance_and_says_what_is_lo
         direction: Direction::ToInstance,
         first: 1,
         last: 2,
-        positions: Some((1, 2)),
     };
     let closed = ServerFrame::Closed {
         reason: CloseReason::InstanceLost,

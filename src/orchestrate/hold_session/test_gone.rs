@@ -53,7 +53,6 @@ const LOST: ServerFrame = ServerFrame::Lost {
     direction: Direction::ToInstance,
     first: 1,
     last: 4,
-    positions: None,
 };
 
 #[tokio::test(start_paused = true)]

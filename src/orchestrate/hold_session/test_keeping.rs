@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::Deduplicated;
 use super::frame::ServerFrame;
 use super::test_stage::{House, asked, name, payload, reason, settle};
-use super::{Deduplicated, Spawn};
 use crate::domain::failure::Reason;
 use crate::domain::selection::Policy;
 use crate::domain::session::{CloseReason, Durability, LossPolicy, token};
@@ -16,13 +16,13 @@ use crate::store::record::Query;
 #[tokio::test(start_paused = true)]
 async fn sessions_spread_over_the_instances_by_how_many_each_has() {
     let house = House::new(&["A", "B", "C", "D"]).await;
-    for at in 0..400 {
+    for at in 0..40 {
         let mut spawn = asked(&format!("s{at}"), LossPolicy::Fail);
         spawn.selection = Policy::Balanced;
         house.sessions.spawn(spawn).await.unwrap();
     }
     let query = Query {
-        limit: 1000,
+        limit: 100,
         ..Query::default()
     };
     let all = house.sessions.list(query).await.unwrap().sessions;
@@ -31,53 +31,8 @@ async fn sessions_spread_over_the_instances_by_how_many_each_has() {
             .iter()
             .filter(|shown| shown.session.instance.as_str() == id)
             .count();
-        // Drawn by lot they would differ by more: 100 with a deviation of 9.
-        assert!((95..=105).contains(&has), "{id} has {has}");
+        assert!((7..=13).contains(&has), "{id} has {has}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_each_instance_has_is_known_after_a_restart() {
-    let mut house = House::new(&["A", "B"]).await;
-    let balanced = |id: String, targets: &[&str]| Spawn {
-        selection: Policy::Balanced,
-        targets: targets.iter().map(|id| (*id).to_owned()).collect(),
-        ..asked(&id, LossPolicy::Fail)
-    };
-    for at in 0..40 {
-        let spawn = balanced(format!("before{at}"), &["A"]);
-        house.sessions.spawn(spawn).await.unwrap();
-    }
-    house.crash().await;
-    for at in 0..40 {
-        let spawn = balanced(format!("after{at}"), &["A", "B"]);
-        house.sessions.spawn(spawn).await.unwrap();
-    }
-    let open_at = |at: usize| house.sessions.open_at(house.view().members()[at].id());
-    assert_eq!((open_at(0), open_at(1)), (40, 40));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_session_without_anything_to_say_is_opened_again_only_when_somebody_comes() {
-    let mut house = House::new(&["A"]).await;
-    for at in 0..50 {
-        let id = format!("s{at}");
-        house.spawn(&id, LossPolicy::Fail).await;
-        let mut client = house.attach(&id, Some(0)).await;
-        client.send(1, "one").await;
-        assert_eq!(client.message().await.0, 1);
-        client.ack(1).await;
-        settle().await;
-    }
-    // What was acknowledged is on the disk with whatever comes next.
-    house.spawn("next", LossPolicy::Fail).await;
-    house.crash().await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let opened = || house.instance("A").sessions.opened().len();
-    assert_eq!((opened(), house.sessions.0.held.len()), (50, 0));
-    let _client = house.attach("s7", Some(1)).await;
-    settle().await;
-    assert_eq!(opened(), 51);
 }
 
 #[tokio::test(start_paused = true)]

@@ -168,7 +168,6 @@ async fn what_can_not_be_replayed_any_more_is_told_as_lost() {
                 direction,
                 first,
                 last,
-                positions: _,
             } => break (direction, first, last),
             ServerFrame::Ack { .. } | ServerFrame::Moved { .. } => {}
             other @ (ServerFrame::Ready(_)

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::frame::{Direction, ServerFrame};
 use super::test_stage::{House, name, posted, reason, settle, text};
 use super::{Deduplicated, Post, Wait};
 use crate::domain::failure::Reason;
@@ -199,39 +198,4 @@ async fn nobody_posts_to_a_session_that_is_not_there() {
         reason(house.post("s", None, "x").await),
         Reason::SessionUnknown
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn posts_that_are_lost_at_the_end_are_told_by_their_places() {
-    for is_mixed in [false, true] {
-        let mut house = House::new(&["A"]).await;
-        house.instance("A").sessions.script([SessionAct::Silent]);
-        house.spawn("s", LossPolicy::Fail).await;
-        let mut client = house.attach("s", Some(0)).await;
-        if is_mixed {
-            client.send(1, "streamed").await;
-            client.acked(1).await;
-        }
-        let post = |key| posted("s", Some(key), "posted", Wait::Stored);
-        let one = house.sessions.post(post("one")).await.unwrap().position;
-        let two = house.sessions.post(post("two")).await.unwrap().position;
-        settle().await;
-        house.set_down("A");
-        let seq = u64::from(is_mixed);
-        let lost = ServerFrame::Lost {
-            direction: Direction::ToInstance,
-            first: seq,
-            last: seq,
-            positions: Some((1, two)),
-        };
-        let rest = client.rest().await;
-        assert_eq!(rest[rest.len() - 2], lost);
-        assert_eq!(one + 1, two);
-        // Whoever was not there learns it too, and after a restart.
-        house.crash().await;
-        let failure = house.post("s", None, "late").await.unwrap_err();
-        assert_eq!(failure.reason, Reason::SessionClosed);
-        let told = format!("positions 1 to {two} were not");
-        assert!(failure.detail.contains(&told), "{}", failure.detail);
-    }
 }

@@ -205,7 +205,6 @@ async fn a_session_that_its_client_ends_at_a_stuck_instance_ends_and_tells_what_
         direction: Direction::ToInstance,
         first: 2,
         last: 4,
-        positions: Some((2, 4)),
     };
     let closed = ServerFrame::Closed {
         reason: CloseReason::ByClient,
@@ -299,7 +298,6 @@ async fn what_was_lost_with_an_instance_is_told_to_a_client_that_was_away() {
             direction: Direction::ToInstance,
             first: 1,
             last: 2,
-            positions: Some((1, 2)),
         };
         assert!(rest.contains(&lost), "{rest:?}");
         settle().await;

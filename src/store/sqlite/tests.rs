@@ -28,27 +28,6 @@ fn sqlite_is_new_enough() {
 }
 
 #[tokio::test]
-async fn what_has_to_be_on_the_disk_is_synced_and_the_rest_is_in_order() {
-    let sqlite = Sqlite::empty(usize::MAX);
-    let set = |sync| {
-        sqlite.store.write(sync, 0, |desk| {
-            let file = desk.file();
-            let mode = file.pragma_query_value(None, "journal_mode", |row| row.get(0));
-            let sync = file.pragma_query_value(None, "synchronous", |row| row.get(0));
-            let mode: String = mode.map_err(Broken::from)?;
-            let sync: u8 = sync.map_err(Broken::from)?;
-            Ok((mode, sync))
-        })
-    };
-    // FULL is 2 and NORMAL is 1.
-    for (sync, expected) in [(Sync::Full, 2), (Sync::Ordered, 1), (Sync::Full, 2)] {
-        set(sync).await.unwrap();
-        let found = set(sync).await.unwrap();
-        assert_eq!(found, ("wal".to_owned(), expected), "{sync:?}");
-    }
-}
-
-#[tokio::test]
 async fn a_second_process_is_told_who_has_the_journal() {
     let first = Sqlite::empty(usize::MAX);
     let refused = open(first.directory.path()).err().unwrap();
@@ -281,12 +260,10 @@ async fn without_room_sends_are_refused_and_go_on_when_there_is_some() {
         sqlite.store().append_to_instance(&s, &fence(), words)
     };
     append(1).await.unwrap();
-    // As a disk with room for so many pages.
     let pages = |pages: u32| {
-        sqlite.store.write(Sync::Ordered, 0, move |desk| {
-            let limited = desk.file().pragma_update(None, "max_page_count", pages);
-            Ok(limited.map_err(Broken::from)?)
-        })
+        sqlite
+            .store
+            .write(Sync::Ordered, 0, move |desk| Ok(desk.limit_pages(pages)?))
     };
     pages(1).await.unwrap();
     assert_eq!(append(2).await, Err(Error::NoSpace));

@@ -24,7 +24,7 @@ use super::line::{Line, Shears};
 use super::plan::{Attachment, Cut, End, Session};
 use super::told::{Promise, Told};
 use crate::caller::{self, Client as Stub};
-use crate::sessions::history::{Answers, Event, Ready, places, seq_of, streamed};
+use crate::sessions::history::{Answers, Event, Ready, seq_of, streamed};
 use crate::sessions::instance::{payload, words};
 use crate::wire::Wire;
 
@@ -444,12 +444,7 @@ impl Client {
             In::Lost(lost) => {
                 self.told.count("lost");
                 let (first, last) = (lost.first_seq, lost.last_seq);
-                let positions = places(lost.first_position, lost.last_position);
-                self.tell(Event::Lost {
-                    first,
-                    last,
-                    positions,
-                });
+                self.tell(Event::Lost { first, last });
                 self.knows.borrow_mut().settled.extend(first..=last);
             }
             In::GoAway(_) => self.told.count("sent away"),

@@ -45,18 +45,14 @@ class DetachedError(ValueError):
 class MessagesLostError(Exception):
     """Messages of a session are lost; the session itself may go on.
 
-    `direction` is `to_instance` or `to_client`, `first` and `last` are their numbers; 0 when all of them were posted.
-    `positions` are the first and the last of their places in the order of the instance, which is what a post was
-    answered with; none where they are not known.
+    `direction` is `to_instance` or `to_client`, `first` and `last` are their numbers.
     """
 
-    def __init__(self, direction: str, first: int, last: int, positions: tuple[int, int] | None = None) -> None:
-        what = f"messages {first} to {last}" if first or not positions else f"posts {positions[0]} to {positions[1]}"
-        super().__init__(f"{what} {direction.replace('_', ' the ')} are lost")
+    def __init__(self, direction: str, first: int, last: int) -> None:
+        super().__init__(f"messages {first} to {last} {direction.replace('_', ' the ')} are lost")
         self.direction = direction
         self.first = first
         self.last = last
-        self.positions = positions
 
 
 def to_message(payload: Json) -> struct_pb2.Value:
@@ -144,9 +140,7 @@ class Conversation:
                     self.received = max(self.received, frame.lost.last_seq)
                 else:
                     self._forget(frame.lost.last_seq)
-                lost = frame.lost
-                positions = (lost.first_position, lost.last_position) if lost.first_position else None
-                return MessagesLostError(direction, lost.first_seq, lost.last_seq, positions)
+                return MessagesLostError(direction, frame.lost.first_seq, frame.lost.last_seq)
             case "go_away":
                 self._going_away = frame.go_away.delay.ToTimedelta().total_seconds()
             case "closed":
