@@ -9,10 +9,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
-use crate::{PAYLOAD_BYTES, Round, WRITERS, load};
-
-/// Connections of all writers together.
-const CONNECTIONS: usize = 4;
+use crate::{CONNECTIONS, PAYLOAD_BYTES, Round, WRITERS, load};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct PutRequest {

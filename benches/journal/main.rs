@@ -1,4 +1,5 @@
-//! What a durable message costs: 64 writers of 1 KiB against the journal, and against etcd on the same disk.
+//! What a durable message costs: 64 writers of 1 KiB against the journal, through the orchestrator's own door, and
+//! against etcd on the same disk.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,6 +8,7 @@
     reason = "a bench may fail, and prints what it found"
 )]
 
+mod door;
 mod etcd;
 mod journal;
 
@@ -15,6 +17,8 @@ use std::time::{Duration, Instant};
 
 const WRITERS: usize = 64;
 const PAYLOAD_BYTES: usize = 1024;
+/// Connections of all writers together, where they come by a socket.
+const CONNECTIONS: usize = 4;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
 /// Not counted, so that files have their size and connections are warm.
@@ -67,7 +71,27 @@ where
     }
 }
 
-fn line(name: &str, mut rounds: Vec<Round>) -> f64 {
+/// The median round of a row.
+struct Row {
+    name: &'static str,
+    per_second: f64,
+    p50_ms: f64,
+}
+
+impl Row {
+    /// How it stands to another one.
+    fn compare(&self, other: &Self, goals: &str) {
+        println!(
+            "{} to {}: {:.2} of the messages, {:.2} of the p50{goals}",
+            self.name,
+            other.name,
+            self.per_second / other.per_second,
+            self.p50_ms / other.p50_ms,
+        );
+    }
+}
+
+fn line(name: &'static str, mut rounds: Vec<Round>) -> Row {
     let mut row: Vec<(f64, f64, f64)> = rounds
         .iter_mut()
         .map(|round| {
@@ -78,9 +102,13 @@ fn line(name: &str, mut rounds: Vec<Round>) -> f64 {
         .collect();
     row.sort_by(|one, other| one.0.total_cmp(&other.0));
     let (least, most) = (row[0].0, row[row.len() - 1].0);
-    let (rate, p50, p99) = row[row.len() / 2];
-    println!("| {name} | {rate:.0} ({least:.0} to {most:.0}) | {p50:.2} | {p99:.2} |");
-    rate
+    let (per_second, p50_ms, p99) = row[row.len() / 2];
+    println!("| {name} | {per_second:.0} ({least:.0} to {most:.0}) | {p50_ms:.2} | {p99:.2} |");
+    Row {
+        name,
+        per_second,
+        p50_ms,
+    }
 }
 
 fn main() {
@@ -89,15 +117,19 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     println!("{WRITERS} writers, {PAYLOAD_BYTES} bytes, medians of {ROUNDS} rounds of {ROUND:?}");
     println!("| store | messages/s | p50 ms | p99 ms |\n|---|--:|--:|--:|");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut journal, mut door, mut etcd) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        ours.push(runtime.block_on(journal::round(disk)));
-        theirs.extend(runtime.block_on(etcd::round(disk)));
+        journal.push(runtime.block_on(journal::round(disk)));
+        door.push(runtime.block_on(door::round(disk)));
+        etcd.extend(runtime.block_on(etcd::round(disk)));
     }
-    let ours = line("journal", ours);
-    if theirs.is_empty() {
+    let (journal, door) = (line("journal", journal), line("SessionSend", door));
+    if etcd.is_empty() {
         println!("etcd is not installed and was left out (apt install etcd-server)");
-    } else {
-        println!("journal to etcd: {:.2}", ours / line("etcd", theirs));
+        return;
     }
+    let etcd = line("etcd", etcd);
+    println!();
+    journal.compare(&etcd, " (goals: 1.5 and 0.5)");
+    door.compare(&etcd, "");
 }

@@ -75,6 +75,28 @@ impl RetryArguments {
     }
 }
 
+/// How one of several instances is chosen.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Selection {
+    /// The better of two candidates drawn at random.
+    Balanced,
+    /// The first candidate, in the order given, that is not excluded.
+    Ordered,
+    /// The same candidate for the same --hash-key.
+    Hash,
+}
+
+impl Selection {
+    /// In the words of the contract.
+    pub(super) fn to_proto(self) -> proto::Selection {
+        match self {
+            Self::Balanced => proto::Selection::Balanced,
+            Self::Ordered => proto::Selection::Ordered,
+            Self::Hash => proto::Selection::Hash,
+        }
+    }
+}
+
 /// How an answer is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::arguments::{self, Format, RetryArguments, ServerArguments, TaskArguments};
+use super::arguments::{self, Format, RetryArguments, Selection, ServerArguments, TaskArguments};
 use super::connection::{Connection, block_on, guard, timeout_field};
 use super::exit::{Error, Exit};
 use super::json_output::{self, NULL};
@@ -73,16 +73,6 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Selection {
-    /// The better of two candidates drawn at random.
-    Balanced,
-    /// The first candidate, in the order given, that is not excluded.
-    Ordered,
-    /// The same candidate for the same --hash-key.
-    Hash,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Fallback {
     /// Only at the instances that are named.
     #[value(alias = "listed_only")]
@@ -124,12 +114,8 @@ fn request(
     let instances =
         task_request::targets(&arguments.instances, &defaults.instances, "--instances")?;
     let task = task_request::merge(&arguments.task, defaults, stdin)?;
-    let selection = match arguments.selection {
-        Some(Selection::Balanced) => Some(proto::Selection::Balanced),
-        Some(Selection::Ordered) => Some(proto::Selection::Ordered),
-        Some(Selection::Hash) => Some(proto::Selection::Hash),
-        None => defaults.selection,
-    };
+    let selection = arguments.selection.map(Selection::to_proto);
+    let selection = selection.or(defaults.selection);
     let fallback = match arguments.fallback {
         Some(Fallback::ListedOnly) => proto::Fallback::ListedOnly,
         Some(Fallback::AnyHealthy) => proto::Fallback::AnyHealthy,

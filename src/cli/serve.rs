@@ -327,11 +327,16 @@ fn welcome(address: &Address, speaks: Speaks, instances: usize, made_key: Option
         }
         Speaks::Plaintext => (format!(" --server {address}"), "-plaintext"),
     };
+    // grpcurl wants the form with an authority, which is empty.
+    let dialled = match address {
+        Address::Unix(path) => format!("unix://{}", path.display()),
+        Address::Tcp(address) => address.to_string(),
+    };
     format!(
         "orchestrator {} serves gRPC on {address}, with {instances} instances.\n\n{key}Try, in another terminal:\n\n  \
          orchestrator route{elsewhere} --instances A B --payload '{{\"data\": \"task\"}}'\n  \
          orchestrator fanout{elsewhere} --targets A-H --payload '{{\"data\": \"task\"}}' --timeout 10s\n  \
-         grpcurl {trust} -H \"authorization: Bearer $ORCHESTRATOR_API_KEY\" {address} list\n\n",
+         grpcurl {trust} -H \"authorization: Bearer $ORCHESTRATOR_API_KEY\" {dialled} list\n\n",
         env!("CARGO_PKG_VERSION"),
     )
 }
@@ -360,5 +365,9 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("route --server 127.0.0.1:9999"), "{text}");
+        let socket: Address = "unix:/run/o.sock".parse().unwrap();
+        let text = welcome(&socket, Speaks::Plaintext, 8, None);
+        assert!(text.contains("route --server unix:/run/o.sock"), "{text}");
+        assert!(text.contains(" unix:///run/o.sock list"), "{text}");
     }
 }

@@ -31,6 +31,8 @@ const LAST_REPLIES_MAX: Duration = Duration::from_secs(10);
 /// Once standard input has ended: how long it is tried to bring over what was not acknowledged, with all its
 /// reconnections.
 const LAST_MESSAGES_MAX: Duration = Duration::from_secs(60);
+/// The metadata that names the session of a stream.
+const SESSION_METADATA: &str = "x-orchestrator-session";
 /// Frames that wait to be sent.
 const FRAMES_QUEUED_MAX: usize = 16;
 /// Messages that the server has not acknowledged: no more lines are read then. Fewer than the server allows.
@@ -183,7 +185,11 @@ async fn attach(id: &str, to: &Destination, received: Option<u64>) -> Result<Att
     };
     // The channel was just made: there is room.
     let _ = frames.try_send(frame(Out::Hello(hello)));
-    let request = connection.request(ReceiverStream::new(outgoing), None);
+    let mut request = connection.request(ReceiverStream::new(outgoing), None);
+    // So that whatever stands between can tell sessions apart. What cannot be named so is refused for its hello.
+    if let Ok(id) = id.parse() {
+        request.metadata_mut().insert(SESSION_METADATA, id);
+    }
     let mut client = connection.orchestrator();
     let call = async { Ok(client.session_send(request).await?.into_inner()) };
     let answers = guard(Some(ATTACH_TIMEOUT), call).await?;
@@ -377,6 +383,10 @@ impl Conversation {
             Some(In::Moved(moved)) => failure_text::warn(&format!(
                 "instance {} goes on, in epoch {}",
                 moved.instance, moved.epoch
+            )),
+            Some(In::Lost(lost)) if lost.first_position != 0 => failure_text::warn(&format!(
+                "messages that were posted to positions {} to {} are lost",
+                lost.first_position, lost.last_position
             )),
             Some(In::Lost(lost)) => failure_text::warn(&format!(
                 "messages {} to {} are lost ({})",

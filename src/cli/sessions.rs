@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::arguments::{self, Format, ServerArguments};
 use super::connection::{Connection, block_on, guard};
@@ -16,6 +16,7 @@ use crate::proto::orchestrator as proto;
 const EXAMPLES: &str = "\
 Examples:
   orchestrator sessions list
+  orchestrator sessions list --state open --label team=red --instance A
   orchestrator sessions show --id session1
   orchestrator sessions close --id session1
   orchestrator sessions attach --id session1
@@ -34,9 +35,8 @@ pub(super) struct Arguments {
 enum What {
     /// List the sessions.
     List {
-        /// Only those that this instance holds.
-        #[arg(long, value_name = "INSTANCE")]
-        instance: Option<String>,
+        #[command(flatten)]
+        filter: Filter,
         #[command(flatten)]
         call: CallArguments,
     },
@@ -59,6 +59,28 @@ enum What {
         #[command(flatten)]
         to: Destination,
     },
+}
+
+/// Which sessions are listed.
+#[derive(Debug, Args)]
+struct Filter {
+    /// Only those in this state.
+    #[arg(long, value_enum, value_name = "STATE")]
+    state: Option<State>,
+    /// Only those that this instance holds.
+    #[arg(long, value_name = "INSTANCE")]
+    instance: Option<String>,
+    /// Only those with this label. May be repeated: then only those with all of them.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = arguments::metadata_entry)]
+    label: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum State {
+    /// They go on.
+    Open,
+    /// They have ended, and are not forgotten yet.
+    Closed,
 }
 
 #[derive(Debug, Args)]
@@ -93,8 +115,8 @@ impl Arguments {
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     match &arguments.what {
-        What::List { instance, call } => {
-            let sessions = block_on(list(call, instance.as_deref().unwrap_or_default()))?;
+        What::List { filter, call } => {
+            let sessions = block_on(list(call, filter.request()))?;
             show(&sessions, Many::Several, call)
         }
         What::Show { one } => {
@@ -133,7 +155,26 @@ fn show(sessions: &[proto::Session], many: Many, call: &CallArguments) -> Result
     Ok(Exit::Done)
 }
 
-async fn list(call: &CallArguments, instance: &str) -> Result<Vec<proto::Session>, Error> {
+impl Filter {
+    fn request(&self) -> proto::SessionListRequest {
+        let state = match self.state {
+            None => proto::SessionState::Unspecified,
+            Some(State::Open) => proto::SessionState::Open,
+            Some(State::Closed) => proto::SessionState::Closed,
+        };
+        proto::SessionListRequest {
+            state: state.into(),
+            instance: self.instance.clone().unwrap_or_default(),
+            labels: self.label.iter().cloned().collect(),
+            ..proto::SessionListRequest::default()
+        }
+    }
+}
+
+async fn list(
+    call: &CallArguments,
+    asked: proto::SessionListRequest,
+) -> Result<Vec<proto::Session>, Error> {
     let timeout = Some(call.timeout);
     let connection = Connection::open(&call.server.to, timeout).await?;
     let mut client = connection.orchestrator();
@@ -141,8 +182,7 @@ async fn list(call: &CallArguments, instance: &str) -> Result<Vec<proto::Session
     loop {
         let request = proto::SessionListRequest {
             page_token,
-            instance: instance.to_owned(),
-            ..proto::SessionListRequest::default()
+            ..asked.clone()
         };
         let request = connection.request(request, timeout);
         let page = async { Ok(client.session_list(request).await?.into_inner()) };

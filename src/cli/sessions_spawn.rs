@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::arguments::{self, Format, ServerArguments};
+use super::arguments::{self, Format, Selection, ServerArguments};
 use super::connection::{Connection, block_on, guard, timeout_field};
 use super::contract_json::Contract;
 use super::exit::{Error, Exit};
@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   orchestrator sessions_spawn --id session1
   orchestrator sessions_spawn --id session1 --instances A-D --loss-policy reassign --idle-ttl 1h
+  orchestrator sessions_spawn --instances A-D --selection hash --hash-key customer-7
   orchestrator sessions_spawn --idempotency-key order-17 --output json
 
 It prints the session's token once; the token, in ORCHESTRATOR_API_KEY, is good for this session's own calls.
@@ -32,6 +33,12 @@ pub(super) struct Arguments {
     /// Which instances may hold it: ids, ranges or lists; the whole fleet unless given.
     #[arg(long, num_args = 1.., value_name = "INSTANCE")]
     instances: Vec<String>,
+    /// How one of them is chosen: the one with the fewest sessions, of two drawn at random, unless given.
+    #[arg(long, value_enum, value_name = "HOW")]
+    selection: Option<Selection>,
+    /// What always selects the same instance; goes with --selection hash.
+    #[arg(long, value_name = "KEY")]
+    hash_key: Option<String>,
     /// What becomes of it when its instance is lost: it fails unless given.
     #[arg(long, value_enum, value_name = "POLICY")]
     loss_policy: Option<LossPolicy>,
@@ -106,16 +113,18 @@ fn request(arguments: &Arguments) -> Result<proto::SessionSpawnRequest, Error> {
     } else {
         proto::Durability::Unspecified
     };
+    let selection = arguments.selection.map(Selection::to_proto);
     let labels: HashMap<_, _> = arguments.label.iter().cloned().collect();
     Ok(proto::SessionSpawnRequest {
         session_id: arguments.id.clone().unwrap_or_default(),
         instances: arguments.instances.clone(),
+        selection: selection.unwrap_or_default().into(),
+        hash_key: arguments.hash_key.clone().unwrap_or_default(),
         idle_ttl: timeout_field(arguments.idle_ttl)?,
         lifetime: timeout_field(arguments.lifetime)?,
         loss_policy: loss_policy.into(),
         durability: durability.into(),
         labels,
         idempotency_key: arguments.idempotency_key.clone().unwrap_or_default(),
-        ..proto::SessionSpawnRequest::default()
     })
 }

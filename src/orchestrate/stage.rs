@@ -141,11 +141,15 @@ impl Stage {
 
     /// The longest latency that was observed of any instance.
     pub(super) fn latency_max(&self) -> Duration {
-        let latencies = self.members.iter().map(|member| {
+        self.latencies().max().unwrap_or_default()
+    }
+
+    /// The latency that was observed of each instance.
+    pub(super) fn latencies(&self) -> impl Iterator<Item = Duration> {
+        self.members.iter().map(|member| {
             let nanos = member.load.compared(Instant::now()).latency_ns;
             Duration::from_nanos(nanos as u64)
-        });
-        latencies.max().unwrap_or_default()
+        })
     }
 
     /// Calls that are with any instance now.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::domain::id::InstanceId;
-use crate::domain::session::gone::Gone;
+use crate::domain::session::gone::{Gone, Through};
 use crate::domain::session::{Epoch, SessionId};
 
 mod book;
@@ -136,15 +136,15 @@ pub trait Store: Send + Sync {
     /// settled already; `OverAck` if it never was there.
     fn take(&self, session: &SessionId, fence: &Fence, seq: u64) -> Pending<Result<(), Error>>;
 
-    /// Notes that the client's own messages through this number are gone, and that the instance which goes on was not
-    /// given them. *Durable.* Answers what the client is to be told of; nothing changes if it was noted before.
-    /// `OverAck` for what never was sent.
+    /// Notes that messages of the client through there are gone, and that the instance which goes on was not given
+    /// them. *Durable.* Answers what the client is to be told of: messages of its stream, and posts; nothing changes if
+    /// it was noted before. `OverAck` for what never was sent.
     fn note_gone(
         &self,
         session: &SessionId,
         fence: &Fence,
-        through: u64,
-    ) -> Pending<Result<Gone, Error>>;
+        through: Through,
+    ) -> Pending<Result<(Gone, Gone), Error>>;
 
     /// Messages to the instance after a position, in order: as many as fit into so many bytes, and at least one if
     /// there is one. Only what is durable, where that was asked for.

@@ -123,6 +123,8 @@ pub struct Session {
     pub spoken: Option<Epoch>,
     /// What the log has no more and its instance was never given.
     pub gone: Gone,
+    /// The same of what was posted, by positions.
+    pub gone_posts: Gone,
     /// The messages of the client.
     pub to_instance: Counters,
     /// The messages of the instance.

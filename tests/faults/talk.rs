@@ -9,7 +9,7 @@ use orchestrator::proto::orchestrator::session_send_request::Frame as Out;
 use orchestrator::proto::orchestrator::session_send_response::Frame as In;
 use orchestrator::proto::orchestrator::session_server_data::Reply;
 use orchestrator::proto::orchestrator::{
-    LossPolicy, SessionAck, SessionClientData, SessionHello, SessionPostRequest,
+    LossPolicy, Selection, SessionAck, SessionClientData, SessionHello, SessionPostRequest,
     SessionSendRequest, SessionSendResponse, SessionSpawnRequest,
 };
 use tokio::sync::{mpsc, watch};
@@ -58,6 +58,7 @@ pub(crate) fn line(session: &str, event: &Event) -> Option<String> {
         | Event::Posted { .. }
         | Event::Moved { .. }
         | Event::Lost { .. }
+        | Event::LostPosts { .. }
         | Event::Closed(_)
         | Event::Over(_)
         | Event::Parted { .. }
@@ -94,6 +95,9 @@ pub(crate) struct Talk {
     session: &'static str,
     policy: LossPolicy,
     padding: usize,
+    /// Which instances may hold the session, the first of them first; any when empty.
+    instances: &'static [&'static str],
+    silence: Duration,
     known: Arc<Mutex<Known>>,
     /// How often the client was refused for want of room, and because the disk had failed.
     pub(crate) full: Arc<AtomicU64>,
@@ -110,8 +114,17 @@ struct Known {
     sent: u64,
     answered: u64,
     posted: u64,
+    /// Why the session has ended; only of one that is to end with its instance.
+    closed: Option<String>,
     /// Nothing new is said any more.
     ends: bool,
+}
+
+/// What a post waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Reply,
+    Nothing,
 }
 
 impl Talk {
@@ -120,10 +133,24 @@ impl Talk {
             session,
             policy,
             padding,
+            instances: &[],
+            silence: SILENCE,
             known: Arc::default(),
             full: Arc::default(),
             failed: Arc::default(),
         }
+    }
+
+    /// The session is placed at the first of these instances, and may go to the others.
+    pub(crate) fn placed_at(mut self, instances: &'static [&'static str]) -> Self {
+        self.instances = instances;
+        self
+    }
+
+    /// The session is to end with its instance, while its client is attached.
+    pub(crate) fn that_ends(mut self) -> Self {
+        self.silence = PATIENCE;
+        self
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -137,6 +164,28 @@ impl Talk {
     /// How many messages were answered.
     pub(crate) fn answered(&self) -> u64 {
         self.known().answered
+    }
+
+    /// How often the client was told that the session has moved.
+    pub(crate) fn moves(&self) -> usize {
+        let known = self.known();
+        let moves = known.history.iter();
+        let moves = moves.filter(|event| matches!(event, Event::Moved { .. }));
+        moves.count()
+    }
+
+    /// Why the session has ended, and what the client was told to be lost: messages of its stream, and posts.
+    pub(crate) fn ended(&self) -> (Option<String>, u64, u64) {
+        let known = self.known();
+        let (mut streamed, mut posted) = (0, 0);
+        for event in &known.history {
+            match event {
+                Event::Lost { first, last } => streamed += last - first + 1,
+                Event::LostPosts { first, last } => posted += last - first + 1,
+                _ => {}
+            }
+        }
+        (known.closed.clone(), streamed, posted)
     }
 
     /// Waits until so many more messages are answered.
@@ -184,7 +233,7 @@ impl Talk {
             let text = format!("p{number}");
             loop {
                 let address = *at.borrow();
-                if self.post_once(address, &text).await {
+                if self.post_once(address, &text, Wait::Reply).await {
                     break;
                 }
                 tries.tick().await;
@@ -197,7 +246,13 @@ impl Talk {
         }
     }
 
-    async fn post_once(&self, at: SocketAddr, text: &str) -> bool {
+    /// Posts one message that must be accepted at once, and does not wait for its reply.
+    pub(crate) async fn post_without_waiting(&self, at: SocketAddr, text: &str) {
+        let is_accepted = self.post_once(at, text, Wait::Nothing).await;
+        assert!(is_accepted, "{text} is accepted: {}", self.shown());
+    }
+
+    async fn post_once(&self, at: SocketAddr, text: &str, wait: Wait) -> bool {
         let Some(mut client) = connect(at).await else {
             return false;
         };
@@ -205,7 +260,7 @@ impl Talk {
             session_id: self.session.to_owned(),
             payload: Some(payload(text)),
             idempotency_key: text.to_owned(),
-            no_wait: false,
+            no_wait: wait == Wait::Nothing,
             timeout: None,
             in_reply_to: 0,
         });
@@ -219,7 +274,8 @@ impl Talk {
         self.tell(Event::Posted {
             text: text.to_owned(),
             position: answer.position,
-            reply: Some((answer.reply_seq, words(answer.payload.as_deref()))),
+            reply: (wait == Wait::Reply)
+                .then(|| (answer.reply_seq, words(answer.payload.as_deref()))),
         });
         true
     }
@@ -231,13 +287,19 @@ impl Talk {
 
     fn is_done(&self) -> bool {
         let known = self.known();
-        known.ends && known.answered == known.sent && known.acked == known.sent
+        let all = known.ends && known.answered == known.sent && known.acked == known.sent;
+        all || known.closed.is_some()
     }
 
     async fn spawn(&self, at: SocketAddr) {
         let mut request = Request::new(SessionSpawnRequest {
             session_id: self.session.to_owned(),
             loss_policy: self.policy.into(),
+            instances: self.instances.iter().map(ToString::to_string).collect(),
+            selection: match self.instances {
+                [] => Selection::Unspecified.into(),
+                _ => Selection::Ordered.into(),
+            },
             ..Default::default()
         });
         authorize(&mut request);
@@ -325,16 +387,27 @@ impl Talk {
             }
             In::Moved(moved) => known.history.push(Event::Moved { epoch: moved.epoch }),
             In::Lost(lost) => {
-                let (first, last) = (lost.first_seq, lost.last_seq);
-                known.history.push(Event::Lost { first, last });
+                known.history.push(if lost.first_position == 0 {
+                    let (first, last) = (lost.first_seq, lost.last_seq);
+                    Event::Lost { first, last }
+                } else {
+                    let (first, last) = (lost.first_position, lost.last_position);
+                    Event::LostPosts { first, last }
+                });
             }
             In::GoAway(_) => {}
-            In::Closed(closed) => panic!("the session has ended: {closed:?}"),
+            In::Closed(closed) => {
+                assert_eq!(self.silence, PATIENCE, "the session has ended: {closed:?}");
+                let name = closed.reason().as_str_name();
+                let reason = name.trim_start_matches("CLOSE_REASON_").to_lowercase();
+                known.history.push(Event::Closed(reason.clone()));
+                known.closed = Some(reason);
+            }
         }
     }
 
     async fn next(&self, frames: &mut Streaming<SessionSendResponse>) -> Option<In> {
-        let next = timeout(SILENCE, frames.message()).await.ok()?;
+        let next = timeout(self.silence, frames.message()).await.ok()?;
         self.heed(next)??.frame
     }
 

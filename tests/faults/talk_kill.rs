@@ -18,6 +18,9 @@ use crate::talk::Talk;
 /// How often the orchestrator is killed, unless SESSION_KILLS says otherwise.
 const KILLS: u64 = 20;
 
+/// How often an instance is killed that comes back.
+const INSTANCE_KILLS: usize = 4;
+
 pub(crate) fn addresses(instances: &[Instance]) -> Vec<(&str, SocketAddr)> {
     instances
         .iter()
@@ -86,29 +89,55 @@ pub(crate) async fn an_orchestrator_that_is_killed_again_and_again_loses_nothing
 }
 
 pub(crate) async fn a_killed_instance_costs_no_message_where_another_goes_on() {
-    let mut instances: Vec<_> = ["A", "B"].map(Instance::start).into();
+    let start = |id: &str, listen: &str| {
+        Instance::start_by(Command::new(std::env::current_exe().unwrap()), id, listen)
+    };
+    // B comes back where it was: nobody else of these tests is at its address.
+    let mut instances = vec![start("A", "127.0.0.1:0"), start("B", "127.77.3.1:0")];
+    let address_of_b = instances[1].address.to_string();
     let orchestrator = Orchestrator::start(&addresses(&instances));
     healthy(&orchestrator).await;
     let (_now_at, at) = watch::channel(orchestrator.address);
     let talks = [
-        Talk::new("reassign-1", LossPolicy::Reassign, 0),
-        Talk::new("reassign-2", LossPolicy::Reassign, 0),
-        Talk::new("replay-1", LossPolicy::Replay, 0),
-        Talk::new("replay-2", LossPolicy::Replay, 0),
+        Talk::new("reassign-a", LossPolicy::Reassign, 0).placed_at(&["A", "B"]),
+        Talk::new("replay-a", LossPolicy::Replay, 0).placed_at(&["A", "B"]),
+        Talk::new("reassign-b", LossPolicy::Reassign, 0).placed_at(&["B", "A"]),
+        Talk::new("replay-b", LossPolicy::Replay, 0).placed_at(&["B", "A"]),
     ];
+    let fails = Talk::new("fail", LossPolicy::Fail, 0).placed_at(&["A", "B"]);
+    let fails = fails.that_ends();
     let mut running = Vec::new();
-    for talk in &talks {
+    for talk in talks.iter().chain([&fails]) {
         running.push(tokio::spawn(talk.clone().run(at.clone())));
-        // One after the other, so that each instance holds some.
         talk.goes_on_for(20).await;
     }
+    // Those at B begin anew there each time, those at A do not notice.
+    for _ in 0..INSTANCE_KILLS {
+        let b = instances.last().unwrap();
+        b.signal("KILL");
+        instances.push(start("B", &address_of_b));
+        for talk in &talks {
+            talk.goes_on_for(20).await;
+        }
+    }
+    let moves = |talks: &[Talk]| -> Vec<usize> { talks.iter().map(Talk::moves).collect() };
+    assert_eq!(moves(&talks[..2]), [0, 0], "nothing has happened to A");
+    for moves in moves(&talks[2..]) {
+        assert!(INSTANCE_KILLS <= moves, "{moves}");
+    }
+    // A does not come back.
     instances[0].signal("KILL");
+    fails.post_without_waiting(orchestrator.address, "p0").await;
     for talk in &talks {
         talk.goes_on_for(100).await;
         talk.end();
     }
     finished(running).await;
-    for talk in &talks {
+    assert!(moves(&talks[..2]).iter().all(|moves| 1 <= *moves));
+    let (reason, streamed, posted) = fails.ended();
+    assert_eq!(reason.as_deref(), Some("instance_lost"));
+    assert!(1 <= streamed && posted == 1, "{streamed}, {posted}");
+    for talk in talks.iter().chain([&fails]) {
         talk.check(&mut instances, Answering::Once);
     }
 }

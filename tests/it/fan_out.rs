@@ -6,12 +6,13 @@ use std::time::Duration;
 use orchestrator::proto::orchestrator::completion::Rule;
 use orchestrator::proto::orchestrator::fanout_response::Event;
 use orchestrator::proto::orchestrator::{
-    Completion, FanoutRequest, FanoutResponse, Outcome, Partial, StopReason, Summary,
+    Completion, DeregisterRequest, FanoutRequest, FanoutResponse, Instance as Registered, Outcome,
+    Partial, RegisterRequest, StopReason, Summary,
 };
 use tonic::{Code, Status, Streaming};
 
 use crate::stage::instance::{Act, Instance};
-use crate::stage::{self, client, config, embedded, planned, reason, start, text};
+use crate::stage::{self, client, cluster, config, embedded, planned, reason, start, text};
 
 struct Read {
     roster: Vec<String>,
@@ -292,21 +293,126 @@ async fn a_quorum_cancels_the_rest_at_the_instances_and_an_unmet_one_is_unavaila
 }
 
 #[tokio::test]
-async fn more_targets_than_allowed_are_refused_before_the_stream_begins() {
+async fn as_many_targets_as_allowed_have_one_outcome_each_and_more_are_refused() {
+    // One of them listens; nobody else does.
     let instance = Instance::start(Act::Echo).await;
+    let mut dead = Instance::start(Act::Echo).await;
     let mut config = config();
+    // They are found out by their legs.
     config.probe.interval = Duration::from_secs(3600);
+    config.probe.thresholds.failures_down = 1000;
     config.instances = (0..4097)
-        .map(|at| planned(&format!("w{at:04}"), instance.address))
+        .map(|at| {
+            let instance = if at == 4095 { &instance } else { &dead };
+            planned(&format!("w{at:04}"), instance.address)
+        })
         .collect();
+    dead.kill();
     let app = orchestrator::app::App::start(config).await.unwrap();
-    let request = FanoutRequest {
-        targets: vec!["*".into()],
+    let mut client = client(&app).await;
+    let of = |targets: &str| FanoutRequest {
+        targets: vec![targets.to_owned()],
+        payload: text("task"),
         ..Default::default()
     };
-    let status = client(&app).await.fanout(request).await.unwrap_err();
+    let status = client.fanout(of("*")).await.unwrap_err();
     assert_eq!(
         (status.code(), reason(&status).as_str()),
         (Code::InvalidArgument, "TARGET_INVALID")
     );
+    let all = client.fanout(of("w0000-w4095")).await.unwrap();
+    let read = read(all.into_inner()).await;
+    let outcomes = check_outcomes(&read);
+    assert_eq!((read.roster.len(), outcomes.len()), (4096, 4096));
+    assert_eq!(outcomes["w4095"], Outcome::Answered);
+    assert_eq!(read.summary.missing.len(), 4095);
+}
+
+/// A struct with a non-minimal length, a NaN with a payload of its own and a field of tomorrow.
+const ODD: [u8; 22] = [
+    0x2a, 0x90, 0x80, 0x00, 0x0a, 0x0e, 0x0a, 0x01, b'n', 0x12, 0x09, 0x11, 0x01, 0, 0, 0, 0, 0,
+    0xf8, 0x7f, 0x78, 0x2a,
+];
+
+#[tokio::test]
+async fn a_payload_goes_to_every_target_and_comes_back_bit_for_bit_also_in_an_aggregate() {
+    let (a, b) = (
+        Instance::start(Act::Echo).await,
+        Instance::start(Act::Echo).await,
+    );
+    let instances = vec![planned("A", a.address), planned("B", b.address)];
+    let app = start(stage::Config {
+        instances,
+        ..config()
+    })
+    .await;
+    let mut client = client(&app).await;
+    let odd = Some(bytes::Bytes::from_static(&ODD));
+    for aggregate in [false, true] {
+        let request = FanoutRequest {
+            targets: vec!["A B".into()],
+            payload: odd.clone(),
+            aggregate,
+            ..Default::default()
+        };
+        let read = read(client.fanout(request).await.unwrap().into_inner()).await;
+        let told = if aggregate {
+            read.summary.aggregate
+        } else {
+            read.partials
+        };
+        let payloads: Vec<_> = told.into_iter().map(|partial| partial.payload).collect();
+        assert_eq!(payloads, [odd.clone(), odd.clone()]);
+    }
+    for instance in [a, b] {
+        assert_eq!(
+            *instance.payloads.lock().unwrap(),
+            [odd.clone(), odd.clone()]
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_roster_stays_what_it_was_whoever_comes_and_goes_meanwhile() {
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let held = Instance::start(Act::EchoOnce(gate.clone())).await;
+    let leaves = Instance::start(Act::EchoOnce(gate)).await;
+    let comes = Instance::start(Act::Echo).await;
+    let app = start(stage::Config {
+        instances: vec![planned("A", held.address)],
+        ..config()
+    })
+    .await;
+    let register = |id: &str, instance: &Instance| RegisterRequest {
+        instance: Some(Registered {
+            id: id.to_owned(),
+            address: instance.address.to_string(),
+            ..Default::default()
+        }),
+        incarnation: 1,
+        lease: None,
+    };
+    let mut cluster = cluster(&app).await;
+    cluster.register(register("R", &leaves)).await.unwrap();
+    let request = FanoutRequest {
+        targets: vec!["*".into()],
+        payload: text("task"),
+        ..Default::default()
+    };
+    let events = client(&app).await.fanout(request).await.unwrap();
+    for instance in [&held, &leaves] {
+        instance.until(|counts| counts.begun == 1).await;
+    }
+    let leaving = DeregisterRequest {
+        id: "R".to_owned(),
+        incarnation: 1,
+    };
+    cluster.deregister(leaving).await.unwrap();
+    cluster.register(register("S", &comes)).await.unwrap();
+    open.send_replace(true);
+    let read = read(events.into_inner()).await;
+    assert_eq!(read.roster, ["A", "R"]);
+    let outcomes = check_outcomes(&read);
+    assert_eq!(outcomes["A"], Outcome::Answered);
+    assert_eq!(comes.counts.borrow().begun, 0);
 }

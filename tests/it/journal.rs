@@ -19,6 +19,8 @@ use orchestrator::store::{Error, Store as _};
 use orchestrator::tasks::Tasks;
 use serde_json::Value;
 
+use crate::stage::program::orchestrator;
+
 /// Tells the process that is killed where its journal is.
 const DIRECTORY: &str = "JOURNAL_OF_THE_PROCESS_THAT_IS_KILLED";
 const SESSIONS: u32 = 8;
@@ -258,4 +260,19 @@ async fn the_journal_is_checked_and_copied_while_it_is_in_use() {
     let found = journal(&["check"], elsewhere.path());
     assert_eq!(found.status.code(), Some(1), "{found:?}");
     assert!(String::from_utf8_lossy(&found.stdout).contains("damaged"));
+
+    let before = std::fs::read(&copy).unwrap();
+    let refused = orchestrator(&["serve", "--listen", "127.0.0.1:0", "--log", "off"])
+        .arg("--data-dir")
+        .arg(elsewhere.path())
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(refused.stdout.is_empty(), "it does not listen: {refused:?}");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    let damaged = format!("error: the journal {shown} is damaged: ");
+    assert!(told.starts_with(&damaged), "{told}");
+    assert!(told.contains("`orchestrator journal check`"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert_eq!(std::fs::read(&copy).unwrap(), before, "nothing was changed");
 }

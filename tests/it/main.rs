@@ -45,6 +45,8 @@ mod revoked;
 mod room;
 mod route;
 mod session;
+mod session_pressure;
+mod session_process;
 mod session_time;
 mod shutdown;
 mod socket;

@@ -155,8 +155,9 @@ fn exit_codes_tell_usage_auth_unavailable_partial_and_deadline_apart() {
 }
 
 #[test]
-fn failed_delegations_are_logged_as_json_and_the_key_never_is() {
-    let server = Server::start(&[]);
+fn every_failed_delegation_is_logged_as_json_and_no_secret_ever_is() {
+    // Down to the frames of its connections.
+    let server = Server::start(&["--log", "trace"]);
     let fail = server.run(&[
         "route",
         "--instances",
@@ -165,23 +166,41 @@ fn failed_delegations_are_logged_as_json_and_the_key_never_is() {
         r#"{"_builtin":{"fail":"ABORTED"},"canary":"payload-canary-51"}"#,
     ]);
     assert_eq!(fail.status.code(), Some(1));
+    let silent = r#"{"_builtin":{"silent":true},"canary":"payload-canary-51"}"#;
+    let late = ["fanout", "--targets", "A-H", "--timeout", "300ms"];
+    let late = server.run(&[&late[..], &["--payload", silent]].concat());
+    assert_eq!(late.status.code(), Some(5));
+    let spawned = json_of(&server.run(&["sessions_spawn", "--id", "s1", "--instances", "B"]));
+    let token = spawned["token"].as_str().expect("shown once");
+    let canary = r#"{"canary":"payload-canary-51"}"#;
+    let sent = server.run(&["sessions_send", "--id", "s1", "--data", canary]);
+    assert_eq!(sent.status.code(), Some(0), "{sent:?}");
+    let wrong = orchestrator(&["health"])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .env("ORCHESTRATOR_API_KEY", "wrong-key-canary-77")
+        .output()
+        .unwrap();
+    assert_eq!(wrong.status.code(), Some(3), "{wrong:?}");
+    let token = token.to_owned();
     let (code, log) = server.stop();
-    assert_eq!(code, Some(0), "{log}");
-    let lines: Vec<Value> = log
-        .lines()
-        .map(|line| serde_json::from_str(line).expect(line))
-        .collect();
-    let failed = lines
-        .iter()
-        .find(|line| line["message"] == "delegation failed")
-        .expect(&log);
-    for field in ["timestamp", "request_id", "instance", "attempt", "code"] {
-        assert!(!failed[field].is_null(), "{field}: {failed}");
+    assert_eq!(code, Some(0));
+    for secret in [KEY, "payload-canary-51", "wrong-key-canary-77", &token] {
+        assert!(!log.contains(secret), "{secret} is in the log");
     }
-    assert!(
-        !log.contains(KEY) && !log.contains("payload-canary-51"),
-        "{log}"
-    );
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let failed: Vec<_> = lines
+        .filter(|line| line["message"] == "delegation failed")
+        .collect();
+    for line in &failed {
+        for field in ["timestamp", "request_id", "instance", "attempt", "code"] {
+            assert!(!line[field].is_null(), "{field}: {line}");
+        }
+    }
+    // Each of the legs that were late at the same moment has its line, too.
+    let of = |code: &str| failed.iter().filter(|line| line["code"] == code).count();
+    assert_eq!((of("INSTANCE_FAILED"), of("DEADLINE_EXCEEDED")), (1, 8));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Route brings one task to one instance and its answer back.
 
-use orchestrator::proto::orchestrator::{AttemptKind, CallPolicy, RouteRequest, Selection};
+use orchestrator::proto::orchestrator::{
+    AttemptKind, CallPolicy, FanoutRequest, RouteRequest, Selection,
+};
+use prost::Message as _;
 use tonic::Code;
 
 use crate::stage::instance::{Act, Instance};
@@ -252,6 +255,52 @@ async fn bad_requests_are_refused_by_the_name_of_what_is_wrong() {
             "{status:?}"
         );
     }
+}
+
+/// A list in a list, and so on, so many levels deep.
+fn nested(levels: usize) -> bytes::Bytes {
+    use prost_types::value::Kind;
+    let null = Kind::NullValue(0);
+    let kind = (0..levels).fold(null, |inner, _| {
+        let values = vec![prost_types::Value { kind: Some(inner) }];
+        Kind::ListValue(prost_types::ListValue { values })
+    });
+    prost_types::Value { kind: Some(kind) }
+        .encode_to_vec()
+        .into()
+}
+
+#[tokio::test]
+async fn a_payload_that_others_could_not_read_for_its_depth_is_refused_at_the_door() {
+    let instance = Instance::start(Act::Echo).await;
+    let app = start(stage::Config {
+        instances: vec![planned("A", instance.address)],
+        ..config()
+    })
+    .await;
+    let mut client = client(&app).await;
+    let route = |payload| RouteRequest {
+        instances: vec!["A".into()],
+        payload: Some(payload),
+        ..Default::default()
+    };
+    let fanout = |payload| FanoutRequest {
+        targets: vec!["A".into()],
+        payload: Some(payload),
+        ..Default::default()
+    };
+    for levels in [47, 1000] {
+        let by_route = client.route(route(nested(levels))).await.unwrap_err();
+        let by_fanout = client.fanout(fanout(nested(levels))).await.unwrap_err();
+        for status in [by_route, by_fanout] {
+            let told = (status.code(), reason(&status));
+            let expected = (Code::InvalidArgument, "PAYLOAD_INVALID".to_owned());
+            assert_eq!(told, expected, "{levels}: {status:?}");
+        }
+    }
+    assert_eq!(instance.counts.borrow().begun, 0);
+    let deepest = client.route(route(nested(46))).await.unwrap().into_inner();
+    assert_eq!(deepest.payload, Some(nested(46)));
 }
 
 /// What is handed on as it came.

@@ -58,7 +58,7 @@ impl Attached {
         Ok(attached)
     }
 
-    async fn new(client: &mut Client, id: &str, has: Option<u64>) -> Self {
+    pub(crate) async fn new(client: &mut Client, id: &str, has: Option<u64>) -> Self {
         Self::try_new(client, id, has).await.unwrap()
     }
 
@@ -84,7 +84,7 @@ impl Attached {
             .ok_or_else(|| Status::unavailable("the stream has ended"))
     }
 
-    async fn message(&mut self) -> SessionServerData {
+    pub(crate) async fn message(&mut self) -> SessionServerData {
         loop {
             match self.next().await.unwrap() {
                 In::Data(data) => return data,
@@ -229,6 +229,49 @@ async fn a_token_is_good_for_its_own_session_and_for_nothing_else() {
         .insert("x-orchestrator-session", named);
     denied(client.session_send(request).await.err().unwrap());
     client.session_close(close(id("mine"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_metadata_names_the_session_and_hello_the_same_one_or_none() {
+    let app = start(embedded()).await;
+    let mut client = client(&app).await;
+    for session in ["mine", "other"] {
+        spawn(&mut client, session).await;
+    }
+    let mut attach = async |named: &'static str, hello: Option<&str>| {
+        let (tx, rx) = mpsc::channel(4);
+        if let Some(id) = hello {
+            let hello = SessionHello {
+                session_id: id.to_owned(),
+                last_received_seq: None,
+            };
+            tx.try_send(frame(Out::Hello(hello))).unwrap();
+        }
+        let mut request = Request::new(ReceiverStream::new(rx));
+        let named = named.parse().unwrap();
+        request
+            .metadata_mut()
+            .insert("x-orchestrator-session", named);
+        let answers = tokio::time::timeout(LONG, client.session_send(request)).await;
+        let first = answers.unwrap()?.into_inner().message().await?;
+        drop(tx);
+        match first.and_then(|first| first.frame) {
+            Some(In::Ready(ready)) => Ok(ready.session_id),
+            other => panic!("{other:?}"),
+        }
+    };
+    let refused = |attached: Result<String, Status>| {
+        let status = attached.unwrap_err();
+        (status.code(), reason(&status))
+    };
+    let invalid = (Code::InvalidArgument, "ARGUMENT_INVALID".to_owned());
+    assert_eq!(refused(attach("mine", Some("other")).await), invalid);
+    assert_eq!(refused(attach("no id/", Some("other")).await), invalid);
+    assert_eq!(attach("mine", Some("")).await.unwrap(), "mine");
+    assert_eq!(attach("mine", Some("mine")).await.unwrap(), "mine");
+    // The client has said nothing yet.
+    let unknown = (Code::NotFound, "SESSION_UNKNOWN".to_owned());
+    assert_eq!(refused(attach("nobody", None).await), unknown);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! A stop finishes what runs, within its limit, whoever is stuck.
 
+use std::process::Stdio;
 use std::time::Duration;
 
+use h2::Reason;
 use orchestrator::app::Stopped;
 use orchestrator::proto::health::HealthCheckRequest;
 use orchestrator::proto::health::health_check_response::ServingStatus;
@@ -11,7 +13,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
 
+use crate::raw::{Peer, frame, soon};
 use crate::stage::instance::{Act, Instance};
+use crate::stage::program::{Server, json_of, orchestrator};
 use crate::stage::{self, channel, client, config, embedded, planned, reason, start, text};
 
 /// Far beyond every limit that is set here.
@@ -140,4 +144,50 @@ async fn a_silent_peer_and_a_call_that_never_ends_cannot_hold_it_up() {
         .expect("the peer is cut off");
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     instance.until(|counts| counts.reset == 1).await;
+}
+
+#[tokio::test]
+async fn connections_are_told_to_go_once_it_was_not_ready_for_long_enough_and_not_before() {
+    let mut config = embedded();
+    config.shutdown.not_ready_for = Duration::from_millis(500);
+    let app = start(config).await;
+    let mut health = HealthClient::new(channel(app.address()).await);
+    let watch = health.watch(HealthCheckRequest::default()).await.unwrap();
+    let mut watch = watch.into_inner();
+    watch.message().await.unwrap();
+    let mut peer = Peer::connect(app.address()).await;
+    peer.pong().await;
+    let stopping = tokio::task::spawn(app.stop());
+    let told = watch.message().await.unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::NotServing);
+    peer.send(&[frame::ping(*b"no-goawa")]).await;
+    let first = peer
+        .until(|frame| matches!(frame.kind, frame::PING | frame::GOAWAY))
+        .await;
+    assert_eq!(first.kind, frame::PING, "it still takes calls");
+    assert_eq!(peer.last_words().await, Some(Reason::NO_ERROR));
+    assert_eq!(soon(stopping).await.unwrap(), Stopped::Clean);
+}
+
+#[test]
+fn a_process_that_is_asked_to_stop_finishes_its_call_whoever_is_silent() {
+    let server = Server::start(&[]);
+    let silent = std::net::TcpStream::connect(&server.address).unwrap();
+    let slow = r#"{"_builtin":{"delay":"1s"},"answer":42}"#;
+    let call = orchestrator(&["route", "--instances", "A", "--payload", slow])
+        .env("ORCHESTRATOR_SERVER", &server.address)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let outstanding = || {
+        let told = json_of(&server.run(&["health", "--instances", "A", "--verbose"]));
+        told[0]["callsOutstanding"] == 1
+    };
+    while !outstanding() {}
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let call = call.wait_with_output().unwrap();
+    assert_eq!(call.status.code(), Some(0), "{call:?}\n{log}");
+    assert_eq!(json_of(&call)["payload"]["answer"], 42);
+    drop(silent);
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::raw::soon;
 use crate::stage::instance::{Act, Instance};
-use crate::stage::program::orchestrator;
+use crate::stage::program::{orchestrator, signal};
 use crate::stage::{self, KEY, client, config, planned, start, text};
 
 /// A terminal, and everything that was written to it so far.
@@ -147,4 +147,72 @@ async fn nobody_else_is_shown_any_progress() {
     ends(child).await;
     ends(draining).await;
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+}
+
+/// What a person sees who runs `health`, with this in the environment.
+async fn health_seen(app: &App, environment: (&str, &str)) -> String {
+    let Terminal { end, mut written } = Terminal::open();
+    let mut command = orchestrator(&["health"]);
+    command
+        .env("ORCHESTRATOR_SERVER", app.address().to_string())
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .env(environment.0, environment.1)
+        .env("ORCHESTRATOR_API_KEY", KEY)
+        .stdout(end)
+        .stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    // It holds the end of the terminal, too.
+    drop(command);
+    ends(child).await;
+    until(&mut written, "healthy").await;
+    soon(async { while written.changed().await.is_ok() {} }).await;
+    written.borrow().clone()
+}
+
+const ESCAPE: char = '\u{1b}';
+
+#[tokio::test]
+async fn a_person_sees_a_table_with_colours_unless_they_are_not_wanted() {
+    let (app, _quick, _held, _open) = stage().await;
+    let coloured = health_seen(&app, ("LANG", "C")).await;
+    assert!(coloured.contains(ESCAPE), "{coloured:?}");
+    assert!(!coloured.contains('{'), "no JSON: {coloured}");
+    let plain = health_seen(&app, ("NO_COLOR", "1")).await;
+    assert!(!plain.contains(ESCAPE), "{plain:?}");
+    let rows = ["A", "B"].map(|id| plain.lines().any(|row| row.contains(id)));
+    assert_eq!(rows, [true, true], "{plain}");
+    // An empty value is none (no-color.org).
+    assert!(health_seen(&app, ("NO_COLOR", "")).await.contains(ESCAPE));
+}
+
+#[tokio::test]
+async fn a_person_who_starts_it_gets_commands_to_paste_and_a_log_to_read() {
+    let data = tempfile::tempdir().unwrap();
+    let (shown, log) = (Terminal::open(), Terminal::open());
+    let mut command = orchestrator(&["serve", "--listen", "127.0.0.1:0"]);
+    command
+        .env("XDG_DATA_HOME", data.path())
+        .env("TERM", "xterm")
+        .env_remove("ORCHESTRATOR_API_KEY")
+        .stdout(shown.end)
+        .stderr(log.end);
+    let child = command.spawn().unwrap();
+    drop(command);
+    let (mut shown, mut log) = (shown.written, log.written);
+    until(&mut shown, " list\r\n").await;
+    let welcome = shown.borrow().clone();
+    for words in [
+        "export ORCHESTRATOR_API_KEY=",
+        "orchestrator route --server 127.0.0.1:",
+        "orchestrator fanout --server 127.0.0.1:",
+        "grpcurl -plaintext",
+    ] {
+        assert!(welcome.contains(words), "{words}: {welcome}");
+    }
+    until(&mut log, "serving").await;
+    signal(&child, "TERM");
+    ends(child).await;
+    let log = log.borrow().clone();
+    assert!(!log.contains("{\""), "for people: {log}");
 }

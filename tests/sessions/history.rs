@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Moved { epoch: u64 },
     /// The client was told that its own messages from here to there are lost.
     Lost { first: u64, last: u64 },
+    /// The client was told that what was posted to these positions is lost.
+    LostPosts { first: u64, last: u64 },
     /// The last frame: the session has ended, for this reason.
     Closed(String),
     /// The client was refused, because the session has ended or is not there any more.

@@ -69,6 +69,7 @@ struct Client {
     /// The newest epoch before the orchestrator began anew.
     epoch_before: u64,
     lost: Vec<(u64, u64)>,
+    lost_posts: Vec<(u64, u64)>,
     closed: Option<String>,
     over: Option<String>,
     /// Epochs that were told before the orchestrator began anew, and after it.
@@ -115,6 +116,7 @@ impl Judge {
             } => self.posted(text, *position, reply.as_ref()),
             Event::Moved { epoch } => self.epoch_is(*epoch),
             Event::Lost { first, last } => self.client.lost.push((*first, *last)),
+            Event::LostPosts { first, last } => self.client.lost_posts.push((*first, *last)),
             Event::Closed(reason) => self.client.closed = Some(reason.clone()),
             Event::Over(reason) => self.client.over = Some(reason.clone()),
             Event::Opened(opened) => {
@@ -245,12 +247,22 @@ impl Judge {
             return;
         }
         let positions = self.went_on_without.iter().cloned().flatten();
-        let seqs = positions.filter_map(|position| seq_of(self.log.get(&position)?));
-        let untold = seqs.filter(|seq| !self.client.is_told_lost(*seq));
-        let untold: BTreeSet<u64> = untold.collect();
-        for seq in untold {
+        let mut untold = BTreeSet::new();
+        for position in positions {
+            let Some(text) = self.log.get(&position) else {
+                continue;
+            };
+            let is_told = match seq_of(text) {
+                Some(seq) => self.client.is_told_lost(seq),
+                None => self.client.is_told_lost_post(position),
+            };
+            if !is_told {
+                untold.insert((position, text.clone()));
+            }
+        }
+        for (_, text) in untold {
             self.complain(format!(
-                "an instance went on without {seq}, and nobody was told"
+                "an instance went on without {text}, and nobody was told"
             ));
         }
     }
@@ -280,11 +292,18 @@ impl Judge {
                 None => {}
             }
         }
+        let delivered: BTreeMap<u64, &String> =
+            places.iter().map(|(text, at)| (*at, text)).collect();
         for (text, position) in &self.client.posted {
-            if places.get(text).is_some_and(|place| place != position) {
-                let what = format!("{text} was posted to {position}");
-                self.wrong.push(format!("{what} and delivered elsewhere"));
-            }
+            let wrong = match (places.get(text), delivered.get(position)) {
+                (Some(place), _) if place == position => continue,
+                (Some(_), _) => "delivered elsewhere".to_owned(),
+                (None, Some(other)) => format!("{other} stands there"),
+                (None, None) if self.client.may_miss_post(*position) => continue,
+                (None, None) => "never delivered".to_owned(),
+            };
+            let what = format!("{text} was posted to {position}");
+            self.wrong.push(format!("{what} and {wrong}"));
         }
     }
 
@@ -338,12 +357,7 @@ impl Judge {
     /// What was acknowledged was answered, or told to be lost.
     fn judge_losses(&mut self) {
         let client = &self.client;
-        // Told by a refusal, the client knows no more than that the session has ended.
-        if client.over.is_some() && client.closed.is_none() {
-            return;
-        }
-        // Whoever ends a session knows what it has not waited for.
-        if client.closed.as_deref() == Some("by_client") {
+        if client.has_ended_unheard() {
             return;
         }
         let missing: Vec<u64> = (1..=client.acked)
@@ -356,6 +370,24 @@ impl Judge {
 }
 
 impl Client {
+    /// Whether the session has ended without saying, or being asked, what came of the messages before.
+    fn has_ended_unheard(&self) -> bool {
+        // Told by a refusal, the client knows no more than that the session has ended.
+        let by_refusal = self.over.is_some() && self.closed.is_none();
+        // Whoever ends a session knows what it has not waited for.
+        by_refusal || self.closed.as_deref() == Some("by_client")
+    }
+
+    /// Whether the message that was posted to this position need not have been delivered.
+    fn may_miss_post(&self, position: u64) -> bool {
+        self.is_told_lost_post(position) || self.has_ended_unheard()
+    }
+
+    fn is_told_lost_post(&self, position: u64) -> bool {
+        let mut lost = self.lost_posts.iter();
+        lost.any(|(first, last)| (*first..=*last).contains(&position))
+    }
+
     fn is_told_lost(&self, seq: u64) -> bool {
         let mut lost = self.lost.iter();
         lost.any(|(first, last)| (*first..=*last).contains(&seq))

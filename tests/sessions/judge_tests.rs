@@ -56,6 +56,10 @@ fn lost(first: u64, last: u64) -> Event {
     Event::Lost { first, last }
 }
 
+fn lost_posts(first: u64, last: u64) -> Event {
+    Event::LostPosts { first, last }
+}
+
 fn posted(text: &str, position: u64, reply: Option<(u64, String)>) -> Event {
     let text = text.to_owned();
     Event::Posted {
@@ -111,6 +115,14 @@ fn good_histories_pass() {
         got(2, 1),
     ];
     check(&and(&post));
+    // A post that nobody waits for: delivered, told to be lost, or in a session whose end says no more.
+    let unanswered = [Event::Posting("p1".into()), posted("p1", 1, None)];
+    let and_then = |more: &[Event]| [&unanswered, more].concat();
+    let begun = opened("A.0", 1, 1);
+    check(&and_then(&[begun, applied("A.0", 1, 1, "p1")]));
+    check(&and_then(&[lost_posts(1, 2), closed("instance_lost")]));
+    check(&and_then(&[closed("by_client")]));
+    check(&and_then(&[Event::Over("SESSION_CLOSED".into())]));
     // What is no longer known to be the answer of a post.
     let unknown = Event::Received {
         seq: 1,
@@ -223,6 +235,21 @@ fn bad_histories_of_instances_are_refused() {
     check("posted twice", &twice);
     let moved = [post(), applied("A.0", 1, 1, "p1"), posted("p1", 2, None)];
     check("delivered elsewhere", &moved);
+    let accepted = || [post(), posted("p1", 1, None)];
+    check("posted to 1 and never delivered", &accepted());
+    let and = |more: &[Event]| [&accepted()[..], more].concat();
+    check("never delivered", &and(&[closed("expired")]));
+    check(
+        "never delivered",
+        &and(&[lost_posts(2, 2), closed("instance_lost")]),
+    );
+    check(
+        "never delivered",
+        &and(&[lost(1, 1), closed("instance_lost")]),
+    );
+    check("posted to 1 and m1 stands there", &and(&[one()]));
+    let displaced = [one(), closed("by_client")];
+    check("m1 stands there", &and(&displaced));
 }
 
 #[test]
@@ -256,4 +283,22 @@ fn an_instance_that_goes_on_without_the_beginning_is_excused_only_where_that_was
     let again = [opened("B.0", 3, 3), applied("B.0", 3, 3, "m3")];
     assert_eq!(untold(&again, told), 2, "opened once more");
     assert_eq!(untold(&[goes_on(), closed("by_client")], told), 0);
+    let with_post = |more: &[Event]| {
+        let post = [
+            Event::Posting("p1".into()),
+            opened("A.0", 1, 1),
+            applied("A.0", 1, 1, "p1"),
+            posted("p1", 1, None),
+            sent(1),
+            opened("B.0", 2, 2),
+            applied("B.0", 2, 2, "m1"),
+        ];
+        let wrong = judge(&[&post, more].concat(), Answering::Once, told);
+        wrong
+            .iter()
+            .any(|wrong| wrong.contains("went on without p1"))
+    };
+    assert!(with_post(&[]));
+    assert!(with_post(&[lost(1, 1)]), "that is a message of the stream");
+    assert!(!with_post(&[lost_posts(1, 1)]));
 }

@@ -3,12 +3,18 @@
 use crate::source::{self, Kind, Source, check, inspect};
 
 /// Paths; the places where each is allowed, and why.
-const PATHS: [(&str, &[(&str, &str)]); 11] = [
+const PATHS: [(&str, &[(&str, &str)]); 14] = [
     ("tokio::spawn", &[]),
     ("tokio::task::spawn", &[]),
     ("tokio::task::spawn_blocking", &[]),
     ("tokio::task::spawn_local", &[]),
     ("std::thread::spawn", &[]),
+    ("std::thread::scope", &[]),
+    (
+        "std::thread::Builder::new",
+        &[("src/tasks.rs", "owns every thread")],
+    ),
+    ("std::sync::mpsc::channel", &[]),
     ("tokio::sync::mpsc::unbounded_channel", &[]),
     ("std::time::Instant::now", &[]),
     ("std::env::var", ENVIRONMENT),
@@ -22,8 +28,11 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("src/config/", "names its variables"),
 ];
 
-/// Macros that have no place in a program that is finished, and that writes through its one output.
-const MACROS: [&str; 7] = [
+/// Macros that have no place in a program that is finished, that writes through its one output, and that what comes from
+/// outside does not break.
+const MACROS: [&str; 9] = [
+    "panic",
+    "unreachable",
     "todo",
     "unimplemented",
     "dbg",
@@ -76,6 +85,37 @@ fn unwraps(source: &Source) -> Vec<String> {
     .collect()
 }
 
+/// `true` at the place of a call says nothing: an enum does.
+fn bool_parameters(source: &Source) -> Vec<String> {
+    /// Where, and why.
+    const EXCEPTIONS: [(&str, &str); 1] = [("visit_bool", "serde's, whose form is given")];
+    let mut found = Vec::new();
+    for (at, token) in source.code() {
+        let is_function = source.stands(at, &["fn"]);
+        let Some(name) = source.tokens.get(at + 1).filter(|_| is_function) else {
+            continue;
+        };
+        if EXCEPTIONS.iter().any(|(known, _)| *known == name.text) {
+            continue;
+        }
+        let parameters = at + 2..source.tokens.len();
+        let body = parameters.clone().find(|&at| source.stands(at, &["{"]));
+        let end = body.unwrap_or(parameters.end);
+        let takes = |at| {
+            [",", ")"]
+                .iter()
+                .any(|end| source.stands(at, &[":", "bool", end]))
+        };
+        if (at + 2..end).any(takes) {
+            found.push(source.says(
+                token.line,
+                format!("{} takes a bool: make it an enum", name.text),
+            ));
+        }
+    }
+    found
+}
+
 fn ignored(source: &Source) -> Vec<String> {
     let there = (0..source.tokens.len()).filter(|&at| source.stands(at, &["[", "ignore"]));
     there
@@ -111,6 +151,7 @@ fn nothing_banned_stands_in_the_program() {
     inspect(source::program(), banned_paths);
     inspect(source::program(), banned_macros);
     inspect(source::program(), unwraps);
+    inspect(source::program(), bool_parameters);
 }
 
 #[test]
@@ -156,7 +197,17 @@ fn what_is_banned_is_seen() {
         "fn f() { select! { a => println!(1) } }",
         "println! may not stand here",
     );
+    rule("fn f() { panic!() }", "panic! may not stand here");
     rule("fn print() { print(\"todo!()\") } // dbg!()", "");
+
+    let rule = |snippet, expected| check(bool_parameters, path, snippet, expected);
+    rule(
+        "fn f(a: u8, is_b: bool) {}",
+        "f takes a bool: make it an enum",
+    );
+    rule("fn f(is_b: bool,) {}", "f takes a bool: make it an enum");
+    rule("fn f(a: &[bool]) -> bool { let b: bool = g(a); b }", "");
+    rule("fn visit_bool(value: bool) {}", "");
 
     let rule = |snippet, expected| check(unwraps, path, snippet, expected);
     rule("fn f() { g().unwrap(); }", "unwrap or expect outside tests");

@@ -265,7 +265,7 @@ fn a_setting_that_is_not_told_is_seen() {
 }
 
 #[test]
-fn the_limits_of_the_front_door_are_told_as_they_are() {
+fn the_limits_of_the_front_door_and_of_a_stop_are_told_as_they_are() {
     let limits = Limits::default();
     let time = |time| humantime::format_duration(time).to_string();
     let expected = [
@@ -291,8 +291,10 @@ fn the_limits_of_the_front_door_are_told_as_they_are() {
         ("connection_age_grace", time(limits.age_grace)),
     ];
     let text = source::read(README);
+    let row = |row: String| assert!(text.contains(&row), "{README} lacks {row}");
     for (setting, value) in expected {
-        let row = format!("| `limits.{setting}` | {value} |");
-        assert!(text.contains(&row), "{README} lacks {row}");
+        row(format!("| `limits.{setting}` | {value} |"));
     }
+    let grace = time(config::Shutdown::default().grace);
+    row(format!("| `shutdown.grace` | {grace} |"));
 }

@@ -3,7 +3,30 @@
 //! There is no acknowledgement of such news. A client that has acknowledged a message which came after the news has
 //! read the news, since a stream keeps its order: until then it is told each time that it attaches.
 
-/// The client's own messages that are gone, and that the instance which goes on was not given.
+/// Through where the log of a session is gone for an instance that begins anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Through {
+    /// The last message of the client's stream that is gone, by the client's own number; 0 for none.
+    pub seq: u64,
+    /// The position through which messages are gone that were posted; 0 when none of them was.
+    pub post: u64,
+}
+
+impl Through {
+    /// What is gone where the first message that is left stands at this position, and the first one of the client's
+    /// stream has this number.
+    #[must_use]
+    pub fn before(position: u64, seq: u64) -> Self {
+        let is_any_posted = seq < position;
+        Self {
+            seq: seq.saturating_sub(1),
+            post: if is_any_posted { position - 1 } else { 0 },
+        }
+    }
+}
+
+/// Messages of a client that are gone, and that the instance which goes on was not given: those of its stream by its
+/// own numbers, or those that were posted by their positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Gone {
     /// The first of them that the client may not know of.
@@ -42,6 +65,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn posts_are_gone_where_positions_are_ahead_of_the_client_s_numbers() {
+        let check = |position, seq, gone_seq, gone_post| {
+            let expected = Through {
+                seq: gone_seq,
+                post: gone_post,
+            };
+            assert_eq!(Through::before(position, seq), expected);
+        };
+        check(1, 1, 0, 0);
+        check(5, 5, 4, 0);
+        check(5, 4, 3, 4);
+        check(5, 1, 0, 4);
+    }
 
     #[test]
     fn it_is_told_until_something_later_is_acknowledged() {

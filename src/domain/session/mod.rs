@@ -159,32 +159,44 @@ impl Default for Bounds {
 pub struct End {
     /// Why.
     pub reason: CloseReason,
-    /// The first and the last of the client's messages that were accepted and will not be delivered.
+    /// The first and the last of the messages of the client's stream that were accepted and will not be delivered.
     pub lost: Option<(u64, u64)>,
+    /// The positions of the first and the last such message that was posted.
+    pub lost_posts: Option<(u64, u64)>,
 }
 
 impl End {
-    /// The words by which it is stored: the reason, and after it what is lost.
+    /// The words by which it is stored: the reason, and after it what is lost, posts with a `p` before them.
     #[must_use]
     pub fn words(self) -> String {
-        match self.lost {
-            None => self.reason.word().to_owned(),
-            Some((first, last)) => format!("{} {first}-{last}", self.reason.word()),
+        let mut words = self.reason.word().to_owned();
+        if let Some((first, last)) = self.lost {
+            words += &format!(" {first}-{last}");
         }
+        if let Some((first, last)) = self.lost_posts {
+            words += &format!(" p{first}-{last}");
+        }
+        words
     }
 
     /// The end with these words.
     #[must_use]
     pub fn from_words(words: &str) -> Option<Self> {
-        let Some((word, lost)) = words.split_once(' ') else {
-            let reason = CloseReason::from_word(words)?;
-            return Some(Self { reason, lost: None });
+        let mut words = words.split(' ');
+        let mut end = Self {
+            reason: CloseReason::from_word(words.next()?)?,
+            lost: None,
+            lost_posts: None,
         };
-        let (first, last) = lost.split_once('-')?;
-        Some(Self {
-            reason: CloseReason::from_word(word)?,
-            lost: Some((first.parse().ok()?, last.parse().ok()?)),
-        })
+        for word in words {
+            let (range, lost) = match word.strip_prefix('p') {
+                None => (word, &mut end.lost),
+                Some(range) => (range, &mut end.lost_posts),
+            };
+            let (first, last) = range.split_once('-')?;
+            *lost = Some((first.parse().ok()?, last.parse().ok()?));
+        }
+        Some(end)
     }
 }
 
@@ -253,8 +265,13 @@ mod tests {
     #[test]
     fn an_end_is_read_as_it_was_written() {
         for reason in CloseReason::ALL {
-            for lost in [None, Some((1, 1)), Some((3, u64::MAX))] {
-                let end = End { reason, lost };
+            let ranges = [None, Some((1, 1)), Some((3, u64::MAX))];
+            for (lost, lost_posts) in ranges.into_iter().flat_map(|a| ranges.map(|b| (a, b))) {
+                let end = End {
+                    reason,
+                    lost,
+                    lost_posts,
+                };
                 assert_eq!(End::from_words(&end.words()), Some(end));
             }
         }
@@ -264,6 +281,9 @@ mod tests {
             "by_client 1",
             "by_client 1-",
             "by_client x-2",
+            "by_client p",
+            "by_client p1-",
+            "by_client 1-2 ",
             "lost 1-2",
         ] {
             assert_eq!(End::from_words(words), None, "{words}");

@@ -368,6 +368,17 @@ impl ToInstance {
         let first = seqs.next()?;
         Some((first, seqs.last().unwrap_or(first)))
     }
+
+    /// The positions of the first and the last of the kept messages after `position` that came by themselves.
+    #[must_use]
+    pub fn posts_after(&self, position: u64) -> Option<(u64, u64)> {
+        let mut posts = self
+            .after(position)
+            .filter(|message| message.source == Source::Posted)
+            .map(|message| message.position);
+        let first = posts.next()?;
+        Some((first, posts.last().unwrap_or(first)))
+    }
 }
 
 fn fingerprint(payload: &Payload) -> u64 {

@@ -3,7 +3,6 @@
 use prost_types::Duration as ProtoDuration;
 
 use super::to_proto::timestamp;
-use crate::domain::payload::Payload;
 use crate::domain::session::to_client::Reply;
 use crate::domain::session::{CloseReason, Durability, End, LossPolicy};
 use crate::orchestrate::hold_session::Shown;
@@ -28,7 +27,15 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
             reply,
             redelivered,
             payload,
-        } => Frame::Data(data(seq, reply, redelivered, payload)),
+        } => Frame::Data(proto::SessionServerData {
+            seq,
+            payload: Some(payload.into_encoded()),
+            reply: reply.map(|reply| match reply {
+                Reply::Streamed(seq) => ProtoReply::InReplyTo(seq),
+                Reply::Posted(position) => ProtoReply::InReplyToPost(position),
+            }),
+            redelivered,
+        }),
         ServerFrame::Ack { seq } => Frame::Ack(proto::SessionAck { seq }),
         ServerFrame::Moved {
             previous,
@@ -43,11 +50,7 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
             direction,
             first,
             last,
-        } => Frame::Lost(proto::SessionLost {
-            direction: self::direction(direction).into(),
-            first_seq: first,
-            last_seq: last,
-        }),
+        } => Frame::Lost(lost(direction, first, last)),
         ServerFrame::GoAway { delay } => Frame::GoAway(proto::SessionGoAway {
             delay: ProtoDuration::try_from(delay).ok(),
         }),
@@ -58,27 +61,23 @@ pub(super) fn frame(frame: ServerFrame) -> proto::SessionSendResponse {
     proto::SessionSendResponse { frame: Some(frame) }
 }
 
-fn data(
-    seq: u64,
-    reply: Option<Reply>,
-    redelivered: bool,
-    payload: Payload,
-) -> proto::SessionServerData {
-    proto::SessionServerData {
-        seq,
-        payload: Some(payload.into_encoded()),
-        reply: reply.map(|reply| match reply {
-            Reply::Streamed(seq) => ProtoReply::InReplyTo(seq),
-            Reply::Posted(position) => ProtoReply::InReplyToPost(position),
-        }),
-        redelivered,
-    }
-}
-
-fn direction(direction: Direction) -> proto::Direction {
+fn lost(direction: Direction, first: u64, last: u64) -> proto::SessionLost {
+    let (to_instance, to_client) = (proto::Direction::ToInstance, proto::Direction::ToClient);
+    let by_seq = |direction: proto::Direction| proto::SessionLost {
+        direction: direction.into(),
+        first_seq: first,
+        last_seq: last,
+        ..proto::SessionLost::default()
+    };
     match direction {
-        Direction::ToInstance => proto::Direction::ToInstance,
-        Direction::ToClient => proto::Direction::ToClient,
+        Direction::ToInstance => by_seq(to_instance),
+        Direction::ToClient => by_seq(to_client),
+        Direction::PostedToInstance => proto::SessionLost {
+            direction: to_instance.into(),
+            first_position: first,
+            last_position: last,
+            ..proto::SessionLost::default()
+        },
     }
 }
 

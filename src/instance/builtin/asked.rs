@@ -43,14 +43,18 @@ pub(super) fn read(payload: &Bytes) -> Result<Option<Asked>, String> {
         // Not the key: it is payload.
         let wrong = || {
             format!(
-                "{KEY} takes delay \"200ms\", fail \"UNAVAILABLE\", silent true, and in a session \
-                 close \"DONE\" or \"SUSPENDED\""
+                "{KEY} takes delay \"200ms\", fail \"UNAVAILABLE\", flap \"1s\", silent true, and in a \
+                 session close \"DONE\" or \"SUSPENDED\""
             )
         };
         let behaviour = &mut asked.behaviour;
         match (key.as_str(), value.kind) {
             ("delay", Some(Kind::StringValue(text))) => {
                 behaviour.delay = humantime::parse_duration(&text).map_err(|_| wrong())?;
+            }
+            ("flap", Some(Kind::StringValue(text))) => {
+                let period = humantime::parse_duration(&text).map_err(|_| wrong())?;
+                behaviour.flap = Some(period);
             }
             ("fail", Some(Kind::StringValue(name))) => {
                 behaviour.fail = Some(failure::Status::from_name(&name).ok_or_else(wrong)?);

@@ -133,15 +133,16 @@ struct Echo {
 }
 
 impl Echo {
-    fn is_flapped_off(&self) -> bool {
-        self.behaviour.flap.is_some_and(|period| {
+    fn is_flapped_off(&self, flap: Option<Duration>) -> bool {
+        flap.is_some_and(|period| {
             let period = period.max(Duration::from_millis(1)).as_nanos();
             (self.started.elapsed().as_nanos() / period) % 2 == 1
         })
     }
 
-    fn refuse_flapped_off(&self) -> Result<(), Status> {
-        if self.is_flapped_off() {
+    /// Whether it serves is a matter of the instance, unless a payload asks for phases of its own.
+    fn refuse_flapped_off(&self, asked: Option<Duration>) -> Result<(), Status> {
+        if self.is_flapped_off(asked.or(self.behaviour.flap)) {
             let what = "built-in instance is in its refusing phase";
             return Err(Status::unavailable(what));
         }
@@ -170,7 +171,7 @@ impl Echo {
     }
 
     fn serving(&self) -> HealthCheckResponse {
-        let status = if self.is_flapped_off() {
+        let status = if self.is_flapped_off(self.behaviour.flap) {
             ServingStatus::NotServing
         } else {
             ServingStatus::Serving
@@ -208,7 +209,7 @@ impl InstanceService for Echo {
         if !asked.delay.is_zero() {
             time::sleep(asked.delay).await;
         }
-        self.refuse_flapped_off()?;
+        self.refuse_flapped_off(asked.flap)?;
         match asked.fail {
             Some(status) => Err(as_asked(status)),
             None => Ok(tonic::Response::new(ExecuteResponse { payload })),
@@ -224,7 +225,7 @@ impl InstanceService for Echo {
         if self.behaviour.silent {
             return std::future::pending().await;
         }
-        self.refuse_flapped_off()?;
+        self.refuse_flapped_off(None)?;
         if let Some(status) = self.behaviour.fail {
             return Err(as_asked(status));
         }
@@ -270,5 +271,44 @@ impl Health for Echo {
         });
         let stream = tokio_stream::once(Ok(self.serving())).chain(rest);
         Ok(tonic::Response::new(Box::pin(stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use prost_types::value::Kind;
+
+    use super::*;
+
+    fn object(key: &str, value: Kind) -> Kind {
+        let value = prost_types::Value { kind: Some(value) };
+        let fields = [(key.to_owned(), value)].into();
+        Kind::StructValue(prost_types::Struct { fields })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn phases_that_a_payload_asks_for_are_those_of_its_call_alone() {
+        let echo = Echo {
+            behaviour: Behaviour::default(),
+            started: Instant::now(),
+            sessions: Arc::default(),
+        };
+        let flap = object("flap", Kind::StringValue("1s".to_owned()));
+        let kind = Some(object("_builtin", flap));
+        let asks: Bytes = prost_types::Value { kind }.encode_to_vec().into();
+        let serves = async |payload: Option<Bytes>| {
+            let request = tonic::Request::new(ExecuteRequest { payload });
+            echo.execute(request).await.map(drop)
+        };
+        for _ in 0..2 {
+            serves(Some(asks.clone())).await.unwrap();
+            time::advance(Duration::from_secs(1)).await;
+            let refused = serves(Some(asks.clone())).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable);
+            serves(None).await.unwrap();
+            assert_eq!(echo.serving().status(), ServingStatus::Serving);
+            time::advance(Duration::from_secs(1)).await;
+        }
     }
 }

@@ -200,7 +200,7 @@ impl Taking {
         if !asked.behaviour.delay.is_zero() {
             time::sleep(asked.behaviour.delay).await;
         }
-        self.echo.refuse_flapped_off()?;
+        self.echo.refuse_flapped_off(asked.behaviour.flap)?;
         let mut state = self.remembered.lock();
         let conversation = &mut state.conversation;
         let is_answered = match conversation.receive(self.epoch, received.seq) {

@@ -195,6 +195,7 @@ mod tests {
             }
             .encode_to_vec();
             let mut frame = Frame::execute(&payload);
+            assert_eq!(frame.payload.as_ptr(), payload.encoded().as_ptr());
             let sent = frame.copy_to_bytes(frame.remaining());
             assert_eq!(sent[0], 0);
             assert_eq!(

@@ -357,17 +357,18 @@ impl Driver {
             return sent;
         }
         // What is here already was in time; only its reader was not.
-        while let Some(Some(arrival)) = self.legs.next().now_or_never() {
-            self.unread.push(arrival);
-        }
-        self.legs.clear();
+        end_late(&mut self.legs, self.fan_out.deadline, &mut self.unread).await;
         self.gather.end(Stop::Deadline);
         sending.await
     }
 
     /// Resets what still runs, gives every open target its outcome, and sums up.
     async fn close(mut self) -> Result<(), Failure> {
-        self.legs.clear();
+        if self.gather.stop() == Some(Stop::Deadline) {
+            end_late(&mut self.legs, self.fan_out.deadline, &mut self.unread).await;
+        } else {
+            self.legs.clear();
+        }
         for arrival in std::mem::take(&mut self.unread) {
             self.arrive(arrival).await?;
         }
@@ -443,6 +444,20 @@ impl Driver {
             }
         }
     }
+}
+
+/// Work is over, which ends every leg by itself: each judges its own try, logs it and holds it against its instance. One
+/// that does not is dropped before the caller gives up.
+async fn end_late(
+    legs: &mut FuturesUnordered<Pending<Arrival>>,
+    deadline: Deadline,
+    ended: &mut Vec<Arrival>,
+) {
+    let given_up = Instant::from_std(deadline.ends());
+    while let Ok(Some(arrival)) = time::timeout_at(given_up, legs.next()).await {
+        ended.push(arrival);
+    }
+    legs.clear();
 }
 
 fn unmet(stop: Stop, counts: Counts, roster: usize) -> Failure {

@@ -106,6 +106,38 @@ async fn the_deadline_gives_every_target_an_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instance_that_lets_time_run_out_is_known_as_slow_whichever_leg_is_seen_first() {
+    let ids = ["A", "B", "C", "D", "E", "F", "G", "H"];
+    let stage = Stage::new(ids.map(|id| (id, Act::Silent)));
+    let events = fan_out(
+        stage.fan_out(Completion::default(), ms(1000)),
+        &Tasks::new(),
+    );
+    let told = read(events.unwrap()).await;
+    assert_eq!(told.matches(" timed_out").count(), ids.len(), "{told}");
+    let slow = stage.latencies().filter(|latency| ms(900) < *latency);
+    assert_eq!(slow.count(), ids.len(), "each leg has judged its own try");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_legs_share_the_bytes_of_the_task() {
+    let stage = Stage::new(["A", "B", "C"].map(|id| (id, Act::Echo(ms(1)))));
+    let payload = Payload::check(vec![0x1a, 1, b'x'].into()).unwrap();
+    let bytes = payload.encoded().as_ptr();
+    let mut call = stage.fan_out(Completion::default(), ms(1000));
+    call.task = task(payload);
+    let mut events = fan_out(call, &Tasks::new()).unwrap();
+    let mut echoed = 0;
+    while let Some(event) = events.next().await {
+        if let Event::Partial(leg) = event.unwrap() {
+            assert_eq!(leg.payload.unwrap().encoded().as_ptr(), bytes);
+            echoed += 1;
+        }
+    }
+    assert_eq!(echoed, 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn once_enough_have_answered_the_others_are_cancelled() {
     let stage = Stage::new([
         ("A", Act::Silent),

@@ -59,8 +59,11 @@ impl Owner {
         }
         match self.life {
             Life::Open if self.closing.is_some() => {
-                let (reason, lost) = (CloseReason::ByClient, None);
-                return Err(super::closed(End { reason, lost }));
+                return Err(super::closed(End {
+                    reason: CloseReason::ByClient,
+                    lost: None,
+                    lost_posts: None,
+                }));
             }
             Life::Open => {}
             Life::Over { .. } if 0 < self.to_client.unacknowledged() => {}

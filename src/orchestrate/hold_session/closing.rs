@@ -64,8 +64,11 @@ impl Owner {
             | CloseReason::Expired
             | CloseReason::Restarted => self.to_instance.acked(),
         };
-        let lost = self.to_instance.seqs_after(delivered);
-        let end = End { reason, lost };
+        let end = End {
+            reason,
+            lost: self.to_instance.seqs_after(delivered),
+            lost_posts: self.to_instance.posts_after(delivered),
+        };
         self.fail_posts(&super::closed(end));
         self.say_farewell(match reason {
             CloseReason::Expired => session::CloseReason::Expired,
@@ -166,7 +169,11 @@ impl Owner {
         let Life::Over { end, until } = &mut self.life else {
             return;
         };
-        let End { reason, lost } = *end;
+        let End {
+            reason,
+            lost,
+            lost_posts,
+        } = *end;
         let is_late = match until {
             None => {
                 *until = Some(Instant::now() + SESSION_CLOSE_WAIT);
@@ -189,12 +196,18 @@ impl Owner {
         if !dismissed {
             return;
         }
-        if let Some((first, last)) = lost {
-            self.tell(ServerFrame::Lost {
-                direction: Direction::ToInstance,
-                first,
-                last,
-            });
+        let lost = [
+            (Direction::ToInstance, lost),
+            (Direction::PostedToInstance, lost_posts),
+        ];
+        for (direction, lost) in lost {
+            if let Some((first, last)) = lost {
+                self.tell(ServerFrame::Lost {
+                    direction,
+                    first,
+                    last,
+                });
+            }
         }
         self.tell(ServerFrame::Closed { reason });
         self.clear_wait();

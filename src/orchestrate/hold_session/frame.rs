@@ -64,7 +64,7 @@ pub enum ServerFrame {
     },
     /// Messages are lost.
     Lost {
-        /// Whose.
+        /// Which, and how they are numbered.
         direction: Direction,
         /// The first.
         first: u64,
@@ -100,12 +100,14 @@ pub struct Ready {
     pub expires: Option<SystemTime>,
 }
 
-/// A direction of a session.
+/// Messages of a session: where they were to go, and by whose numbers they are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From the client to the instance.
+    /// From the client's stream to the instance, by the client's own numbers.
     ToInstance,
-    /// From the instance to the client.
+    /// Posted, to the instance, by their positions.
+    PostedToInstance,
+    /// From the instance to the client, by the instance's numbers.
     ToClient,
 }
 

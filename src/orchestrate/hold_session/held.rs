@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::gone::First;
 use super::owner::Owner;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::{
     ANSWER_PASSED_ON_BYTES_MAX, SESSION_REPLAY_READ_BYTES, SESSION_SILENCE_MAX,
 };
 use crate::domain::payload::Payload;
+use crate::domain::session::gone::Through;
 use crate::domain::session::loss::Came;
 use crate::domain::session::read_ahead::ReadAhead;
 use crate::domain::session::to_client::{Accepted, Reply};
@@ -45,9 +47,9 @@ pub(super) struct Held {
     ack: Option<u64>,
     /// Whether it is left for another instance.
     pub(super) parting: Parting,
-    /// The client's own messages through here are gone, and it has to be told so. That is written down before the
+    /// Messages of the client through here are gone, and it has to be told so. That is written down before the
     /// instance gets anything: later nobody would know it.
-    pub(super) owes: Option<u64>,
+    pub(super) owes: Option<Through>,
 }
 
 /// Whether an instance is left for another one, in good order.
@@ -90,6 +92,19 @@ pub(super) enum Said {
     Gone,
     /// Old messages were read.
     Read(Result<Slice<ToInstance>, Error>),
+}
+
+/// What a stream is polled for.
+pub(super) struct Wants {
+    /// To deliver: there is a message for the instance.
+    pub(super) next: bool,
+    /// To hear what the instance says: there is room for it.
+    pub(super) reads: bool,
+}
+
+/// The number of the message that is replied to, as the journal has it: 0 for none.
+pub(super) fn asked_for(in_reply_to: u64) -> Option<u64> {
+    Some(in_reply_to).filter(|seq| *seq != 0)
 }
 
 impl Held {
@@ -168,14 +183,13 @@ impl Held {
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        has_next: bool,
-        reads: bool,
+        Wants { next, reads }: Wants,
     ) -> Poll<Said> {
         if reads && let Poll::Ready(frame) = self.receiver.poll_receive(context) {
             return Poll::Ready(Said::Frame(frame));
         }
         let has_next = match &mut self.replay {
-            None => has_next,
+            None => next,
             Some(replay) => {
                 if let Some(reading) = &mut replay.reading
                     && let Poll::Ready(read) = reading.as_mut().poll(context)
@@ -198,20 +212,9 @@ impl Held {
         Poll::Pending
     }
 
-    pub(super) fn deliver(
-        &mut self,
-        position: u64,
-        in_reply_to: u64,
-        redelivered: bool,
-        payload: Payload,
-    ) {
-        self.sent = position;
-        self.say(Frame::Data(Data {
-            seq: position,
-            in_reply_to: Some(in_reply_to).filter(|seq| *seq != 0),
-            redelivered,
-            payload,
-        }));
+    pub(super) fn deliver(&mut self, message: Data) {
+        self.sent = message.seq;
+        self.say(Frame::Data(message));
     }
 
     /// Acknowledges, once the instance has room for it.
@@ -301,7 +304,12 @@ impl Owner {
         // What comes after has to wait until all that is old was read.
         if let Some(old) = replay.read.pop_front() {
             let payload = Payload::looked_over_before(old.payload);
-            held.deliver(old.position, old.in_reply_to, true, payload);
+            held.deliver(Data {
+                seq: old.position,
+                in_reply_to: asked_for(old.in_reply_to),
+                redelivered: true,
+                payload,
+            });
             held.read_on();
         }
     }
@@ -314,7 +322,10 @@ impl Owner {
         let through = replay.through;
         let begins = std::mem::replace(&mut replay.begins, Begins::Whole);
         let mut streamed = slice.messages.iter().map(|old| old.client_seq);
-        let first = streamed.find(|seq| *seq != 0);
+        let first = First {
+            position: slice.messages.first().map(|old| old.position),
+            seq: streamed.find(|seq| *seq != 0),
+        };
         let wanted = slice.messages.into_iter();
         replay.read = wanted.take_while(|old| old.position <= through).collect();
         if replay.read.is_empty() {

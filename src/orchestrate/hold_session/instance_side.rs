@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, timeout};
 
 use super::frame::ServerFrame;
-use super::held::{Begins, Held, Parting, Said};
+use super::held::{Begins, Held, Parting, Said, Wants, asked_for};
 use super::owner::Owner;
 use super::place::Named;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
@@ -24,7 +24,7 @@ use crate::domain::session::loss::{Absence, Came, Candidate, Fruitless, Loss, St
 use crate::domain::session::to_instance::Message;
 use crate::fleet::view::Member;
 use crate::instance::Pending;
-use crate::instance::session::{CloseReason, Open, Opened, Received};
+use crate::instance::session::{CloseReason, Data, Open, Opened, Received};
 use crate::memory::Purpose;
 use crate::store::Error;
 use crate::store::record::Session;
@@ -89,7 +89,7 @@ impl Link {
     }
 
     /// What has to be written down before the instance gets anything.
-    pub(super) fn owes(&self) -> Option<u64> {
+    pub(super) fn owes(&self) -> Option<crate::domain::session::gone::Through> {
         self.held_ref()?.owes
     }
 
@@ -392,7 +392,8 @@ impl Owner {
             Link::Held(held) => {
                 let reads = held.reads() && self.weight.has_room(Purpose::Answer);
                 let next = self.to_instance.next(held.sent).is_some();
-                held.poll(context, next, reads).map(FromLink::Said)
+                held.poll(context, Wants { next, reads })
+                    .map(FromLink::Said)
             }
         }
     }
@@ -441,7 +442,7 @@ impl Owner {
         let is_read = sent < acked;
         self.link = Link::Held(Box::new(held));
         if begins_late && !is_read {
-            self.note_not_replayed(None);
+            self.note_not_replayed(Default::default());
         }
         self.touch();
     }
@@ -465,7 +466,12 @@ impl Owner {
                 ref payload,
                 ..
             } = *message;
-            held.deliver(position, in_reply_to, position <= before, payload.clone());
+            held.deliver(Data {
+                seq: position,
+                in_reply_to: asked_for(in_reply_to),
+                redelivered: position <= before,
+                payload: payload.clone(),
+            });
             self.sent_before.to_instance = before.max(position);
         }
     }

@@ -261,12 +261,13 @@ fn closed(end: End) -> Failure {
         CloseReason::Expired => "the session has expired",
         CloseReason::Restarted => "the session has ended with the orchestrator that held it",
     };
-    let detail = match end.lost {
-        None => detail.to_owned(),
-        Some((first, last)) => {
-            format!("{detail}; messages {first} to {last} of the client were not delivered")
-        }
-    };
+    let mut detail = detail.to_owned();
+    if let Some((first, last)) = end.lost {
+        detail += &format!("; messages {first} to {last} of the client were not delivered");
+    }
+    if let Some((first, last)) = end.lost_posts {
+        detail += &format!("; what was posted to positions {first} to {last} was not delivered");
+    }
     Failure::new(Reason::SessionClosed, detail)
 }
 
@@ -275,6 +276,7 @@ fn ended(words: &str) -> End {
     End::from_words(words).unwrap_or(End {
         reason: CloseReason::Restarted,
         lost: None,
+        lost_posts: None,
     })
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Storing {
     to_instance: Option<Append>,
     to_client: Option<Append>,
     note: Option<Pending<Result<(), Error>>>,
-    pub(super) gone: Option<Pending<Result<Gone, Error>>>,
+    pub(super) gone: Option<Pending<Result<(Gone, Gone), Error>>>,
     close: Option<Pending<Result<(), Error>>>,
     take_over: Option<Pending<Result<Session, Error>>>,
     /// What the store was told of acknowledgements.
@@ -71,7 +71,7 @@ pub(super) enum Stored {
     ToInstance(Result<u64, Error>),
     ToClient(Result<u64, Error>),
     Noted(Result<(), Error>),
-    GoneNoted(Result<Gone, Error>),
+    GoneNoted(Result<(Gone, Gone), Error>),
     Closed(Result<(), Error>),
     TakenOver(Result<Box<Session>, Error>),
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::Wait;
 use super::frame::{Direction, ServerFrame};
-use super::test_stage::{House, asked, name, payload, reason, settle, text};
+
+use super::test_stage::{House, asked, name, payload, posted, reason, settle, text};
 use crate::domain::failure::{Reason, Status};
 use crate::domain::limit::SESSION_REATTACH_GRACE;
 use crate::domain::session::to_client::Reply;
@@ -253,6 +255,47 @@ async fn a_session_that_must_not_move_ends_with_its_instance_and_says_what_is_lo
         reason(house.try_attach("s", None).await),
         Reason::SessionClosed
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_nobody_waits_for_is_told_when_it_is_lost() {
+    let mut house = House::new(&["A"]).await;
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    house.spawn("s", LossPolicy::Fail).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.acked(1).await;
+    let post = |key, wait| posted("s", Some(key), "by itself", wait);
+    let accepted = house.sessions.post(post("k", Wait::Stored)).await.unwrap();
+    assert_eq!(accepted.position, 2);
+    client.send(2, "two").await;
+    client.acked(2).await;
+    house.set_down("A");
+    let rest = client.rest().await;
+    let lost = |direction, first, last| ServerFrame::Lost {
+        direction,
+        first,
+        last,
+    };
+    let closed = ServerFrame::Closed {
+        reason: CloseReason::InstanceLost,
+    };
+    let expected = [
+        lost(Direction::ToInstance, 1, 2),
+        lost(Direction::PostedToInstance, 2, 2),
+        closed,
+    ];
+    assert_eq!(rest[rest.len() - 3..], expected);
+    // Whoever has posted it and asks again learns the same, also from the orchestrator that comes after.
+    for _ in 0..2 {
+        let again = house.sessions.post(post("k", Wait::Replied)).await;
+        let failure = again.err().unwrap();
+        assert_eq!(failure.reason, Reason::SessionClosed);
+        let what = "what was posted to positions 2 to 2 was not delivered";
+        assert!(failure.detail.contains(what), "{}", failure.detail);
+        settle().await;
+        house.crash().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

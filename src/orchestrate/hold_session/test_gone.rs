@@ -1,7 +1,8 @@
 //! What the log has no more when an instance begins anew is told, however often anybody restarts.
 
+use super::Wait;
 use super::frame::{Direction, ServerFrame};
-use super::test_stage::{Client, House, name, reason, settle};
+use super::test_stage::{Client, House, name, posted, reason, settle};
 use crate::domain::failure::Reason;
 use crate::domain::session::LossPolicy;
 use crate::instance::scripted::SessionAct;
@@ -75,6 +76,45 @@ async fn what_is_gone_is_told_until_the_client_has_acknowledged_what_came_later(
     house.crash().await;
     let mut client = house.attach("s", Some(1)).await;
     client.send(8, "and so on").await;
+    assert!(lost(&up_to_message(&mut client).await).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn posts_that_can_not_be_replayed_any_more_are_told_by_their_positions() {
+    let mut house = House::over(&["A", "B"], forgetful()).await;
+    house.instance("A").sessions.script([SessionAct::Take]);
+    house.spawn("s", LossPolicy::Replay).await;
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        let post = posted("s", Some(key), "taken", Wait::Stored);
+        house.sessions.post(post).await.unwrap();
+        settle().await;
+    }
+    house.set_down("A");
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "the next").await;
+    let told = ServerFrame::Lost {
+        direction: Direction::PostedToInstance,
+        first: 1,
+        last: 4,
+    };
+    assert_eq!(lost(&up_to_message(&mut client).await), [&told]);
+    drop(client);
+    settle().await;
+    house.crash().await;
+    let mut client = house.attach("s", Some(0)).await;
+    assert_eq!(
+        client.next().await,
+        told,
+        "it is not known whether it has read that"
+    );
+    up_to_message(&mut client).await;
+    client.ack(1).await;
+    settle().await;
+    drop(client);
+    settle().await;
+    house.crash().await;
+    let mut client = house.attach("s", Some(1)).await;
+    client.send(2, "and so on").await;
     assert!(lost(&up_to_message(&mut client).await).is_empty());
 }
 

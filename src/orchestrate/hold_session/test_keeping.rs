@@ -6,33 +6,69 @@ use super::Deduplicated;
 use super::frame::ServerFrame;
 use super::test_stage::{House, asked, name, payload, reason, settle};
 use crate::domain::failure::Reason;
+use crate::domain::id::InstanceId;
 use crate::domain::selection::Policy;
 use crate::domain::session::{CloseReason, Durability, LossPolicy, token};
 use crate::instance::scripted::SessionAct;
 use crate::instance::session::{self, Frame};
 use crate::store::memory::Fault;
-use crate::store::record::Query;
+use crate::store::record::{Query, StateFilter};
 
 #[tokio::test(start_paused = true)]
 async fn sessions_spread_over_the_instances_by_how_many_each_has() {
     let house = House::new(&["A", "B", "C", "D"]).await;
+    for at in 0..400 {
+        spread(&house, at).await;
+    }
+    // Drawn without a look at what each has they would be up to thirty apart.
+    for id in ["A", "B", "C", "D"] {
+        let has = sessions_at(&house, id).await;
+        assert!((95..=105).contains(&has), "{id} has {has}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_each_instance_has_is_counted_again_after_a_crash() {
+    let mut house = House::new(&["A", "B"]).await;
     for at in 0..40 {
-        let mut spawn = asked(&format!("s{at}"), LossPolicy::Fail);
-        spawn.selection = Policy::Balanced;
+        let mut spawn = asked(&format!("a{at}"), LossPolicy::Fail);
+        spawn.targets = vec!["A".to_owned()];
         house.sessions.spawn(spawn).await.unwrap();
     }
+    for at in 0..10 {
+        let id = name(&format!("a{at}"));
+        house.sessions.close(&id).await.unwrap();
+    }
+    house.crash().await;
+    for at in 0..30 {
+        spread(&house, at).await;
+    }
+    assert_eq!(sessions_at(&house, "B").await, 30, "A has thirty");
+    spread(&house, 30).await;
+    spread(&house, 31).await;
+    let has = [
+        sessions_at(&house, "A").await,
+        sessions_at(&house, "B").await,
+    ];
+    assert_eq!(has, [31, 31]);
+}
+
+/// Begins a session wherever there are the fewest.
+async fn spread(house: &House, at: usize) {
+    let mut spawn = asked(&format!("s{at}"), LossPolicy::Fail);
+    spawn.selection = Policy::Balanced;
+    house.sessions.spawn(spawn).await.unwrap();
+}
+
+/// How many open sessions this instance has.
+async fn sessions_at(house: &House, id: &str) -> usize {
     let query = Query {
-        limit: 100,
+        limit: 1000,
+        state: Some(StateFilter::Open),
+        instance: Some(InstanceId::parse(id).unwrap()),
         ..Query::default()
     };
-    let all = house.sessions.list(query).await.unwrap().sessions;
-    for id in ["A", "B", "C", "D"] {
-        let has = all
-            .iter()
-            .filter(|shown| shown.session.instance.as_str() == id)
-            .count();
-        assert!((7..=13).contains(&has), "{id} has {has}");
-    }
+    house.sessions.list(query).await.unwrap().sessions.len()
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,6 +357,36 @@ async fn an_attached_session_that_says_nothing_is_small() {
     let held = size_of::<super::held::Held>();
     let sum = size_of_val(&task) + owner + held;
     assert!(sum < 2560, "{} {owner} {held}", size_of_val(&task));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_rests_is_opened_again_after_a_crash_once_it_is_used_and_not_before() {
+    let mut house = House::new(&["A"]).await;
+    for at in 0..50 {
+        let id = format!("s{at}");
+        house.spawn(&id, LossPolicy::Reassign).await;
+        let mut client = house.attach(&id, Some(0)).await;
+        client.send(1, "one").await;
+        client.message().await;
+        client.ack(1).await;
+        settle().await;
+    }
+    // An acknowledgement is noted without a sync of its own: it is on the disk with what is written next.
+    house.spawn("unused", LossPolicy::Reassign).await;
+    let opened = |house: &House| house.instance("A").sessions.opened().len();
+    assert_eq!(opened(&house), 50);
+    house.crash().await;
+    // As long as whoever is restless takes to come to rest, and no session expires.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    settle().await;
+    assert_eq!(opened(&house), 50);
+    assert!(house.sessions.0.held.is_empty());
+    let mut client = house.attach("s7", Some(1)).await;
+    client.send(2, "two").await;
+    assert_eq!(client.message().await, (2, "two".to_owned()));
+    assert_eq!(opened(&house), 51);
+    let open = &house.instance("A").sessions.opened()[50].open;
+    assert_eq!((&*open.session, open.epoch), ("s7", 2));
 }
 
 #[tokio::test(start_paused = true)]

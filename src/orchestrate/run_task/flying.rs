@@ -15,6 +15,15 @@ pub(super) struct Flying<'a, F> {
     others: Option<FuturesUnordered<F>>,
 }
 
+/// What runs beside a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// Nothing: the task is with nobody else.
+    Nothing,
+    /// Other tries of the task.
+    Others,
+}
+
 impl<'a, F: Future> Flying<'a, F> {
     pub(super) fn new(place: Pin<&'a mut Option<F>>) -> Self {
         Self {
@@ -35,6 +44,15 @@ impl<'a, F: Future> Flying<'a, F> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.alone.is_none() && self.others.as_ref().is_none_or(FuturesUnordered::is_empty)
+    }
+
+    /// What a further try would have beside it.
+    pub(super) fn beside(&self) -> Beside {
+        if self.is_empty() {
+            Beside::Nothing
+        } else {
+            Beside::Others
+        }
     }
 
     /// The next one that ends; never when there is none. May be dropped at any time without loss.

@@ -1,5 +1,6 @@
 //! What hedging and waiting for an instance promise, on a fleet of scripted instances and a clock of our own.
 
+use super::flying::Beside;
 use super::*;
 use crate::domain::failure::Status;
 use crate::domain::hedge::Policy as Hedge;
@@ -153,7 +154,7 @@ async fn a_hedge_never_goes_to_a_full_instance_and_costs_nothing_then() {
     };
     let hedge = Next::now(choice, AttemptKind::Hedge, Instant::now());
     let refused = route
-        .enter(hedge, &Tries::default(), false, Instant::now())
+        .enter(hedge, &Tries::default(), Beside::Others, Instant::now())
         .err()
         .unwrap();
     assert_eq!(refused.reason, Reason::InstanceBusy);

@@ -167,7 +167,7 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
             if route.deadline.budget(now.into_std()).is_none() && flying.is_empty() {
                 return Err((no_time(next.member()), Some(Stop::NoTime)));
             }
-            match route.enter(next, tries, flying.is_empty(), now) {
+            match route.enter(next, tries, flying.beside(), now) {
                 Ok(entered) => {
                     flying.push(one_try(route, tries, entered, now));
                     hedge_at = route.hedge_at(now);
@@ -207,8 +207,8 @@ async fn try_until_over(route: &Route, tries: &Tries, first: Next) -> Ended {
             Some(stop) => stop,
             None => {
                 let failed = (&*landed.member, &failure);
-                let (planned_before, is_alone) = (planned.take(), flying.is_empty());
-                let next = route.go_on(failed, planned_before, &mut asked, tries, is_alone);
+                let (planned_before, beside) = (planned.take(), flying.beside());
+                let next = route.go_on(failed, planned_before, &mut asked, tries, beside);
                 match next.await {
                     Ok(next) => {
                         planned = next;

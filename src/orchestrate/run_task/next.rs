@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::choose::{self, Choice, choose};
+use super::flying::Beside;
 use super::ready::{NotReady, has_usable};
 use super::{Route, Tries, lock};
 use crate::domain::failure::{Failure, Reason};
@@ -119,12 +120,12 @@ impl Route {
         planned: Option<Next>,
         asked: &mut Asked,
         tries: &Tries,
-        is_alone: bool,
+        beside: Beside,
     ) -> Result<Option<Next>, Stop> {
         asked.note(failure.pushback, Instant::now().into_std())?;
         let next = match planned {
             Some(planned) => Some(planned),
-            None => self.follow_up(failed, failure, tries, is_alone).await?,
+            None => self.follow_up(failed, failure, tries, beside).await?,
         };
         next.map(|next| self.held_back(next, asked)).transpose()
     }
@@ -148,20 +149,20 @@ impl Route {
         failed: &Member,
         failure: &Failure,
         tries: &Tries,
-        is_alone: bool,
+        beside: Beside,
     ) -> Result<Option<Next>, Stop> {
-        let after = self.after(failed, failure, tries, is_alone);
+        let after = self.after(failed, failure, tries, beside);
         match (after, &self.readiness) {
             (Ok(next), _) => Ok(Some(next)),
             (Err(Halt::Stop(stop)), _) => Err(stop),
-            (Err(Halt::Nobody), _) if !is_alone => Ok(None),
+            (Err(Halt::Nobody), _) if beside == Beside::Others => Ok(None),
             (Err(Halt::Nobody), Some(readiness)) => {
                 let ends = Instant::from_std(self.deadline.work_ends());
                 let look = || {
                     if !has_usable(&(self.fleet_now)()) {
                         return None;
                     }
-                    match self.after(failed, failure, tries, is_alone) {
+                    match self.after(failed, failure, tries, beside) {
                         Ok(next) => Some(Ok(Some(next))),
                         Err(Halt::Stop(stop)) => Some(Err(stop)),
                         Err(Halt::Nobody) => None,
@@ -181,7 +182,7 @@ impl Route {
         failed: &Member,
         failure: &Failure,
         tries: &Tries,
-        is_alone: bool,
+        beside: Beside,
     ) -> Result<Next, Halt> {
         let now = Instant::now();
         let (chosen, place, made) = tries.with(|attempts| {
@@ -215,7 +216,7 @@ impl Route {
             (Verdict::Stop(stop), _) => Err(Halt::Stop(stop)),
             (Verdict::Again(..), None) => Err(Halt::Nobody),
             // Perhaps to the very one that still works on it.
-            (Verdict::Again(..), Some(_)) if place == Place::Again && !is_alone => {
+            (Verdict::Again(..), Some(_)) if place == Place::Again && beside == Beside::Others => {
                 Err(Halt::Nobody)
             }
             (Verdict::Again(kind, wait), Some(choice)) => {
@@ -238,7 +239,7 @@ impl Route {
         &self,
         next: Next,
         tries: &Tries,
-        is_alone: bool,
+        beside: Beside,
         now: Instant,
     ) -> Result<Entered, Failure> {
         let Next {
@@ -264,7 +265,7 @@ impl Route {
             };
             let (Choice { member, is_listed }, pass) = choose::enter(self, choice, attempts, now)?;
             let mut tried = attempts.iter().map(|attempt| &attempt.instance);
-            if !is_alone && tried.any(|instance| instance == member.id()) {
+            if beside == Beside::Others && tried.any(|instance| instance == member.id()) {
                 return Err(nobody(&self.candidates, self.panic));
             }
             let kind = if is_listed {

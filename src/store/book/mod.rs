@@ -14,7 +14,7 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::{
     APPEND_MAX, HELD_BYTES_MAX, HELD_MAX, SETTLED_KEPT, SETTLED_KEPT_BYTES,
 };
-use crate::domain::session::gone::Gone;
+use crate::domain::session::gone::{Gone, Through};
 use crate::domain::session::{Durability, Epoch, LossPolicy};
 
 mod log;
@@ -84,8 +84,9 @@ impl<T> Decided<T> {
     }
 }
 
-fn repeated(number: u64, is_same: bool) -> Result<Appended, Error> {
-    if is_same {
+/// What comes under a number that was taken.
+fn repeated<B: PartialEq>(number: u64, taken: &B, again: &B) -> Result<Appended, Error> {
+    if taken == again {
         Ok(Appended::Repeated(number))
     } else {
         Err(Error::Conflict)
@@ -104,6 +105,7 @@ impl Book {
             state: State::Open,
             spoken: None,
             gone: Gone::default(),
+            gone_posts: Gone::default(),
             to_instance: Counters::default(),
             to_client: Counters::default(),
         };
@@ -295,16 +297,24 @@ impl Book {
     }
 
     /// Notes that messages of the client are gone before its instance had them.
-    pub(super) fn note_gone(&mut self, fence: &Fence, through: u64) -> Result<Gone, Error> {
+    pub(super) fn note_gone(
+        &mut self,
+        fence: &Fence,
+        through: Through,
+    ) -> Result<(Gone, Gone), Error> {
         self.held_by(fence)?;
         self.open()?;
-        let last = self.to_instance.counters().sender_seq;
-        if last < through {
-            return Err(Error::OverAck { last });
+        let sent = self.to_instance.counters();
+        for (last, through) in [(sent.sender_seq, through.seq), (sent.last, through.post)] {
+            if last < through {
+                return Err(Error::OverAck { last });
+            }
         }
         let told = self.to_client.counters();
-        self.session.gone.note(through, told.acked, told.last);
-        Ok(self.session.gone)
+        let session = &mut self.session;
+        session.gone.note(through.seq, told.acked, told.last);
+        session.gone_posts.note(through.post, told.acked, told.last);
+        Ok((session.gone, session.gone_posts))
     }
 
     fn keep(&self, direction: Direction) -> Keep {
@@ -364,7 +374,7 @@ impl Book {
                 Place::Forgotten => Appended::Forgotten,
                 Place::Repeats(number) => {
                     let there = decided.payload(number, |kept| &kept.payload, written)?;
-                    repeated(number, there == message.payload)?
+                    repeated(number, &there, &message.payload)?
                 }
                 Place::New => {
                     self.to_instance.push(Entry {
@@ -399,7 +409,7 @@ impl Book {
     fn known_post(&self, key: Option<&PostKey>) -> Option<Result<Appended, Error>> {
         let key = key?;
         let (entry, body) = self.posts.find(&key.key)?;
-        Some(repeated(entry.position, body == key.body))
+        Some(repeated(entry.position, &body, &key.body))
     }
 
     /// The remembered post with this key: its position, its body and its reply.
@@ -458,7 +468,7 @@ impl Book {
                 Place::Forgotten => Appended::Forgotten,
                 Place::Repeats(number) => {
                     let there = decided.payload(number, |kept| &kept.payload, written)?;
-                    repeated(number, there == message.payload)?
+                    repeated(number, &there, &message.payload)?
                 }
                 Place::New => {
                     self.to_client.push(Entry {

@@ -10,6 +10,7 @@ use crate::domain::selection::Policy;
 use crate::domain::session::{Durability, Epoch, LossPolicy, SessionId};
 use crate::tasks::Tasks;
 
+mod bounds;
 mod crash;
 mod histories;
 mod messages;

@@ -185,9 +185,13 @@ async fn recovery_gives_every_open_session_the_next_epoch(engine: impl Engine) {
 }
 
 async fn what_is_gone_is_noted_durably_and_merged(engine: impl Engine) {
-    use crate::domain::session::gone::Gone;
+    use crate::domain::session::gone::{Gone, Through};
     let s = make(engine.store(), "s").await;
-    let note = |store: &dyn Store, through| store.note_gone(&s, &fence(), through);
+    let note = async |store: &dyn Store, seq| {
+        let through = Through { seq, post: 0 };
+        let noted = store.note_gone(&s, &fence(), through).await;
+        noted.map(|(gone, _)| gone)
+    };
     let last = 0;
     assert_eq!(
         note(engine.store(), 1).await,
@@ -218,7 +222,19 @@ async fn what_is_gone_is_noted_durably_and_merged(engine: impl Engine) {
         epoch: Epoch::new(7),
         owner: owner(),
     };
-    let refused = store.note_gone(&s, &stale, 5).await;
+    // What was posted is noted beside it, by positions.
+    let words = vec![posted(None, "by itself")];
+    store.append_to_instance(&s, &fence(), words).await.unwrap();
+    let through = |post| Through { seq: 4, post };
+    let noted = store.note_gone(&s, &fence(), through(6)).await;
+    assert_eq!(noted, Ok((gone(4, 4, 3), gone(1, 6, 3))));
+    let last = 6;
+    let over = store.note_gone(&s, &fence(), through(7)).await;
+    assert_eq!(over, Err(Error::OverAck { last }));
+    let engine = engine.crash();
+    let store = engine.store();
+    assert_eq!(store.get(&s).await.unwrap().gone_posts, gone(1, 6, 3));
+    let refused = store.note_gone(&s, &stale, through(6)).await;
     let current = Epoch::FIRST;
     assert_eq!(refused, Err(Error::StaleEpoch { current }));
 }

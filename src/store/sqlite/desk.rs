@@ -20,7 +20,7 @@ use crate::store::world::{Room, World};
 /// The world, and its file.
 pub(super) struct Desk {
     pub(super) world: World,
-    file: Connection,
+    pub(super) file: Connection,
     synchronous: Sync,
     /// The sessions that this batch has made, as they were written down.
     created: BTreeMap<SessionId, Shelf>,
@@ -389,7 +389,8 @@ fn write_change(file: &Connection, before: &Shelf, now: &Shelf) -> Result<(), Br
     if !is_on_disk(now) {
         // Its counters are nowhere but in memory.
         for session in [&mut was, &mut is] {
-            (session.to_instance, session.to_client, session.gone) = Default::default();
+            (session.to_instance, session.to_client) = Default::default();
+            (session.gone, session.gone_posts) = Default::default();
         }
         forgotten = (0, 0);
     }
@@ -433,6 +434,7 @@ fn is_same(was: &Session, is: &Session) -> bool {
         && was.token == is.token
         && was.state == is.state
         && was.gone == is.gone
+        && was.gone_posts == is.gone_posts
         && counters(was) == counters(is)
 }
 

@@ -115,7 +115,8 @@ pub(super) fn update(
              to_instance_acked = :ti_acked, to_instance_removed = :ti_removed, to_instance_sender_seq = :ti_seq,
              to_client_acked = :tc_acked, to_client_removed = :tc_removed, to_client_sender_seq = :tc_seq,
              posts_forgotten = :posts_forgotten,
-             gone_first = :gone_first, gone_last = :gone_last, gone_since = :gone_since
+             gone_first = :gone_first, gone_last = :gone_last, gone_since = :gone_since,
+             gone_posts_first = :posts_first, gone_posts_last = :posts_last, gone_posts_since = :posts_since
          WHERE number = :row AND epoch = :held_epoch AND owner = :held_by",
     )?;
     statement.execute(named_params! {
@@ -139,6 +140,9 @@ pub(super) fn update(
         ":gone_first": signed(session.gone.first),
         ":gone_last": signed(session.gone.last),
         ":gone_since": signed(session.gone.since),
+        ":posts_first": signed(session.gone_posts.first),
+        ":posts_last": signed(session.gone_posts.last),
+        ":posts_since": signed(session.gone_posts.since),
     })
 }
 
@@ -311,6 +315,11 @@ fn session(row: &Row<'_>, id: &str) -> Result<Session, Unreadable> {
             first: unsigned(row.get("gone_first")?),
             last: unsigned(row.get("gone_last")?),
             since: unsigned(row.get("gone_since")?),
+        },
+        gone_posts: Gone {
+            first: unsigned(row.get("gone_posts_first")?),
+            last: unsigned(row.get("gone_posts_last")?),
+            since: unsigned(row.get("gone_posts_since")?),
         },
         to_instance: Counters::default(),
         to_client: Counters::default(),

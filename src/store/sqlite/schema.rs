@@ -94,6 +94,12 @@ ALTER TABLE sessions ADD COLUMN gone_first INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN gone_last INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN gone_since INTEGER NOT NULL DEFAULT 0;
 ",
+    // The same of what was posted.
+    "
+ALTER TABLE sessions ADD COLUMN gone_posts_first INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN gone_posts_last INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN gone_posts_since INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// Why the file cannot be used.
@@ -263,7 +269,9 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusql
 pub(super) fn flaws(connection: &Connection, check: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(&format!("PRAGMA {check}(10)"))?;
     let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let mut found = lines.collect::<rusqlite::Result<Vec<_>>>()?;
-    found.retain(|line| line != "ok");
-    Ok(found)
+    let found = lines.collect::<rusqlite::Result<Vec<_>>>()?;
+    // One flaw may come with a heading, in a line of its own, that says no more than that there is one.
+    let flaws = found.iter().flat_map(|rows| rows.lines());
+    let flaws = flaws.filter(|line| *line != "ok" && !line.starts_with("*** in database "));
+    Ok(flaws.map(str::to_owned).collect())
 }

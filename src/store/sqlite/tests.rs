@@ -28,6 +28,25 @@ fn sqlite_is_new_enough() {
 }
 
 #[tokio::test]
+async fn what_is_to_survive_a_power_cut_is_waited_for() {
+    let sqlite = Sqlite::empty(usize::MAX);
+    let pragmas = |sync| {
+        sqlite.store.write(sync, 0, |desk| {
+            let mode = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+            let mode = desk.file.pragma_query_value(None, "journal_mode", mode)?;
+            let waits = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            let waits = desk.file.pragma_query_value(None, "synchronous", waits)?;
+            Ok((mode, waits))
+        })
+    };
+    let wal = |synchronous| Ok(("wal".to_owned(), synchronous));
+    // FULL is 2: the log is synced with each commit. NORMAL is 1: only before it is moved into the file.
+    for (sync, expected) in [(Sync::Full, 2), (Sync::Ordered, 1), (Sync::Full, 2)] {
+        assert_eq!(pragmas(sync).await, wal(expected));
+    }
+}
+
+#[tokio::test]
 async fn a_second_process_is_told_who_has_the_journal() {
     let first = Sqlite::empty(usize::MAX);
     let refused = open(first.directory.path()).err().unwrap();
@@ -171,16 +190,20 @@ async fn a_journal_of_an_older_version_is_opened_and_goes_on() {
     store.append_to_instance(&s, &fence(), one).await.unwrap();
     let directory = stop(sqlite).await;
     let file = Connection::open(SqliteStore::path(directory.path())).unwrap();
-    for column in ["gone_first", "gone_last", "gone_since"] {
-        let drop = format!("ALTER TABLE sessions DROP COLUMN {column}");
-        file.execute(&drop, []).unwrap();
+    for of in ["gone", "gone_posts"] {
+        for column in ["first", "last", "since"] {
+            let drop = format!("ALTER TABLE sessions DROP COLUMN {of}_{column}");
+            file.execute(&drop, []).unwrap();
+        }
     }
     file.pragma_update(None, "user_version", 1).unwrap();
     drop(file);
     let sqlite = Sqlite::open(directory, usize::MAX);
     assert_eq!(to_instance(sqlite.store(), &s, 0).await, ["1 kept"]);
-    let gone = sqlite.store().note_gone(&s, &fence(), 1).await.unwrap();
-    assert_eq!((gone.first, gone.last), (1, 1));
+    let through = Through { seq: 1, post: 0 };
+    let noted = sqlite.store().note_gone(&s, &fence(), through).await;
+    let (gone, posts) = noted.unwrap();
+    assert_eq!((gone.first, gone.last, posts.last), (1, 1, 0));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The program as a process, for whoever runs it.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
@@ -8,12 +9,14 @@ use serde_json::Value;
 /// The key of the environment, searched for where it must not be.
 pub(crate) const KEY: &str = "process-key-canary-93b1";
 
+const LOG: &str = "log";
+
 /// A server of its own on a free port.
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) address: String,
-    /// Where it keeps its sessions.
-    _data: tempfile::TempDir,
+    /// Where it keeps its sessions, and its log is.
+    data: tempfile::TempDir,
 }
 
 impl Server {
@@ -27,7 +30,8 @@ impl Server {
             .args(arguments)
             .env("XDG_DATA_HOME", data.path())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            // However much it is: a pipe that nobody reads would hold the process up.
+            .stderr(File::create(data.path().join(LOG)).unwrap())
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -38,7 +42,7 @@ impl Server {
         Self {
             child,
             address: started["listening"].as_str().unwrap().to_owned(),
-            _data: data,
+            data,
         }
     }
 
@@ -53,13 +57,7 @@ impl Server {
     pub(crate) fn stop(mut self) -> (Option<i32>, String) {
         signal(&self.child, "TERM");
         let status = self.child.wait().unwrap();
-        let mut log = String::new();
-        self.child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut log)
-            .unwrap();
+        let log = std::fs::read_to_string(self.data.path().join(LOG)).unwrap();
         (status.code(), log)
     }
 }

@@ -443,6 +443,12 @@ impl Client {
             }
             In::Lost(lost) => {
                 self.told.count("lost");
+                if lost.first_position != 0 {
+                    let (first, last) = (lost.first_position, lost.last_position);
+                    self.told.count("lost posts");
+                    self.tell(Event::LostPosts { first, last });
+                    return On::Yes;
+                }
                 let (first, last) = (lost.first_seq, lost.last_seq);
                 self.tell(Event::Lost { first, last });
                 self.knows.borrow_mut().settled.extend(first..=last);

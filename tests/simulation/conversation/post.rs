@@ -40,6 +40,11 @@ impl Client {
             patience = PATIENCE;
             sleep(PAUSE).await;
         }
+        // Nobody says what comes of a message that is not waited for: it has to arrive all the same.
+        while !post.waits && !self.may_stop_posting() && !self.told.is_applied(&self.plan.id, &text)
+        {
+            sleep(PAUSE).await;
+        }
         self.knows.borrow_mut().posts_open -= 1;
     }
 

@@ -184,6 +184,16 @@ impl Told {
         self.written().done.iter().any(|done| done == session)
     }
 
+    /// Whether an instance has applied this message.
+    pub(super) fn is_applied(&self, session: &str, message: &str) -> bool {
+        let written = self.written();
+        let applied = |record: &Record| match &record.event {
+            Event::Applied { text, .. } => record.session == session && text == message,
+            _ => false,
+        };
+        written.records.iter().rev().any(applied)
+    }
+
     pub(super) fn stopped(&self) {
         self.written().stopped = true;
     }
@@ -229,6 +239,7 @@ fn needs(event: &Event, left: &Session) -> Option<(&'static str, u64, u64)> {
         Event::Sent { .. }
         | Event::Posting(_)
         | Event::Lost { .. }
+        | Event::LostPosts { .. }
         | Event::Closed(_)
         | Event::Over(_)
         | Event::Parted { .. }

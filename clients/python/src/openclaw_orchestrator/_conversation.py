@@ -45,14 +45,17 @@ class DetachedError(ValueError):
 class MessagesLostError(Exception):
     """Messages of a session are lost; the session itself may go on.
 
-    `direction` is `to_instance` or `to_client`, `first` and `last` are their numbers.
+    `direction` is `to_instance` or `to_client`, `first` and `last` are their numbers. Where `posted` is true these are
+    messages that were posted, and the numbers are the positions that `post` has answered.
     """
 
-    def __init__(self, direction: str, first: int, last: int) -> None:
-        super().__init__(f"messages {first} to {last} {direction.replace('_', ' the ')} are lost")
+    def __init__(self, direction: str, first: int, last: int, *, posted: bool = False) -> None:
+        what = "messages posted to positions" if posted else "messages"
+        super().__init__(f"{what} {first} to {last} {direction.replace('_', ' the ')} are lost")
         self.direction = direction
         self.first = first
         self.last = last
+        self.posted = posted
 
 
 def to_message(payload: Json) -> struct_pb2.Value:
@@ -136,6 +139,9 @@ class Conversation:
                 self.instance, self.epoch = frame.moved.instance, frame.moved.epoch
             case "lost":
                 direction = _read.word(pb.Direction, "DIRECTION_", frame.lost.direction)
+                if frame.lost.first_position:
+                    first, last = frame.lost.first_position, frame.lost.last_position
+                    return MessagesLostError(direction, first, last, posted=True)
                 if direction == "to_client":
                     self.received = max(self.received, frame.lost.last_seq)
                 else:
