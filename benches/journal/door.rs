@@ -223,7 +223,7 @@ impl InstanceService for Taker {
             }) => say(Said::Opened(SessionOpened::default())),
             Ok(SessionRequest {
                 frame: Some(Told::Data(data)),
-            }) if data.seq.is_multiple_of(ACK_EVERY) => say(Said::Ack(Taken { seq: data.seq })),
+            }) if data.seq.is_multiple_of(ACK_EVERY) => say(Said::Ack(Taken { through: data.seq })),
             Ok(_) => None,
             Err(status) => Some(Err(status)),
         });

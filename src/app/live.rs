@@ -109,16 +109,7 @@ impl Live {
 
     async fn take(&mut self, later: Config) -> Result<Taken, StartError> {
         let changes = Changes::between(&self.running, &later);
-        let later = Config {
-            listen: self.running.listen.clone(),
-            socket_mode: self.running.socket_mode,
-            tls: self.running.tls.clone(),
-            plaintext: self.running.plaintext,
-            journal: self.running.journal.clone(),
-            sessions: self.running.sessions.clone(),
-            operators: self.running.operators,
-            ..later
-        };
+        let later = later.taken_over(&self.running);
         if Changes::between(&self.running, &later).is_empty() {
             let generation = self.generation;
             return Ok(Taken {

@@ -43,6 +43,8 @@ mod capacity;
 mod follow;
 mod live;
 mod operators;
+#[cfg(test)]
+mod test_metrics;
 mod traces;
 
 use builtins::Builtins;

@@ -76,7 +76,9 @@ fn levels(house: &methods::House, memory: &Memory, connections: &Tasks) -> Level
         (state.word(), count.count())
     };
     let (running, waiting, legs) = house.gate.load();
+    let now = Instant::now().into_std();
     let mut retries = house.retries.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut hedges = house.hedges.lock().unwrap_or_else(PoisonError::into_inner);
     Levels {
         instances: State::ALL.iter().map(in_state).collect(),
         calls_in_flight: running,
@@ -89,7 +91,8 @@ fn levels(house: &methods::House, memory: &Memory, connections: &Tasks) -> Level
         connections: connections.left(),
         sessions: house.sessions.known(),
         message_bytes: (memory.held(), memory.limit()),
-        retry_tokens: retries.tokens(Instant::now().into_std()),
+        retry_tokens: retries.tokens(now),
+        hedge_tokens: hedges.tokens(now),
         is_draining: house.draining.is_cancelled(),
         is_journal_ready: house.sessions.readiness().borrow().complaint().is_none(),
         // Known to whoever keeps the files.

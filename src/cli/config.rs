@@ -7,10 +7,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::arguments::Format;
+use super::door::DoorArguments;
 use super::exit::{Error, Exit};
 use super::output::Output;
 use super::plain;
-use crate::config::{self, Config, Mistakes, Planned};
+use crate::config::{self, Config, Mistakes, Planned, Reader};
 use crate::domain::limit::CONFIG_BYTES_MAX;
 
 const EXAMPLES: &str = "\
@@ -19,7 +20,8 @@ Examples:
   orchestrator config check --output json < orchestrator.json
   orchestrator config schema > orchestrator.schema.json
 
-What a config points to is read too: files of certificates and tokens, and environment variables.
+What a config points to is read too: files of certificates and tokens, and environment variables. What serve will be told
+beside it, such as --allow-plaintext, belongs here too.
 
 Exit codes: 0 the config can be used; 2 it cannot, and every mistake is on standard error; as json, on standard output too.";
 
@@ -43,6 +45,8 @@ enum Action {
 struct Check {
     /// The config file [default: standard input]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    door: DoorArguments,
     /// How it is shown: table or json.
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -54,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     match &arguments.action {
         Action::Schema => output.json(&config::schema())?,
         Action::Check(check) => {
-            let (name, config) = read(check.file.as_deref())?;
+            let (name, config) = read(check)?;
             let config = match config {
                 Ok(config) => config,
                 Err(mistakes) => {
@@ -67,6 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
                     return Err(Error::BadConfig(mistakes.to_string()));
                 }
             };
+            DoorArguments::judge(&config)?;
             let contents = Contents::of(&name, &config);
             match check.output {
                 Format::Table => output.text(&contents.text())?,
@@ -78,18 +83,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-fn read(file: Option<&Path>) -> Result<(String, Result<Config, Mistakes>), Error> {
-    Ok(match file {
-        Some(path) => (path.display().to_string(), config::read(path, &environment)),
+fn read(check: &Check) -> Result<(String, Result<Config, Mistakes>), Error> {
+    let reader = Reader {
+        command_line: check.door.command_line(),
+        ..Reader::new(&environment)
+    };
+    Ok(match &check.file {
+        Some(path) => (path.display().to_string(), reader.read(path)),
         None => {
             let mut bytes = Vec::new();
             let input = std::io::stdin().lock();
             input.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes)?;
             let name = "standard input";
-            (
-                name.to_owned(),
-                config::read_bytes(Path::new(name), &bytes, &environment),
-            )
+            let config = reader.read_bytes(Path::new(name), &bytes);
+            (name.to_owned(), config)
         }
     })
 }

@@ -11,6 +11,7 @@ mod demo_session;
 mod descriptors;
 mod destination;
 mod dial;
+mod door;
 mod drain;
 mod exit;
 mod explain;

@@ -1,6 +1,5 @@
 //! `orchestrator serve`: runs an orchestrator until it is told to stop.
 
-use std::cell::RefCell;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
@@ -12,11 +11,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::data_directory;
+use super::door::DoorArguments;
 use super::exit::{Error, Exit};
 use super::failure_text;
 use super::output::{self, Output};
 use crate::app::{App, Follow, Outcome, Reading};
-use crate::config::{self, Config, Journal, Plaintext, Settled};
+use crate::config::{self, Config, Journal, Reader, Settled};
 use crate::ingress::listener::Address;
 use crate::telemetry;
 use crate::telemetry::metric;
@@ -39,12 +39,8 @@ pub(super) struct Arguments {
     /// The config file, JSON.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen, instead of what the config says [default: 127.0.0.1:7070]
-    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
-    listen: Option<Address>,
-    /// Speak plain text beyond this machine: a mesh, or a network that is trusted, keeps others out.
-    #[arg(long)]
-    allow_plaintext: bool,
+    #[command(flatten)]
+    door: DoorArguments,
     /// Threads that serve [default: one for each core; 1 where there are no more than two]. With 1 a call costs least.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -85,8 +81,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
     };
     telemetry::start(&arguments.log, format, colours)
         .map_err(|bad| Error::usage(bad.to_string(), "see --help"))?;
-    let files = RefCell::default();
-    let (config, made_key) = config(arguments, None, &files)?;
+    let (config, made_key) = config(arguments, &reader(arguments), None)?;
     // Connections are descriptors; the usual soft limit of 1024 is for programs that use select(2).
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files");
@@ -114,32 +109,36 @@ fn runtime(threads: Option<u16>) -> std::io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-/// The config, and the key that was made because there is none: `made`, if that happened before. `files` takes the
-/// other files that were looked into.
+fn reader(arguments: &Arguments) -> Reader<'static> {
+    Reader {
+        command_line: arguments.door.command_line(),
+        ..Reader::new(&environment)
+    }
+}
+
+/// The config, and the key that was made because there is none: `made`, if that happened before.
 fn config(
     arguments: &Arguments,
+    reader: &Reader<'_>,
     made: Option<&str>,
-    files: &RefCell<Vec<PathBuf>>,
 ) -> Result<(Config, Option<String>), Error> {
     let mut config = match &arguments.config {
-        None => Config::embedded(),
-        Some(path) => config::read_noting_files(path, &environment, files)
+        None => {
+            let mut config = Config::embedded();
+            config.obey(&reader.command_line);
+            config
+        }
+        Some(path) => reader
+            .read(path)
             .map_err(|mistakes| Error::Config(mistakes.to_string()))?,
     };
-    if let Some(listen) = &arguments.listen {
-        config.listen = listen.clone();
-    }
-    if arguments.allow_plaintext {
-        config.plaintext = Plaintext::Allowed;
-    }
     let configured = config.sessions.data_directory.clone();
     config.journal = Journal::Folder(arguments.data.directory(configured)?);
     let from_environment = environment("ORCHESTRATOR_API_KEY");
     let make = || made.map_or_else(config::make_key, str::to_owned);
     let settled = config::settle_keys(&mut config, from_environment.as_deref(), make)
         .map_err(|bad| Error::ServerKey(bad.to_string()))?;
-    config::refuse_exposure(&config)
-        .map_err(|exposed| Error::usage(exposed.to_string(), "see README.md, TLS"))?;
+    DoorArguments::judge(&config)?;
     let made = match settled {
         Settled::Made(key) => Some(key),
         Settled::Configured | Settled::Environment => None,
@@ -157,8 +156,8 @@ fn environment(name: &str) -> Option<String> {
 
 /// The config file as it is now, read as at the start.
 fn read_again(arguments: &Arguments, made: Option<&str>) -> Reading {
-    let files = RefCell::default();
-    let config = config(arguments, made, &files);
+    let reader = reader(arguments);
+    let config = config(arguments, &reader, made);
     let told = |error: Error| {
         if let Error::Config(what) | Error::ServerKey(what) = error {
             return what;
@@ -166,7 +165,7 @@ fn read_again(arguments: &Arguments, made: Option<&str>) -> Reading {
         failure_text::lines(&error).trim_end().to_owned()
     };
     let config = config.map(|(config, _)| config).map_err(told);
-    let files = files.take();
+    let files = reader.files.take();
     Reading { config, files }
 }
 

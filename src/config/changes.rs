@@ -1,9 +1,10 @@
-//! What is other in one config than in another, by name and without any secret: for the log.
+//! What is other in one config than in another, by name and without any secret: for the log. And what of it a running
+//! process can take over.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Config, Planned};
+use super::{Config, Planned, shown};
 use crate::domain::health::Admin;
 use crate::domain::id::InstanceId;
 use crate::ingress::caller::{Key, Keys};
@@ -44,10 +45,6 @@ impl Changes {
     pub fn between(earlier: &Config, later: &Config) -> Self {
         // Taken apart, so that a new part of the config does not compile until it has its place here.
         let Config {
-            listen,
-            socket_mode,
-            tls,
-            plaintext,
             instances,
             admin,
             keys,
@@ -63,10 +60,15 @@ impl Changes {
             hedging,
             timeouts,
             shutdown,
-            journal,
-            sessions,
-            operators,
-            traces,
+            // What cannot change while it runs: `after_restart`.
+            listen: _,
+            socket_mode: _,
+            tls: _,
+            plaintext: _,
+            journal: _,
+            sessions: _,
+            operators: _,
+            traces: _,
             // The same in other words.
             shown: _,
         } = earlier;
@@ -86,29 +88,19 @@ impl Changes {
             ("timeouts", *timeouts != later.timeouts),
             ("shutdown", *shutdown != later.shutdown),
         ];
-        let cannot_change = [
-            ("listen", *listen != later.listen),
-            ("socket_mode", *socket_mode != later.socket_mode),
-            ("tls", *tls != later.tls),
-            ("plaintext", *plaintext != later.plaintext),
-            ("the data directory", *journal != later.journal),
-            ("sessions", *sessions != later.sessions),
-            ("operators", *operators != later.operators),
-            ("traces", *traces != later.traces),
-        ];
         let others = |parts: &[(&'static str, bool)]| {
             let other = parts.iter().filter(|(_, is_other)| *is_other);
             other.map(|(name, _)| *name).collect()
         };
         Self {
-            identities: Named::between(&shown(keys), &shown(&later.keys)),
+            identities: Named::between(&certified(keys), &certified(&later.keys)),
             keys: Named::between(&known(keys), &known(&later.keys)),
             instances: Named::between(
                 &planned(instances, admin),
                 &planned(&later.instances, &later.admin),
             ),
             settings: others(&is_other),
-            after_restart: others(&cannot_change),
+            after_restart: others(&after_restart(earlier, later)),
         }
     }
 
@@ -116,6 +108,51 @@ impl Changes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// What cannot change while it runs, by name, and whether it is other.
+fn after_restart(earlier: &Config, later: &Config) -> [(&'static str, bool); 8] {
+    [
+        ("listen", earlier.listen != later.listen),
+        ("socket_mode", earlier.socket_mode != later.socket_mode),
+        ("tls", earlier.tls != later.tls),
+        ("plaintext", earlier.plaintext != later.plaintext),
+        ("the data directory", earlier.journal != later.journal),
+        ("sessions", earlier.sessions != later.sessions),
+        ("operators", earlier.operators != later.operators),
+        ("traces", earlier.traces != later.traces),
+    ]
+}
+
+/// The keys of the config file for all that.
+const AFTER_RESTART: [&str; 7] = [
+    "listen",
+    "socket_mode",
+    "tls",
+    "plaintext",
+    "sessions",
+    "operators",
+    "traces",
+];
+
+impl Config {
+    /// This config, as far as a process that runs by another one can take it over: what cannot change stays as it
+    /// runs, also in what operators are shown.
+    #[must_use]
+    pub fn taken_over(self, running: &Self) -> Self {
+        Self {
+            listen: running.listen.clone(),
+            socket_mode: running.socket_mode,
+            tls: running.tls.clone(),
+            plaintext: running.plaintext,
+            journal: running.journal.clone(),
+            sessions: running.sessions.clone(),
+            operators: running.operators,
+            traces: running.traces.clone(),
+            shown: shown::with_parts_of(&self.shown, &running.shown, &AFTER_RESTART),
+            ..self
+        }
     }
 }
 
@@ -136,7 +173,7 @@ fn known(keys: &Keys) -> BTreeMap<String, Key> {
         .collect()
 }
 
-fn shown(keys: &Keys) -> BTreeMap<String, Identity> {
+fn certified(keys: &Keys) -> BTreeMap<String, Identity> {
     let identities = keys.identities.iter();
     identities
         .map(|identity| (identity.name.to_string(), identity.clone()))
@@ -191,17 +228,12 @@ impl fmt::Display for Named {
 mod tests {
     use super::*;
     use crate::config::tests::told;
-    use crate::config::{Settled, meant};
+    use crate::config::{Settled, read_bytes};
+    use crate::ingress::listener::secure;
 
     fn config(text: &str) -> Config {
         assert_eq!(told(text), "");
-        meant(
-            "c.json".as_ref(),
-            text.as_bytes(),
-            &|_| None,
-            &Default::default(),
-        )
-        .unwrap()
+        read_bytes("c.json".as_ref(), text.as_bytes(), &|_| None).unwrap()
     }
 
     /// What has changed, as the log tells it.
@@ -273,6 +305,47 @@ mod tests {
                 "",
             ],
         );
+    }
+
+    #[test]
+    fn what_cannot_change_stays_as_it_runs_whatever_else_is_taken_over() {
+        let running = config(r#"{"instances": [], "listen": "127.0.0.1:7"}"#);
+        let (mut journal, mut tls) = (running.clone(), running.clone());
+        journal.journal = crate::config::Journal::Folder("/elsewhere".into());
+        tls.tls = Some(secure::Settings::new("c".into(), "k".into(), None));
+        let written = |more: &str| {
+            let listen = r#""listen": "127.0.0.1:7""#;
+            config(&format!(r#"{{"instances": [], {listen}, {more}}}"#))
+        };
+        let rows = [
+            ("listen", config(r#"{"instances": []}"#)),
+            ("socket_mode", written(r#""socket_mode": "0660""#)),
+            ("tls", tls),
+            ("plaintext", written(r#""plaintext": "allowed""#)),
+            ("the data directory", journal),
+            ("sessions", written(r#""sessions": {"sessions_max": 7}"#)),
+            (
+                "operators",
+                written(r#""operators": {"listen": "127.0.0.1:1"}"#),
+            ),
+            (
+                "traces",
+                written(r#""traces": {"endpoint": "http://127.0.0.1:1"}"#),
+            ),
+        ];
+        let all = after_restart(&running, &running).map(|(name, _)| name);
+        assert_eq!(rows.each_ref().map(|(name, _)| *name), all);
+        for (name, mut later) in rows {
+            assert_eq!(Changes::between(&running, &later).after_restart, [name]);
+            later.timeouts.route += later.timeouts.route;
+            let taken = later.taken_over(&running);
+            assert_eq!(*taken.shown, *running.shown, "{name}");
+            let changes = Changes::between(&running, &taken);
+            assert_eq!(
+                (changes.settings, changes.after_restart),
+                (vec!["timeouts"], vec![])
+            );
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub use watch::{Look, Watch};
 /// Reads a config file, and the files and variables that it points to; tells all mistakes at once.
 /// `environment` is asked for a variable's value.
 pub fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Mistakes> {
-    read_noting_files(path, environment, &RefCell::default())
+    Reader::new(environment).read(path)
 }
 
 /// As `read`, of a config that was read already; `path` is what it is called.
@@ -62,61 +62,90 @@ pub fn read_bytes(
     bytes: &[u8],
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, Mistakes> {
-    if CONFIG_BYTES_MAX < bytes.len() as u64 {
-        let what = format!("is larger than {CONFIG_BYTES_MAX} bytes");
-        return Err(Mistakes::of_file(path, what));
-    }
-    meant(path, bytes, environment, &RefCell::default())
+    Reader::new(environment).read_bytes(path, bytes)
 }
 
-/// As `read`; `files` takes every other file that was looked into.
-pub fn read_noting_files(
-    path: &Path,
-    environment: &dyn Fn(&str) -> Option<String>,
-    files: &RefCell<Vec<PathBuf>>,
-) -> Result<Config, Mistakes> {
-    let bytes = check::read(path, CONFIG_BYTES_MAX)
-        .map_err(|error| Mistakes::of_file(path, format!("cannot be read: {error}")))?
-        .ok_or_else(|| {
-            Mistakes::of_file(path, format!("is larger than {CONFIG_BYTES_MAX} bytes"))
-        })?;
-    meant(path, &bytes, environment, files)
+/// What the command line says, which wins over the config.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// Where to listen.
+    pub listen: Option<Address>,
+    /// Where plain text may be spoken.
+    pub plaintext: Option<Plaintext>,
 }
 
-fn meant(
-    path: &Path,
-    bytes: &[u8],
-    environment: &dyn Fn(&str) -> Option<String>,
-    files: &RefCell<Vec<PathBuf>>,
-) -> Result<Config, Mistakes> {
-    let (text, is_whole) = match str::from_utf8(bytes) {
-        Ok(text) => (text, true),
-        Err(error) => (
-            str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
-            false,
-        ),
-    };
-    let notes = mistake::Notes::new(text);
-    let surroundings = check::Surroundings {
-        folder: path.parent().unwrap_or(Path::new("")),
-        environment,
-        files,
-    };
-    if !is_whole {
-        notes.note(text.len(), "", "not JSON: the bytes here are no UTF-8");
-        return notes.settle(path, Config::empty());
-    }
-    let config = match raw::parse(text) {
-        Ok(item) => Config {
-            shown: shown::without_secrets(text),
-            ..check::config(&item, &notes, surroundings)
-        },
-        Err(raw::Syntax { at, what }) => {
-            notes.note(at, "", &what);
-            Config::empty()
+/// Reads configs.
+pub struct Reader<'a> {
+    /// Is asked for the value of a variable.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// What the config is read together with.
+    pub command_line: CommandLine,
+    /// Every other file that was looked into, whether or not it could be read.
+    pub files: RefCell<Vec<PathBuf>>,
+}
+
+impl<'a> Reader<'a> {
+    /// One beside an empty command line.
+    #[must_use]
+    pub fn new(environment: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self {
+            environment,
+            command_line: CommandLine::default(),
+            files: RefCell::default(),
         }
-    };
-    notes.settle(path, config)
+    }
+
+    /// Reads a config file, and the files and variables that it points to; tells all mistakes at once.
+    pub fn read(&self, path: &Path) -> Result<Config, Mistakes> {
+        let bytes = check::read(path, CONFIG_BYTES_MAX)
+            .map_err(|error| Mistakes::of_file(path, format!("cannot be read: {error}")))?
+            .ok_or_else(|| too_large(path))?;
+        self.meant(path, &bytes)
+    }
+
+    /// As `read`, of a config that was read already; `path` is what it is called.
+    pub fn read_bytes(&self, path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
+        if CONFIG_BYTES_MAX < bytes.len() as u64 {
+            return Err(too_large(path));
+        }
+        self.meant(path, bytes)
+    }
+
+    fn meant(&self, path: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
+        let (text, is_whole) = match str::from_utf8(bytes) {
+            Ok(text) => (text, true),
+            Err(error) => (
+                str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+                false,
+            ),
+        };
+        let notes = mistake::Notes::new(text);
+        let surroundings = check::Surroundings {
+            folder: path.parent().unwrap_or(Path::new("")),
+            environment: self.environment,
+            command_line: &self.command_line,
+            files: &self.files,
+        };
+        if !is_whole {
+            notes.note(text.len(), "", "not JSON: the bytes here are no UTF-8");
+            return notes.settle(path, Config::empty());
+        }
+        let config = match raw::parse(text) {
+            Ok(item) => Config {
+                shown: shown::without_secrets(text),
+                ..check::config(&item, &notes, surroundings)
+            },
+            Err(raw::Syntax { at, what }) => {
+                notes.note(at, "", &what);
+                Config::empty()
+            }
+        };
+        notes.settle(path, config)
+    }
+}
+
+fn too_large(path: &Path) -> Mistakes {
+    Mistakes::of_file(path, format!("is larger than {CONFIG_BYTES_MAX} bytes"))
 }
 
 /// Everything that an orchestrator is told.
@@ -311,6 +340,16 @@ impl Planned {
 const SOCKET_MODE_DEFAULT: u32 = 0o600;
 
 impl Config {
+    /// Takes what the command line says, which wins.
+    pub fn obey(&mut self, command_line: &CommandLine) {
+        if let Some(listen) = &command_line.listen {
+            self.listen = listen.clone();
+        }
+        if let Some(plaintext) = command_line.plaintext {
+            self.plaintext = plaintext;
+        }
+    }
+
     /// The embedded default: eight built-in instances, A to H, on loopback. It has no key yet.
     #[must_use]
     pub fn embedded() -> Self {

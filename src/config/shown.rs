@@ -17,6 +17,21 @@ pub(super) fn without_secrets(text: &str) -> Arc<str> {
     format!("{value:#}\n").into()
 }
 
+/// One config as it is shown, but for these parts, which are as another one has them, or not there.
+pub(super) fn with_parts_of(shown: &str, other: &str, names: &[&str]) -> Arc<str> {
+    let read = |text| serde_json::from_str(text).unwrap_or(Value::Null);
+    let (mut value, mut other) = (read(shown), read(other));
+    if let Value::Object(fields) = &mut value {
+        for name in names {
+            match other.get_mut(name).map(Value::take) {
+                Some(part) => drop(fields.insert((*name).to_owned(), part)),
+                None => drop(fields.remove(*name)),
+            }
+        }
+    }
+    format!("{value:#}\n").into()
+}
+
 fn strike_out(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -44,5 +59,22 @@ mod tests {
         assert_eq!(shown["keys"][0]["sha256"], "***");
         assert_eq!(shown["keys"][0]["name"], "a");
         assert_eq!(shown["instances"][0]["id"], "A");
+    }
+
+    #[test]
+    fn parts_that_stay_are_shown_as_they_were() {
+        let check = |later: &str, running: &str, expected: &str| {
+            let found: Value =
+                serde_json::from_str(&with_parts_of(later, running, &["a", "b"])).unwrap();
+            let expected: Value = serde_json::from_str(expected).unwrap();
+            assert_eq!(found, expected, "{later} {running}");
+        };
+        check(
+            r#"{"a": 2, "c": 2}"#,
+            r#"{"a": 1, "c": 1}"#,
+            r#"{"a": 1, "c": 2}"#,
+        );
+        check(r#"{"a": 2}"#, "{}", "{}");
+        check("{}", r#"{"b": {"d": []}, "c": 1}"#, r#"{"b": {"d": []}}"#);
     }
 }

@@ -1,6 +1,5 @@
 //! Whole files: what they mean, and that nothing in them is a crash or lets a secret out.
 
-use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -8,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Admission, Config, Mistakes, Plaintext, Planned, Sessions, Shutdown, meant, read};
+use super::{
+    Admission, Config, Mistakes, Plaintext, Planned, Sessions, Shutdown, read, read_bytes,
+};
 use crate::domain::admission::{self, Quota, Rate};
 use crate::domain::budget::Share;
 use crate::domain::failure::Status;
@@ -39,12 +40,7 @@ fn meant_by(text: impl AsRef<[u8]>) -> Result<Config, Mistakes> {
         "SPACED" => Some(format!("{CANARY} x")),
         _ => None,
     };
-    let found = meant(
-        Path::new("orchestrator.json"),
-        text.as_ref(),
-        &environment,
-        &RefCell::default(),
-    );
+    let found = read_bytes(Path::new("orchestrator.json"), text.as_ref(), &environment);
     assert!(!format!("{found:?}").contains(CANARY), "{found:?}");
     found
 }

@@ -19,6 +19,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome there is.
+    pub const ALL: [Self; 5] = [
+        Self::Answered,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Cancelled,
+        Self::Skipped,
+    ];
+
     /// The outcome as a word.
     #[must_use]
     pub fn word(self) -> &'static str {

@@ -91,6 +91,12 @@ impl Hedges {
         }
     }
 
+    /// As many as there may be now.
+    #[must_use]
+    pub fn tokens(&mut self, now: Instant) -> f64 {
+        self.budget.tokens(now)
+    }
+
     /// Whether one more is within the share.
     #[must_use]
     pub fn has(&mut self, now: Instant) -> bool {

@@ -202,6 +202,15 @@ pub enum AttemptKind {
 }
 
 impl AttemptKind {
+    /// Every reason there is.
+    pub const ALL: [Self; 5] = [
+        Self::First,
+        Self::TransparentRetry,
+        Self::Retry,
+        Self::Fallback,
+        Self::Hedge,
+    ];
+
     /// The word for logs.
     #[must_use]
     pub fn word(self) -> &'static str {

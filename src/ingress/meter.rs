@@ -39,6 +39,14 @@ const GRPC_CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// The statuses that the REST door answers with, and in front of it what refuses a call of any door.
+const HTTP_STATUSES: [&str; 20] = [
+    "200", "204", "400", "401", "403", "404", "405", "406", "409", "410", "413", "415", "429",
+    "499", "500", "501", "502", "503", "504", "507",
+];
+/// Any other, so that there are never more words than these.
+const OTHER_STATUS: &str = "other";
+
 /// What a call is that has no end yet: when there never is one, its caller has left.
 const LEFT: &str = "CANCELLED";
 
@@ -83,7 +91,11 @@ impl Meter {
         if is_grpc {
             self.end(response.headers());
         } else {
-            self.code = Cow::Owned(response.status().as_str().to_owned());
+            let status = response.status();
+            let known = HTTP_STATUSES
+                .iter()
+                .find(|known| **known == status.as_str());
+            self.code = Cow::Borrowed(known.copied().unwrap_or(OTHER_STATUS));
         }
     }
 
@@ -132,6 +144,27 @@ fn known(method: &Method) -> &'static str {
     known.copied().unwrap_or("_OTHER")
 }
 
+/// Services of others, of which each is one word.
+const SERVICES: [&str; 2] = ["/grpc.health.v1.Health", "/grpc.reflection"];
+/// Whatever else is called.
+const OTHER_PATH: &str = "other";
+
+/// Every word for what was called.
+#[cfg(test)]
+pub(crate) fn labels() -> Vec<&'static str> {
+    let methods = access::METHODS.iter().map(|(method, _)| *method);
+    let paths = access::PATHS.iter().map(|(path, _)| *path);
+    let others = SERVICES.into_iter().chain([OTHER_PATH]);
+    methods.chain(paths).chain(others).collect()
+}
+
+/// Every word for how a call has ended.
+#[cfg(test)]
+pub(crate) fn codes() -> Vec<&'static str> {
+    let statuses = HTTP_STATUSES.into_iter().chain([OTHER_STATUS]);
+    GRPC_CODES.into_iter().chain(statuses).collect()
+}
+
 /// One of a few words, whatever somebody calls.
 fn label(path: &str) -> &'static str {
     if let Some((method, _)) = access::METHODS.iter().find(|(method, _)| *method == path) {
@@ -140,14 +173,15 @@ fn label(path: &str) -> &'static str {
     if let Some(known) = access::known(access::without_api(path)) {
         return known.form;
     }
-    let services = ["/grpc.health.v1.Health", "/grpc.reflection"];
-    let service = services.iter().find(|service| path.starts_with(**service));
-    service.copied().unwrap_or("other")
+    let service = SERVICES.iter().find(|service| path.starts_with(**service));
+    service.copied().unwrap_or(OTHER_PATH)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::failure::{Reason, Status};
+    use crate::ingress::failure_table;
 
     #[test]
     fn whatever_is_called_has_one_of_a_few_words() {
@@ -174,6 +208,24 @@ mod tests {
         ] {
             assert_eq!(label(path), expected.unwrap_or(path));
         }
+    }
+
+    #[test]
+    fn every_failure_has_a_status_of_its_own_word_and_any_other_has_one_for_all() {
+        let code = |status: http::StatusCode| {
+            let mut meter = Meter::begin(&Request::new(()), &Tracer::off(), "http");
+            meter.answer(&Response::builder().status(status).body(()).unwrap());
+            meter.code.clone()
+        };
+        for reason in Reason::ALL {
+            let (_, status) = failure_table::codes(reason);
+            assert_eq!(code(status), status.as_str(), "{reason:?}");
+        }
+        for status in (1..=16).filter_map(Status::from_number) {
+            let (_, status) = failure_table::codes(Reason::InstanceFailed(status));
+            assert_eq!(code(status), status.as_str());
+        }
+        assert_eq!(code(http::StatusCode::IM_A_TEAPOT), "other");
     }
 
     #[test]

@@ -32,6 +32,8 @@ mod web;
 use caller::FindToken;
 pub use doors::BadContract;
 pub use layer::Door;
+#[cfg(test)]
+pub(crate) use meter::{codes as metered_codes, labels as metered_paths};
 use methods::House;
 pub use web::Arriving;
 

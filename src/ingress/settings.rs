@@ -134,7 +134,7 @@ impl Keys {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use futures_util::FutureExt as _;
@@ -143,7 +143,7 @@ mod tests {
     use crate::ingress::access::Scope;
     use crate::ingress::caller::{Key, Reflection};
 
-    fn settings(keys: &[Key]) -> Settings {
+    pub(in crate::ingress) fn settings(keys: &[Key]) -> Settings {
         // As they come from a config that was read again.
         let unknown = |key: &Key| Key {
             revoked: Revoked::default(),

@@ -66,6 +66,7 @@ const SESSIONS: &str = "orchestrator_sessions";
 const MESSAGE_BYTES: &str = "orchestrator_message_bytes";
 const MESSAGE_BYTES_LIMIT: &str = "orchestrator_message_bytes_limit";
 const RETRY_TOKENS: &str = "orchestrator_retry_tokens";
+const HEDGE_TOKENS: &str = "orchestrator_hedge_tokens";
 const DRAINING: &str = "orchestrator_draining";
 const SPANS: &str = "orchestrator_spans_total";
 const JOURNAL_READY: &str = "orchestrator_journal_ready";
@@ -75,7 +76,7 @@ const QUEUE: &str = "orchestrator_runtime_queue_depth";
 
 /// Every metric of the program. Beside them stand those of the process, as every client of Prometheus names them:
 /// `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds` and so on.
-pub const METRICS: [Metric; 24] = [
+pub const METRICS: [Metric; 25] = [
     metric(
         CALLS,
         Kind::Counter,
@@ -92,7 +93,7 @@ pub const METRICS: [Metric; 24] = [
         ATTEMPTS,
         Kind::Counter,
         &["kind", "result"],
-        "Tries at instances that have ended, by why they were made, and how they ended: ok, or the reason of the failure",
+        "Tries at instances that have ended, by why they were made, and how they ended: OK, or the reason of the failure",
     ),
     metric(
         ATTEMPT_SECONDS,
@@ -189,6 +190,12 @@ pub const METRICS: [Metric; 24] = [
         Kind::Gauge,
         &[],
         "Retries that the shared budget has left",
+    ),
+    metric(
+        HEDGE_TOKENS,
+        Kind::Gauge,
+        &[],
+        "Hedges that the shared budget has left",
     ),
     metric(DRAINING, Kind::Gauge, &[], "1 once a stop has begun"),
     metric(
@@ -329,18 +336,33 @@ pub enum SpanEnd {
     QueueFull,
 }
 
+impl SpanEnd {
+    /// Every end there is.
+    pub const ALL: [Self; 4] = [
+        Self::Delivered,
+        Self::Rejected,
+        Self::NotDelivered,
+        Self::QueueFull,
+    ];
+
+    /// The end as a word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Rejected => "rejected",
+            Self::NotDelivered => "not_delivered",
+            Self::QueueFull => "queue_full",
+        }
+    }
+}
+
 /// So many spans have come to their end.
 pub fn spans_ended(end: SpanEnd, count: u64) {
     if !IS_COUNTED.load(Ordering::Relaxed) {
         return;
     }
-    let result = match end {
-        SpanEnd::Delivered => "delivered",
-        SpanEnd::Rejected => "rejected",
-        SpanEnd::NotDelivered => "not_delivered",
-        SpanEnd::QueueFull => "queue_full",
-    };
-    counter!(SPANS, "result" => result).increment(count);
+    counter!(SPANS, "result" => end.word()).increment(count);
 }
 
 /// What is read when somebody asks.
@@ -364,6 +386,8 @@ pub struct Levels {
     pub message_bytes: (usize, usize),
     /// Retries that are left.
     pub retry_tokens: f64,
+    /// Hedges that are left.
+    pub hedge_tokens: f64,
     /// Whether a stop has begun.
     pub is_draining: bool,
     /// Whether the journal takes what it is given.
@@ -392,6 +416,7 @@ pub fn note(levels: &Levels) {
         (MESSAGE_BYTES, levels.message_bytes.0 as f64),
         (MESSAGE_BYTES_LIMIT, levels.message_bytes.1 as f64),
         (RETRY_TOKENS, levels.retry_tokens),
+        (HEDGE_TOKENS, levels.hedge_tokens),
         (DRAINING, f64::from(u8::from(levels.is_draining))),
         (JOURNAL_READY, f64::from(u8::from(levels.is_journal_ready))),
         (TASKS, runtime.num_alive_tasks() as f64),

@@ -179,10 +179,11 @@ impl Talk {
         let known = self.known();
         let (mut streamed, mut posted) = (0, 0);
         for event in &known.history {
-            match event {
-                Event::Lost { first, last } => streamed += last - first + 1,
-                Event::LostPosts { first, last } => posted += last - first + 1,
-                _ => {}
+            if let Event::Lost { first, last } = event {
+                streamed += last - first + 1;
+            }
+            if let Event::LostPosts { first, last } = event {
+                posted += last - first + 1;
             }
         }
         (known.closed.clone(), streamed, posted)

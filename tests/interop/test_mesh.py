@@ -65,18 +65,28 @@ def through(stubs, front):
 
 
 @pytest.fixture
-def behind(envoy, python_instance, own_client, stubs):
-    """A real instance that the orchestrator reaches through an Envoy, under the id `meshed`."""
+def meshed(envoy, python_instance, own_client, stubs):
+    """A real instance, and what has the orchestrator reach it through an Envoy with a configuration, under an id."""
     instance = python_instance("py-1", lease=60)
     address = instance.lines.wait_for(event="registered")["address"]
-    proxy = envoy(recipe("behind"), address)
-    request = stubs.messages.RegisterRequest(
-        instance=stubs.messages.Instance(id="meshed", address=proxy.address), incarnation=1
-    )
-    request.lease.FromSeconds(60)
-    own_client.cluster.Register(request, metadata=BEARER, timeout=LONG)
-    until(lambda: own_client.state("meshed"), lambda state: state == "HEALTH_STATE_HEALTHY")
-    return instance
+
+    def reach(config, id):
+        proxy = envoy(config, address)
+        request = stubs.messages.RegisterRequest(
+            instance=stubs.messages.Instance(id=id, address=proxy.address), incarnation=1
+        )
+        request.lease.FromSeconds(60)
+        own_client.cluster.Register(request, metadata=BEARER, timeout=LONG)
+        until(lambda: own_client.state(id), lambda state: state == "HEALTH_STATE_HEALTHY")
+        return instance
+
+    return reach
+
+
+@pytest.fixture
+def behind(meshed):
+    """A real instance that the orchestrator reaches through an Envoy as the page has it, under the id `meshed`."""
+    return meshed(recipe("behind"), "meshed")
 
 
 def test_calls_pass_both_proxies_as_they_are(through, behind):
@@ -148,20 +158,25 @@ def test_a_proxy_that_repeats_what_is_unavailable_does_multiply_them(envoy, orch
     assert running.stat("cluster.orchestrator.upstream_rq_retry") == 2
 
 
-def test_a_fan_out_lasts_longer_than_a_route_does_by_default(through):
+def test_a_fan_out_lasts_longer_than_a_route_does_by_default_in_front_and_behind(through, behind):
     """15 s, where a route says nothing else."""
-    slow = value({"_builtin": {"delay": "16s"}})
-    events = list(through.fanout(["A-B"], slow, timeout=LONG))
-    outcomes = [event.partial.outcome for event in events if event.WhichOneof("event") == "partial"]
-    assert outcomes == [through.messages.OUTCOME_ANSWERED] * 2
+    slow = value({"_builtin": {"delay": "16s"}, "task": "long", "hold": True})
+    outcomes = {}
+    for event in through.fanout(["A", "meshed"], slow, timeout=LONG):
+        if event.WhichOneof("event") == "partial":
+            outcomes[event.partial.instance] = event.partial.outcome
+            # The one behind the other proxy takes as long, and a little longer.
+            behind.tell("release", "long")
+    assert outcomes == dict.fromkeys(["A", "meshed"], through.messages.OUTCOME_ANSWERED)
 
 
 class Conversation:
     """A session over one stream."""
 
-    def __init__(self, client, id):
+    def __init__(self, client, id, instance="A"):
         self.messages, self.sent = client.messages, queue.Queue()
-        client.api.SessionSpawn(self.messages.SessionSpawnRequest(session_id=id), metadata=BEARER, timeout=LONG)
+        spawn = self.messages.SessionSpawnRequest(session_id=id, instances=[instance])
+        client.api.SessionSpawn(spawn, metadata=BEARER, timeout=LONG)
         self.say(hello=self.messages.SessionHello(session_id=id))
         self.frames = client.api.SessionSend(iter(self.sent.get, None), metadata=BEARER)
         assert next(self.frames).WhichOneof("frame") == "ready"
@@ -177,28 +192,52 @@ class Conversation:
             if frame.WhichOneof("frame") == "data":
                 return plain(frame.data.payload)
 
+    def loses_its_instance(self):
+        """Hears of it, or of the end that comes of it."""
+        try:
+            for frame in self.frames:
+                if frame.WhichOneof("frame") in ("moved", "closed"):
+                    return
+        except grpc.RpcError as error:
+            assert error.code() != grpc.StatusCode.DEADLINE_EXCEEDED, error
+
     def end(self):
         self.frames.cancel()
         self.sent.put(None)
 
 
-def test_a_session_may_be_quiet_for_longer_than_the_proxy_allows_others(envoy, orchestrator, stubs):
-    """With an idle timeout of a second, streams are cut: those of this page's route are not."""
-    config = recipe("front")
+def impatient(name):
+    """A configuration whose streams are cut when they are idle for a second, but for those of the page's route; and one
+    where that route says nothing of it."""
+    config = recipe(name)
     manager(config)["stream_idle_timeout"] = "1s"
     hurried = copy.deepcopy(config)
-    hurried["static_resources"]["listeners"][0]["name"] = "hurried"
+    hurried["static_resources"]["listeners"][0]["name"] = f"hurried-{name}"
     del route(hurried)["idle_timeout"]
+    return config, hurried
+
+
+def test_a_session_may_be_quiet_for_longer_than_the_proxies_allow_others(envoy, orchestrator, stubs, meshed):
+    """Its stream goes through one proxy, and the one between the orchestrator and its instance through another."""
+    config, hurried = impatient("front")
     quiet, other = (Client(stubs, envoy(of, orchestrator.address).address) for of in (config, hurried))
-    session = Conversation(quiet, "quiet")
+    config, hurried = impatient("behind")
+    instance = meshed(config, "meshed")
+    meshed(hurried, "hurried")
+    session = Conversation(quiet, "quiet", "meshed")
     assert session.echo("first") == "first"
+    cut_behind = Conversation(quiet, "cut-behind", "hurried")
+    assert cut_behind.echo("first") == "first"
     for at in range(3):
         with pytest.raises(grpc.RpcError):
             cut = Conversation(other, f"cut-{at}")
             # There is nothing to read but the end.
             next(cut.frames)
+    cut_behind.loses_its_instance()
     assert session.echo("second") == "second"
+    assert len(instance.lines.matching(event="opened", session="quiet")) == 1, "its stream was never made anew"
     session.end()
+    cut_behind.end()
     quiet.channel.close()
     other.channel.close()
 

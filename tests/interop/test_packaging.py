@@ -1,4 +1,4 @@
-"""The files that it is run with are what those who read them expect, and it runs as they say."""
+"""The files that it is run with are what those who read them expect, and it runs and stops as they say."""
 
 import json
 import re
@@ -16,6 +16,9 @@ DOCKERFILE = REPOSITORY / "packaging/Dockerfile"
 MANIFEST = REPOSITORY / "packaging/kubernetes/orchestrator.yaml"
 UNIT = REPOSITORY / "packaging/systemd/orchestrator.service"
 CONFIG = json.dumps({"instances": [{"id": "A", "builtin": {}}]})
+SHIPPED = REPOSITORY / "packaging/kubernetes/orchestrator.json"
+TRACES_SECONDS = 2
+"""How long a stop may still send traces, as docs/operations.md says."""
 
 
 @pytest.mark.parametrize("manifest", sorted(REPOSITORY.glob("packaging/kubernetes/*.yaml")), ids=lambda path: path.name)
@@ -30,6 +33,49 @@ def test_kubernetes_would_refuse_an_unknown_field(run, tmp_path):
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(text.replace("replicas:", "replika:"))
     assert run("kubernetes-validate", "--strict", str(wrong)).returncode != 0
+
+
+def stop_seconds(config) -> float:
+    """How long the program takes for a stop at most, by its config."""
+    readme = (REPOSITORY / "README.md").read_text()
+    shutdown = json.loads(config).get("shutdown", {})
+
+    def seconds(name):
+        usual = re.search(rf"^\| `shutdown\.{name}` \| (\w+) \|", readme, re.MULTILINE)[1]
+        return float(str(shutdown.get(name, usual)).removesuffix("s"))
+
+    return seconds("not_ready_for") + seconds("grace") + TRACES_SECONDS
+
+
+def test_a_stop_fits_into_the_time_that_whoever_stops_it_gives():
+    assert "for 2 s\nat most" in (REPOSITORY / "docs/operations.md").read_text()
+    shown = (REPOSITORY / "examples/orchestrator.json").read_text()
+    pod = pod_of(MANIFEST)
+    [container] = pod["containers"]
+    hook = container["lifecycle"]["preStop"]
+    # There is nothing in the image that another kind of hook could run.
+    assert list(hook) == ["sleep"] and hook["sleep"]["seconds"] >= 2
+    shipped = SHIPPED.read_text()
+    assert json.loads(shipped)["shutdown"]["not_ready_for"] != "0s"
+    for config in (shipped, CONFIG, shown):
+        assert hook["sleep"]["seconds"] + stop_seconds(config) < pod["terminationGracePeriodSeconds"], config
+        said = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if re.match(r"[A-Za-z]+=", line))
+        assert stop_seconds(config) < float(said["TimeoutStopSec"]), config
+        options = Image().shown_options
+        assert stop_seconds(config) < float(options[options.index("--stop-timeout") + 1]), config
+
+
+def pod_of(manifest):
+    kinds = {document["kind"]: document for document in yaml.safe_load_all(manifest.read_text())}
+    return kinds["Deployment"]["spec"]["template"]["spec"]
+
+
+def test_the_probe_of_readiness_has_seen_it_before_calls_are_turned_away():
+    [container] = pod_of(MANIFEST)["containers"]
+    probe = container["readinessProbe"]
+    noticed = probe["periodSeconds"] * probe["failureThreshold"] + probe.get("timeoutSeconds", 1)
+    not_ready_for = json.loads(SHIPPED.read_text())["shutdown"]["not_ready_for"]
+    assert noticed < float(not_ready_for.removesuffix("s"))
 
 
 class Image:
@@ -80,7 +126,11 @@ def kubernetes():
     for mount in container["volumeMounts"]:
         volume = volumes[mount["name"]]
         if "secret" in volume:
-            mounts[mount["mountPath"]] = Folder(writable=False, files={"orchestrator.json": CONFIG})
+            # As the header makes the Secret: of the config that is shipped beside it.
+            [item] = volume["secret"]["items"]
+            assert f"--from-file={SHIPPED.relative_to(REPOSITORY)}" in MANIFEST.read_text()
+            assert item["key"] == SHIPPED.name
+            mounts[mount["mountPath"]] = Folder(writable=False, files={item["path"]: SHIPPED.read_text()})
         else:
             claim = volume["persistentVolumeClaim"]["claimName"]
             assert kinds["PersistentVolumeClaim"]["metadata"]["name"] == claim
@@ -88,7 +138,15 @@ def kubernetes():
             # One process has a journal: a new pod beside the old one would wait for it, and the old one for the new.
             assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
     group = may.get("fsGroup", may["runAsUser"])
-    environment = image.environment | {entry["name"]: entry["value"] for entry in container.get("env", [])}
+    # Its key is what `Deployed` gives to each.
+    [key] = container["env"]
+    reference = key["valueFrom"]["secretKeyRef"]
+    assert (key["name"], reference["name"]) == ("ORCHESTRATOR_API_KEY", volumes["config"]["secret"]["secretName"])
+    assert f"--from-literal={reference['key']}=" in MANIFEST.read_text()
+    operators = json.loads(SHIPPED.read_text())["operators"]["listen"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert operators == f"0.0.0.0:{ports['operators']}"
+    environment = image.environment
     command = image.entry + container["args"]
     return Deployment(command, environment, may["runAsUser"], group, not here["readOnlyRootFilesystem"], mounts)
 
@@ -108,6 +166,46 @@ def systemd():
         "/etc/orchestrator": Folder(writable=False, files={"orchestrator.json": CONFIG}),
     }
     return Deployment(command, environment, user, user, False, mounts)
+
+
+def unit_of_this_machine(run, folder, text):
+    """The unit with the program as it was built; for an older systemd as its comment says."""
+    version = int(re.search(r"systemd (\d+)", run("systemd-analyze", "--version").stdout)[1])
+    if version < 253:
+        said = re.search(r"Before systemd 253: (Type=\w+), and (ExecReload=.*)\.$", text, re.MULTILINE)
+        text = text.replace("Type=notify-reload", said[1]).replace("ReloadSignal=SIGHUP", said[2])
+    unit = folder / "orchestrator.service"
+    unit.write_text(text.replace("/usr/local/bin/orchestrator", str(binary())))
+    return unit
+
+
+def test_systemd_knows_every_line_of_the_unit(run, tmp_path):
+    text = UNIT.read_text()
+    judge = lambda text: run("systemd-analyze", "verify", "--man=no", str(unit_of_this_machine(run, tmp_path, text)))
+    output = judge(text)
+    assert (output.returncode, output.stdout + output.stderr) == (0, "")
+    for line, wrong in [
+        ("SystemCallFilter=@system-service", "SystemCallFilter=@system-servise"),
+        ("RestrictRealtime=yes", "RestrictRealTime=yes"),
+        ("ProtectSystem=strict", "ProtectSystem=strickt"),
+    ]:
+        assert line in text
+        output = judge(text.replace(line, wrong))
+        assert re.search("Unknown|Failed to parse|ignoring", output.stdout + output.stderr), wrong
+
+
+def test_systemd_finds_the_unit_hardened(run, tmp_path):
+    """From 0, the best, to 100: the program needs the network and its folder, and nothing else."""
+
+    def judge(text):
+        unit = unit_of_this_machine(run, tmp_path, text)
+        return run("systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(unit))
+
+    text = UNIT.read_text()
+    output = judge(text)
+    assert output.returncode == 0, output.stdout + output.stderr
+    # The judge does see what is left out.
+    assert judge(re.sub(r"^(Protect|Private|Restrict|SystemCall)\w+=.*\n", "", text, flags=re.MULTILINE)).returncode != 0
 
 
 @pytest.mark.parametrize("read", [docker, kubernetes, systemd])

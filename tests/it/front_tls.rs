@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use orchestrator::domain::health::State;
+use orchestrator::domain::health::{Admin, State};
+use orchestrator::domain::id::InstanceId;
 use orchestrator::ingress::listener::Limits;
 use orchestrator::ingress::listener::secure::ClientCertificate;
-use orchestrator::proto::orchestrator::RouteRequest;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
+use orchestrator::proto::orchestrator::{HealthState, HealthWatchRequest, RouteRequest};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -124,7 +125,16 @@ async fn certificates_are_replaced_under_load_and_no_call_fails() {
     let mut mounted = Mounted::new(&pair());
     let app = Arc::new(house(&mounted.files).await);
     let caller = Caller::new(&authority, None);
-    let old = caller.channel(app.address()).await.unwrap();
+    // These two were there before the first turn, with a stream that stays open, and are there after the last one.
+    let waiting = Caller::new(&authority, None);
+    let old = waiting.channel(app.address()).await.unwrap();
+    let mut watch = {
+        let channel = waiting.channel(app.address()).await.unwrap();
+        let mut client = OrchestratorServiceClient::with_interceptor(channel, Bearer(KEY.into()));
+        let watch = client.health_watch(HealthWatchRequest::default()).await;
+        watch.unwrap().into_inner()
+    };
+    watch.message().await.unwrap().unwrap();
     let (over, calls) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicUsize::new(0)),
@@ -167,11 +177,29 @@ async fn certificates_are_replaced_under_load_and_no_call_fails() {
         soon(async { while shown(&caller, &app).await != der(&next) {} }).await;
         route(old.clone()).await.unwrap();
     }
+    assert_eq!(
+        waiting.dialled(),
+        2,
+        "no connection was lost and made again"
+    );
     over.store(true, Ordering::Relaxed);
     for load in load {
         load.await.unwrap();
     }
     assert!(48 <= calls.load(Ordering::Relaxed));
+    // The stream of before the first turn still says what changes.
+    let drained = InstanceId::parse("A").unwrap();
+    app.fleet().set_admin([&drained], Admin::Draining, "test");
+    let told = async {
+        loop {
+            let changed = watch.message().await.unwrap().expect("it is open");
+            let mut draining = changed.instances.iter();
+            if draining.any(|it| it.instance == "A" && it.state() == HealthState::Draining) {
+                return;
+            }
+        }
+    };
+    soon(told).await;
 }
 
 #[tokio::test]
@@ -443,4 +471,38 @@ fn plain_text_beyond_this_machine_is_refused_unless_it_is_allowed() {
         .output()
         .unwrap();
     assert_eq!(health.status.code(), Some(0), "{health:?}");
+}
+
+#[test]
+fn a_config_that_serve_would_refuse_is_refused_by_its_check_and_says_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.json");
+    let path = path.to_str().unwrap();
+    let run = |arguments: &[&str], more: &[&str]| {
+        let output = orchestrator(arguments).args(more).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), told)
+    };
+    let (check, serve) = (["config", "check", path], ["serve", "--config", path]);
+    std::fs::write(path, r#"{"instances": [], "listen": "0.0.0.0:0"}"#).unwrap();
+    let (code, told) = run(&check, &[]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(
+        told.contains("c.json:1:29: listen: 0.0.0.0:0 can be reached"),
+        "{told}"
+    );
+    let mistake = |told: &str| told.lines().nth(1).map(str::to_owned);
+    let (serve_code, serve_told) = run(&serve, &[]);
+    assert_eq!(
+        (serve_code, mistake(&serve_told)),
+        (code, mistake(&told)),
+        "serve says the same"
+    );
+    // What serve will be told beside it is taken into account.
+    assert_eq!(run(&check, &["--allow-plaintext"]).0, Some(0));
+    assert_eq!(run(&check, &["--listen", "127.0.0.1:0"]).0, Some(0));
+    std::fs::write(path, r#"{"instances": []}"#).unwrap();
+    let (code, told) = run(&check, &["--listen", "0.0.0.0:0"]);
+    assert_eq!(code, Some(2), "{told}");
+    assert_eq!(run(&serve, &["--listen", "0.0.0.0:0"]), (code, told));
 }

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::exposure;
 use super::raw::Item;
-use super::{Config, Plaintext, Shutdown};
+use super::{Config, Plaintext, Shutdown, refuse_exposure};
 use crate::domain::admission::Quota;
 use crate::domain::limit::{NETWORKS_MAX, SETTING_TIME_MAX, TIMEOUT_MAX};
 use crate::fleet::registration::TakeOver;
@@ -81,9 +82,7 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     fields.set("tls", &mut config.tls, |place| {
         tls::tls(place, surroundings).map(Some)
     });
-    fields.set("plaintext", &mut config.plaintext, |place| {
-        place.word(&[("local", Plaintext::Local), ("allowed", Plaintext::Allowed)])
-    });
+    fields.set("plaintext", &mut config.plaintext, spoken);
     fields.set("admission", &mut config.admission, admission::admission);
     let each = config.admission.calls.each;
     let mut admin = BTreeMap::new();
@@ -115,7 +114,21 @@ pub(super) fn config(item: &Item<'_>, notes: &Notes<'_>, surroundings: Surroundi
     let sessions = |place: &Place<'_>| sessions::sessions(place, surroundings);
     fields.set("sessions", &mut config.sessions, sessions);
     observed(&fields, &mut config, surroundings);
+    obey(&fields, &mut config, surroundings);
     config
+}
+
+/// Judges the config together with what the command line says; what only that says wrongly is no mistake of the config.
+fn obey(fields: &Fields<'_>, config: &mut Config, surroundings: Surroundings<'_>) {
+    config.obey(surroundings.command_line);
+    // A `tls` that cannot be used is a mistake already.
+    let is_plain = fields.get("tls").is_none();
+    if surroundings.command_line.listen.is_none()
+        && is_plain
+        && let Err(exposed) = refuse_exposure(config)
+    {
+        fields.get_or_self("listen").note(exposed.to_string());
+    }
 }
 
 fn observed(fields: &Fields<'_>, config: &mut Config, surroundings: Surroundings<'_>) {
@@ -166,6 +179,11 @@ fn reflection(place: &Place<'_>) -> Option<Reflection> {
     place.word(&[("key", Reflection::WithKey), ("public", Reflection::Public)])
 }
 
+/// Where plain text may be spoken.
+fn spoken(place: &Place<'_>) -> Option<Plaintext> {
+    place.word(&[("local", Plaintext::Local), ("allowed", Plaintext::Allowed)])
+}
+
 fn pages(place: &Place<'_>) -> Option<Option<Arc<Cors>>> {
     cors::cors(place).map(|cors| Some(Arc::new(cors)))
 }
@@ -210,15 +228,20 @@ fn shutdown(place: &Place<'_>) -> Option<Shutdown> {
 
 fn operators(place: &Place<'_>) -> Option<Option<SocketAddr>> {
     let form = "an IP address and a port such as \"127.0.0.1:7071\"";
-    let fields = place.fields(&["listen"])?;
+    let fields = place.fields(&["listen", "plaintext"])?;
+    let mut plaintext = Plaintext::default();
+    fields.set("plaintext", &mut plaintext, spoken);
     let Some(listen) = fields.get("listen") else {
         fields.note_absent(&["listen"], "needs listen: an IP address and a port");
         return None;
     };
-    match listen.text(form)?.parse() {
-        Ok(address) => Some(Some(address)),
-        Err(_) => listen.expected(form),
+    let Ok(address) = listen.text(form)?.parse() else {
+        return listen.expected(form);
+    };
+    if let Err(exposed) = exposure::refuse_exposed_operators(address, plaintext) {
+        listen.note(exposed.to_string());
     }
+    Some(Some(address))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use http::HeaderValue;
 
 use super::place::Place;
+use crate::config::CommandLine;
 use crate::config::raw::Value;
 use crate::domain::limit::{CREDENTIAL_BYTES_MAX, PEM_BYTES_MAX};
 use crate::instance::Credential;
@@ -18,6 +19,7 @@ pub(in crate::config) struct Surroundings<'a> {
     /// Names of files are relative to it.
     pub(in crate::config) folder: &'a Path,
     pub(in crate::config) environment: &'a dyn Fn(&str) -> Option<String>,
+    pub(in crate::config) command_line: &'a CommandLine,
     /// Takes the files that are looked into, whether or not they can be read.
     pub(in crate::config) files: &'a RefCell<Vec<PathBuf>>,
 }

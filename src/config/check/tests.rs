@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::config::meant;
 use crate::config::tests::{CANARY, full_folder, told};
+use crate::config::{CommandLine, Plaintext, Reader, read_bytes};
 use crate::ingress::caller::hash;
 
 /// One thing wrong in an otherwise right file.
@@ -70,13 +70,67 @@ fn settings_must_fit_together() {
 }
 
 #[test]
+fn what_serve_would_refuse_is_a_mistake_of_the_config_that_says_it() {
+    let exposed = "can be reached from other machines, and without TLS its keys could be read on the way: add `tls` to \
+                   the config, listen on 127.0.0.1 or on unix:/PATH, or say that the network is trusted with \
+                   \"plaintext\": \"allowed\" or --allow-plaintext";
+    let text =
+        "{\"instances\": [],\n \"listen\": \"0.0.0.0:7070\", \"limits\": {\"connections\": 0}}";
+    let told = told(text);
+    let lines: Vec<_> = told.lines().collect();
+    let expected = format!("orchestrator.json:2:12: listen: 0.0.0.0:7070 {exposed}");
+    assert_eq!((lines[0], lines.len()), (&*expected, 2), "{told}");
+    check(r#""listen": "0.0.0.0:7070", "plaintext": "allowed""#, "");
+    check(r#""listen": "127.0.0.1:7070""#, "");
+    check(
+        r#""operators": {"listen": "[::]:7071"}"#,
+        "operators.listen: [::]:7071 can be reached from other machines, and everybody there would see metrics, health \
+         and the config without a key: listen on 127.0.0.1, or say that only operators come there with \
+         \"plaintext\": \"allowed\" beside it",
+    );
+    // What is said of the front door is said of that alone.
+    check(
+        r#""plaintext": "allowed", "operators": {"listen": "[::]:7071", "plaintext": "allowed"}"#,
+        "",
+    );
+}
+
+#[test]
+fn the_command_line_wins_and_is_judged_together_with_the_config() {
+    let text = br#"{"instances": [], "listen": "0.0.0.0:7070"}"#;
+    let read = |listen: Option<&str>, plaintext| {
+        let reader = Reader {
+            command_line: CommandLine {
+                listen: listen.map(|listen| listen.parse().unwrap()),
+                plaintext,
+            },
+            ..Reader::new(&|_| None)
+        };
+        let config = reader.read_bytes("c.json".as_ref(), text).ok()?;
+        Some(config.listen.to_string())
+    };
+    assert_eq!(read(None, None), None);
+    let allowed = Some(Plaintext::Allowed);
+    assert_eq!(read(None, allowed).as_deref(), Some("0.0.0.0:7070"));
+    assert_eq!(
+        read(Some("127.0.0.1:1"), None).as_deref(),
+        Some("127.0.0.1:1")
+    );
+    // No line of the config is to blame for this: whoever typed it is told.
+    assert_eq!(
+        read(Some("10.0.0.1:1"), None).as_deref(),
+        Some("10.0.0.1:1")
+    );
+}
+
+#[test]
 fn tls_is_made_once_so_that_what_cannot_work_is_told_at_the_start() {
     let folder = full_folder();
     let path = folder.path().join("orchestrator.json");
     let check = |tls: &str, expected: &str| {
         let text =
             format!(r#"{{"instances": [{{"id": "A", "address": "grpcs://a:1", "tls": {tls}}}]}}"#);
-        let told = meant(&path, text.as_bytes(), &|_| None, &Default::default());
+        let told = read_bytes(&path, text.as_bytes(), &|_| None);
         let told = told.map_or_else(
             |mistakes| mistakes.told()[0].clone().to_string(),
             |_| String::new(),
@@ -121,7 +175,7 @@ fn tls_is_made_once_so_that_what_cannot_work_is_told_at_the_start() {
 /// What is told of TLS at the front door in a config that stands there.
 fn check_front_tls(path: &Path, tls: &str, expected: &[&str]) {
     let text = format!(r#"{{"instances": [], "tls": {tls}}}"#);
-    let told = meant(path, text.as_bytes(), &|_| None, &Default::default());
+    let told = read_bytes(path, text.as_bytes(), &|_| None);
     let told = told.map_or_else(
         |mistakes| mistakes.told().iter().map(ToString::to_string).collect(),
         |_| Vec::new(),

@@ -142,18 +142,13 @@ fn read_headers(
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, meant};
+    use crate::config::{Config, read_bytes};
     use crate::instance::endpoint::Transport;
     use std::path::Path;
 
     fn read(traces: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, String> {
         let text = format!(r#"{{"instances": [], "traces": {traces}}}"#);
-        let read = meant(
-            Path::new("c.json"),
-            text.as_bytes(),
-            environment,
-            &Default::default(),
-        );
+        let read = read_bytes(Path::new("c.json"), text.as_bytes(), environment);
         read.map_err(|mistakes| mistakes.to_string())
     }
 
@@ -169,7 +164,7 @@ mod tests {
     #[test]
     fn traces_are_off_unless_asked_for_whatever_the_environment_says() {
         let text = br#"{"instances": []}"#;
-        let read = meant(Path::new("c.json"), text, &set, &Default::default());
+        let read = read_bytes(Path::new("c.json"), text, &set);
         assert!(read.is_ok_and(|config| config.traces.is_none()));
     }
 

@@ -160,7 +160,12 @@ fn shared(name: &str) -> Value {
 
 fn operators() -> Value {
     let listen = ("listen", "IP address and port", text());
-    let mut operators = object(&[listen]);
+    let plaintext = (
+        "plaintext",
+        "whether other machines may see it, without a key and in plain text",
+        words(&["local", "allowed"]),
+    );
+    let mut operators = object(&[listen, plaintext]);
     operators["required"] = json!(["listen"]);
     operators
 }

@@ -25,6 +25,7 @@ use crate::memory::Memory;
 use crate::tasks::Tasks;
 use crate::telemetry::trace::Tracer;
 
+mod age;
 mod first_bytes;
 mod keeper;
 mod outlook;
@@ -293,12 +294,12 @@ impl Connection {
         let (calls, watched) = streams(door, guest, settings.clone(), (memory, tracer), tasks);
         let builder = builder(&limits, watched);
         let mut serving = pin!(builder.serve_connection(stream, calls));
-        let share = 0.9 + 0.2 * chance.draw::<f64>();
+        let share = age::share(&chance);
         let over = async {
             tokio::select! {
                 biased;
                 () = expired => {}
-                () = until_old(&settings, share) => {}
+                () = age::until_old(&settings, share) => {}
             }
         };
         let ended = tokio::select! {
@@ -317,20 +318,6 @@ impl Connection {
         };
         if let Some(Err(error)) = ended {
             tracing::debug!(error, "connection ended");
-        }
-    }
-}
-
-/// Ends once a connection that begins now has reached so much of the age that it may have, as the settings are then.
-async fn until_old(settings: &SettingsNow, share: f64) {
-    let began = time::Instant::now();
-    let mut changes = settings.changes();
-    loop {
-        let age = settings.load().limits.age.mul_f64(share);
-        tokio::select! {
-            biased;
-            () = time::sleep_until(began + age) => return,
-            Ok(()) = changes.changed() => {}
         }
     }
 }

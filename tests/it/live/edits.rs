@@ -1,5 +1,5 @@
-//! Two hundred random edits of the config of a real process under load, half of them wrong: no call fails, and what
-//! runs is always the last config that was right.
+//! Two hundred random edits of the config of a real process under load, half of them wrong: no call fails, a watch and a
+//! session that were open before them are open after them, and what runs is always the last config that was right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,26 +7,38 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use http::Method;
 use orchestrator::ingress::caller;
 use orchestrator::proto::orchestrator::cluster_service_client::ClusterServiceClient;
 use orchestrator::proto::orchestrator::fanout_response::Event;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
+use orchestrator::proto::orchestrator::session_send_response::Frame;
 use orchestrator::proto::orchestrator::{
-    ExplainRequest, FanoutRequest, HealthWatchRequest, ListInstancesRequest, Outcome,
-    explain_request,
+    Durability, ExplainRequest, FanoutRequest, HealthWatchRequest, ListInstancesRequest, Outcome,
+    SessionSpawnRequest, explain_request,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::process::Server;
 use super::route;
+use crate::raw::soon;
+use crate::rest::ask::{Ask, Way};
+use crate::session::Attached;
 use crate::stage::instance::{Act, Instance};
-use crate::stage::{Bearer, Client, ClusterClient, channel, reason};
+use crate::stage::{Bearer, Client, ClusterClient, channel, reason, text};
 
 const EDITS: u64 = 200;
 const LOAD_KEY: &str = "load-key";
 const KEYS: [&str; 3] = ["one", "two", "three"];
+/// Whoever shows this may see health, where `identities` say so.
+const SHOWN: &str = "spiffe://td/ns/a/sa/x";
+const PAGE: &str = "https://console.example.com";
+/// An instance of the process itself, which no edit changes: the session is there.
+const STAYS: &str = "stays";
 
 /// What a config that is right says, as far as it can be seen from outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,6 +51,12 @@ struct Seen {
     keys: BTreeSet<String>,
     /// Milliseconds that a Route has which names none.
     route_ms: u64,
+    /// Tries of a Route that names no number.
+    attempts: u32,
+    /// Whether a caller with a certificate is known.
+    knows_identity: bool,
+    /// Whether a page of another origin may call.
+    knows_page: bool,
 }
 
 /// A config that is right, and what will be seen of it.
@@ -50,6 +68,9 @@ fn right(random: &mut StdRng, edit: u64, addresses: &[String]) -> (Value, Seen) 
     let mut seen = Seen {
         edit: edit.to_string(),
         route_ms: random.random_range(20_000..60_000),
+        attempts: random.random_range(1..=5),
+        knows_identity: random.random_bool(0.5),
+        knows_page: random.random_bool(0.5),
         ..Seen::default()
     };
     let mut keys = vec![key(LOAD_KEY)];
@@ -73,6 +94,7 @@ fn right(random: &mut StdRng, edit: u64, addresses: &[String]) -> (Value, Seen) 
         instance["labels"] = json!({"edit": seen.edit});
         instances.push(instance);
     }
+    instances.push(json!({"id": STAYS, "builtin": {}}));
     let mut config = json!({
         "instances": instances,
         "keys": keys,
@@ -81,7 +103,16 @@ fn right(random: &mut StdRng, edit: u64, addresses: &[String]) -> (Value, Seen) 
         "admission": {"calls_in_flight_max": random.random_range(50..1000), "calls_waiting_max": random.random_range(10..100)},
         "limits": {"connections": random.random_range(100..1000), "body_timeout": random.random_range(10..20)},
         "shutdown": {"grace": random.random_range(1..5)},
+        "retry": {"attempts_default": seen.attempts, "attempts_max": 5, "budget": {"percent": random.random_range(1..50)}},
+        "hedging": {"percent": random.random_range(1..50), "samples_min": random.random_range(1..100)},
     });
+    if seen.knows_identity {
+        config["identities"] = json!([{"name": "shown", "spiffe": SHOWN, "scopes": ["health"]}]);
+        config["forwarders"] = json!(["127.0.0.0/8"]);
+    }
+    if seen.knows_page {
+        config["cors"] = json!({"origins": [PAGE], "max_age": random.random_range(1..100)});
+    }
     if random.random_bool(0.5) {
         config["reflection"] = json!("public");
     }
@@ -90,7 +121,7 @@ fn right(random: &mut StdRng, edit: u64, addresses: &[String]) -> (Value, Seen) 
 
 /// The same config with one thing wrong.
 fn wrong(random: &mut StdRng, mut config: Value) -> Vec<u8> {
-    match random.random_range(0..9) {
+    match random.random_range(0..12) {
         0 => config["instanses"] = json!([]),
         1 => config["timeouts"] = json!({"route": "11m"}),
         2 => config["instances"][0]["weight"] = json!(0),
@@ -101,7 +132,13 @@ fn wrong(random: &mut StdRng, mut config: Value) -> Vec<u8> {
             let again = config["instances"][0].clone();
             config["instances"].as_array_mut().unwrap().push(again);
         }
-        7 => {
+        7 => config["retry"] = json!({"attempts_default": 3, "attempts_max": 2}),
+        8 => config["cors"] = json!({"origins": ["console"]}),
+        9 => {
+            config["identities"] =
+                json!([{"name": "shown", "spiffe": "sa/x", "scopes": ["health"]}])
+        }
+        10 => {
             let mut text = config.to_string().into_bytes();
             text.truncate(random.random_range(0..text.len()));
             return text;
@@ -127,11 +164,13 @@ fn write(random: &mut StdRng, path: &Path, text: &[u8]) {
     fs::rename(beside, path).unwrap();
 }
 
-/// Calls that go on until they are told to stop; how many there were.
+/// Calls that go on until they are told to stop; how many there were. What is open besides is open all the time.
 struct Load {
     stop: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
-    running: Vec<tokio::task::JoinHandle<()>>,
+    running: Vec<JoinHandle<()>>,
+    watch: JoinHandle<()>,
+    echoes: watch::Receiver<u64>,
 }
 
 impl Load {
@@ -155,31 +194,76 @@ impl Load {
                 }
             }));
         }
-        let (stopped, mut client) = (Arc::clone(&stop), client(server, LOAD_KEY).await);
-        let watch = client.health_watch(HealthWatchRequest::default()).await;
+        let mut of_watch = client(server, LOAD_KEY).await;
+        let watch = of_watch.health_watch(HealthWatchRequest::default()).await;
         let mut watch = watch.unwrap().into_inner();
-        running.push(tokio::spawn(async move {
+        let watch = tokio::spawn(async move {
             // It never ends by itself, and something of it comes with each change.
-            while !stopped.load(Ordering::Relaxed) {
+            loop {
                 watch.message().await.unwrap().unwrap();
             }
-        }));
+        });
+        let (echoed, echoes) = watch::channel(0);
+        let (stopped, of_session) = (Arc::clone(&stop), client(server, LOAD_KEY).await);
+        running.push(tokio::spawn(talk(of_session, echoed, stopped)));
         Self {
             stop,
             calls,
             running,
+            watch,
+            echoes,
         }
+    }
+
+    /// What is open goes on: the session has said something that is answered after now.
+    async fn goes_on(&mut self) {
+        let now = *self.echoes.borrow_and_update();
+        let more = soon(self.echoes.wait_for(|echoes| now + 1 < *echoes)).await;
+        drop(more.expect("the session talks until it is told to stop"));
+        assert!(!self.watch.is_finished(), "the watch has ended");
     }
 
     async fn stop(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
-        let mut running = self.running;
-        // The watch waits for a change that may not come any more.
-        running.pop().unwrap().abort();
-        for task in running {
+        for task in self.running {
             task.await.expect("no call fails");
         }
+        // It waits for a change that may not come any more.
+        self.watch.abort();
+        let ended = self.watch.await.unwrap_err();
+        assert!(ended.is_cancelled(), "the watch has ended: {ended}");
         self.calls.load(Ordering::Relaxed)
+    }
+}
+
+/// One session over one stream: each message is answered, in order, and nothing else is said.
+async fn talk(mut client: Client, echoed: watch::Sender<u64>, stopped: Arc<AtomicBool>) {
+    let spawn = SessionSpawnRequest {
+        session_id: "talks".into(),
+        instances: vec![STAYS.into()],
+        // A sync of the disk for each message would only make it slow.
+        durability: Durability::None.into(),
+        ..Default::default()
+    };
+    client.session_spawn(spawn).await.unwrap();
+    let mut session = Attached::try_new(&mut client, "talks", None).await.unwrap();
+    for seq in 1.. {
+        if stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        session.send(seq, &format!("m{seq}")).await;
+        loop {
+            match session.next().await.unwrap() {
+                Frame::Data(data) => {
+                    assert_eq!((data.seq, data.payload), (seq, text(&format!("m{seq}"))));
+                    break;
+                }
+                Frame::Ack(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        session.ack(seq).await;
+        echoed.send_replace(seq);
     }
 }
 
@@ -210,6 +294,9 @@ async fn seen(server: &Server, load: &mut Client, cluster: &mut ClusterClient) -
     let mut seen = Seen::default();
     for member in listed.into_inner().instances {
         let instance = member.instance.unwrap();
+        if instance.id == STAYS {
+            continue;
+        }
         seen.edit = instance.labels["edit"].clone();
         seen.instances.insert(instance.id, instance.address);
     }
@@ -224,8 +311,21 @@ async fn seen(server: &Server, load: &mut Client, cluster: &mut ClusterClient) -
         call: Some(explain_request::Call::Route(route(&["A"]))),
     };
     let explained = load.explain(request).await.unwrap().into_inner();
-    let timeout = explained.policy.unwrap().timeout.unwrap();
+    let policy = explained.policy.unwrap();
+    seen.attempts = policy.attempts_max;
+    let timeout = policy.timeout.unwrap();
     seen.route_ms = timeout.seconds as u64 * 1000 + timeout.nanos as u64 / 1_000_000;
+    let address = server.address.parse().unwrap();
+    let shown = Ask::bare(Method::GET, "/orchestrator/health")
+        .with("x-forwarded-client-cert", &format!("Hash=1;URI={SHOWN}"));
+    let answer = shown.send(Way::Http1, address).await;
+    seen.knows_identity = answer.status == 200;
+    assert!(seen.knows_identity || answer.status == 401, "{answer:?}");
+    let asked = Ask::bare(Method::OPTIONS, "/orchestrator/route")
+        .with("origin", PAGE)
+        .with("access-control-request-method", "POST");
+    let answer = asked.send(Way::Http1, address).await;
+    seen.knows_page = answer.headers.contains_key("access-control-allow-origin");
     seen
 }
 
@@ -247,7 +347,7 @@ async fn two_hundred_random_edits_under_load_fail_no_call_and_the_last_right_one
     let (config, mut expected) = right(&mut random, 0, &addresses);
     fs::write(&path, config.to_string()).unwrap();
     let server = Server::start(&path, None);
-    let load = Load::start(&server).await;
+    let mut load = Load::start(&server).await;
     let mut load_client = client(&server, LOAD_KEY).await;
     let mut cluster = ClusterServiceClient::with_interceptor(
         channel(server.address.parse().unwrap()).await,
@@ -276,6 +376,7 @@ async fn two_hundred_random_edits_under_load_fail_no_call_and_the_last_right_one
             expected,
             "edit {edit}"
         );
+        load.goes_on().await;
         taken += usize::from(was_taken);
     }
     assert!((40..=160).contains(&taken), "{taken} of {EDITS}");

@@ -28,6 +28,7 @@ use crate::stage::{
 mod certificates;
 mod edits;
 mod process;
+mod restart;
 
 async fn take(app: &App, config: Config) -> Taken {
     app.reload().take(config).await.unwrap().unwrap()
@@ -373,25 +374,6 @@ async fn how_often_tasks_are_tried_again_follows_the_config_and_no_call_may_ask_
         failed(1),
         "the instance has none left"
     );
-}
-
-#[tokio::test]
-async fn what_cannot_change_stays_as_it_is_and_is_told() {
-    let app = start(embedded()).await;
-    let elsewhere = Config {
-        listen: "127.0.0.1:1".parse().unwrap(),
-        journal: orchestrator::config::Journal::Folder("/nowhere".into()),
-        ..embedded()
-    };
-    for _ in 0..2 {
-        let taken = take(&app, elsewhere.clone()).await;
-        assert_eq!(
-            taken.changes.after_restart,
-            ["listen", "the data directory"]
-        );
-        assert_eq!(taken.generation, 1, "nothing else was said");
-    }
-    client(&app).await.route(route(&["A"])).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
@@ -167,6 +168,7 @@ impl Files {
 #[derive(Clone)]
 pub(crate) struct Caller {
     connector: tls::Connector,
+    dialled: Arc<AtomicUsize>,
 }
 
 impl Caller {
@@ -179,16 +181,23 @@ impl Caller {
         };
         Self {
             connector: tls::connector(&settings, DOOR, tls::Offer::Http2).unwrap(),
+            dialled: Arc::default(),
         }
     }
 
     /// The handshake alone; with TLS 1.3 the server may still refuse what was shown.
     pub(crate) async fn shake(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        self.dialled.fetch_add(1, Ordering::Relaxed);
         let stream = TcpStream::connect(address).await?;
         let tls::Connector {
             connector, name, ..
         } = self.connector.clone();
         connector.connect(name, stream).await
+    }
+
+    /// How often it, or a clone of it, has made a connection: a channel that has lost its own makes another one silently.
+    pub(crate) fn dialled(&self) -> usize {
+        self.dialled.load(Ordering::Relaxed)
     }
 
     /// A channel over a connection of its own.
