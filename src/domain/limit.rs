@@ -292,6 +292,8 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 16;
 pub const ADMIN_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to say which session it attaches to.
 pub const SESSION_HELLO_TIMEOUT: Duration = Duration::from_secs(15);
+/// A call that begins, shows, lists or acknowledges sessions and says nothing of its time.
+pub const SESSION_CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of the target expressions of one session, which are kept with it.
 pub const SESSION_TARGET_BYTES_MAX: usize = 4096;
 /// Shortest idle TTL and lifetime.
