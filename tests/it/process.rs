@@ -167,7 +167,7 @@ fn every_failed_delegation_is_logged_as_json_and_no_secret_ever_is() {
     ]);
     assert_eq!(fail.status.code(), Some(1));
     let silent = r#"{"_builtin":{"silent":true},"canary":"payload-canary-51"}"#;
-    let late = ["fanout", "--targets", "A-H", "--timeout", "300ms"];
+    let late = ["fanout", "--targets", "A-H", "--timeout", "2s"];
     let late = server.run(&[&late[..], &["--payload", silent]].concat());
     assert_eq!(late.status.code(), Some(5));
     let spawned = json_of(&server.run(&["sessions_spawn", "--id", "s1", "--instances", "B"]));
