@@ -220,7 +220,11 @@ fn what_is_banned_is_seen() {
         "",
     );
     rule("#[cfg(test)] mod tests { fn t() { g().unwrap(); } }", "");
+}
 
+#[test]
+fn what_a_test_may_not_do_is_seen() {
+    let path = "src/fleet/mod.rs";
     check(
         ignored,
         path,
