@@ -64,6 +64,8 @@ pub enum Fault {
     NoSpace,
     /// Every sync fails.
     SyncFails,
+    /// It answers nobody until something else is the matter, or nothing.
+    Stalls,
 }
 
 impl Default for Settings {
@@ -90,6 +92,7 @@ struct Shared {
     settings: Settings,
     disk: Mutex<Disk>,
     readiness: watch::Sender<Readiness>,
+    fault: watch::Sender<Fault>,
 }
 
 struct Disk {
@@ -100,7 +103,6 @@ struct Disk {
     /// What has changed since the last sync.
     unsynced: BTreeSet<SessionId>,
     queue: VecDeque<Job>,
-    fault: Fault,
     state: Readiness,
 }
 
@@ -138,13 +140,13 @@ impl MemoryStore {
             durable,
             unsynced: BTreeSet::new(),
             queue: VecDeque::new(),
-            fault,
             state: Readiness::Ready,
         };
         let shared = Shared {
             settings,
             disk: Mutex::new(disk),
             readiness: watch::Sender::new(Readiness::Ready),
+            fault: watch::Sender::new(fault),
         };
         Self {
             shared: Arc::new(shared),
@@ -173,7 +175,7 @@ impl MemoryStore {
         let mut disk = self.shared.lock();
         let durable = std::mem::replace(&mut disk.durable, World::new(Room::default()));
         disk.queue.clear();
-        let fault = disk.fault;
+        let fault = self.shared.fault();
         self.shared.turn(&mut disk, Readiness::Failed);
         drop(disk);
         Self::over(self.shared.settings, durable, fault)
@@ -190,7 +192,7 @@ impl MemoryStore {
     /// Something is wrong with the disk from now on, or nothing any more.
     pub fn set_fault(&self, fault: Fault) {
         let mut disk = self.shared.lock();
-        disk.fault = fault;
+        self.shared.fault.send_replace(fault);
         if fault == Fault::None && disk.state == Readiness::Failed {
             self.shared.turn(&mut disk, Readiness::Ready);
         }
@@ -220,6 +222,7 @@ impl MemoryStore {
             if !shared.settings.sync_takes.is_zero() {
                 tokio::time::sleep(shared.settings.sync_takes).await;
             }
+            shared.answers().await;
             shared.commit();
             let gone = || Error::Failed("the process has crashed".into());
             answered.try_recv().map_err(|_| gone())?
@@ -235,6 +238,7 @@ impl MemoryStore {
             if this.is_stopped() {
                 return Err(Error::Stopped);
             }
+            this.shared.answers().await;
             let disk = this.shared.lock();
             disk.usable()?;
             look(&disk.now)
@@ -255,6 +259,20 @@ impl MemoryStore {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Disk> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self) -> Fault {
+        *self.fault.borrow()
+    }
+
+    /// Waits as long as the disk stalls.
+    async fn answers(&self) {
+        // Only then: whoever waits for a change draws lots with all others that do.
+        if self.fault() == Fault::Stalls {
+            let mut fault = self.fault.subscribe();
+            // It ends with whoever waits.
+            let _ = fault.wait_for(|fault| *fault != Fault::Stalls).await;
+        }
     }
 
     fn turn(&self, disk: &mut Disk, state: Readiness) {
@@ -280,8 +298,8 @@ impl Shared {
         if answers.is_empty() {
             return;
         }
-        let batch = match disk.fault {
-            Fault::None => Ok(()),
+        let batch = match self.fault() {
+            Fault::None | Fault::Stalls => Ok(()),
             Fault::NoSpace => Err((Error::NoSpace, Readiness::NoSpace)),
             Fault::SyncFails => Err((Error::Failed("a sync has failed".into()), Readiness::Failed)),
         };

@@ -47,6 +47,7 @@ mod route;
 mod session;
 mod session_pressure;
 mod session_process;
+mod session_time;
 mod shutdown;
 mod socket;
 mod terminal;

@@ -94,6 +94,16 @@ pub struct Absence {
     failures: u32,
     delay_max: Duration,
     loss: Loss,
+    patience: Patience,
+}
+
+/// What an instance that can be reached is given beyond its grace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Nothing.
+    Over,
+    /// One try: nobody has asked it for a while.
+    OneTry,
 }
 
 impl Absence {
@@ -106,7 +116,16 @@ impl Absence {
             failures: 0,
             delay_max: SESSION_REOPEN_DELAY_MAX,
             loss,
+            patience: Patience::Over,
         }
+    }
+
+    /// Nobody has wanted the instance for a while. Its grace goes on meanwhile, or whoever comes and goes would put off
+    /// its end for ever; but it may be back, and is asked once more before the policy decides.
+    #[must_use]
+    pub fn rested(self) -> Self {
+        let patience = Patience::OneTry;
+        Self { patience, ..self }
     }
 
     /// The next try waits as if so many had failed before, and longer than after failures that may be over any moment.
@@ -129,6 +148,7 @@ impl Absence {
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + delay.min(self.delay_max);
         self.loss = loss;
+        self.patience = Patience::Over;
     }
 
     /// What to do now.
@@ -140,11 +160,13 @@ impl Absence {
         same: Candidate,
         other: Candidate,
     ) -> Step {
-        let may_come_back = self.loss == Loss::Broken && now < self.grace_ends;
         let soon = now + SESSION_WAIT_FOR_INSTANCE;
-        if may_come_back {
+        let has_grace = now < self.grace_ends;
+        let is_asked = self.patience == Patience::OneTry && same == Candidate::Fit;
+        if self.loss == Loss::Broken && (has_grace || is_asked) {
             return match same {
                 Candidate::Fit if self.not_before <= now => Step::Reopen,
+                Candidate::Fit if is_asked => Step::Wait(self.not_before),
                 Candidate::Fit => Step::Wait(self.not_before.min(self.grace_ends)),
                 Candidate::Unfit => Step::Wait(self.grace_ends),
             };
@@ -201,6 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn who_rests_has_no_more_grace_than_others_and_one_try_where_the_instance_is_back() {
+        let start = Instant::now();
+        let mut absence = Absence::begin(Loss::Broken, start, GRACE);
+        absence.failed(Loss::Broken, start);
+        let mut rested = absence.rested();
+        let late = start + GRACE;
+        assert_eq!(rested.step(LossPolicy::Fail, late, Unfit, Fit), Step::End);
+        assert_eq!(rested.step(LossPolicy::Fail, late, Fit, Fit), Step::Reopen);
+        assert_eq!(absence.step(LossPolicy::Fail, late, Fit, Fit), Step::End);
+        rested.failed(Loss::Broken, late);
+        assert_eq!(rested.step(LossPolicy::Fail, late, Fit, Fit), Step::End);
+    }
+
+    #[test]
     fn an_instance_without_sessions_gets_no_grace() {
         let start = Instant::now();
         let absence = Absence::begin(Loss::Hopeless, start, GRACE);
@@ -241,12 +277,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_wait_always_lies_ahead_and_tries_never_come_faster_than_their_delay(
-            failures in 0_u32..40, after in 0_u64..60_000, policy in 0..3_usize, same: bool, other: bool,
+            failures in 0_u32..40, after in 0_u64..60_000, policy in 0..3_usize, same: bool, other: bool, rested: bool,
         ) {
             let start = Instant::now();
             let mut absence = Absence::begin(Loss::Broken, start, GRACE);
             for _ in 0..failures {
                 absence.failed(Loss::Broken, start);
+            }
+            if rested {
+                absence = absence.rested();
             }
             let now = start + Duration::from_millis(after);
             let policy = [LossPolicy::Fail, LossPolicy::Reassign, LossPolicy::Replay][policy];

@@ -107,9 +107,10 @@ impl OrchestratorService for Orchestrator {
 
     async fn session_list(
         &self,
-        request: Request<SessionListRequest>,
+        mut request: Request<SessionListRequest>,
     ) -> Result<Response<SessionListResponse>, Status> {
-        let listed = self.0.session_list(request.into_inner()).await;
+        let arrival = arrival(&mut request).map_err(status)?;
+        let listed = self.0.session_list(arrival, request.into_inner()).await;
         listed.map(Response::new).map_err(status)
     }
 

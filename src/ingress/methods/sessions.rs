@@ -1,5 +1,6 @@
 //! The methods of sessions. A stream of frames is a stream here too, whichever door it comes by.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,11 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Orchestrator, from_proto, session_from_proto, session_to_proto};
+use crate::domain::deadline::Deadline;
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{PAGE_BYTES_MAX, SESSION_CLOSE_WAIT, SESSION_HELLO_TIMEOUT};
+use crate::domain::limit::{
+    PAGE_BYTES_MAX, SESSION_CALL_TIMEOUT, SESSION_CLOSE_WAIT, SESSION_HELLO_TIMEOUT,
+};
 use crate::domain::session::{Bounds, SessionId};
 use crate::ingress::arrival::Arrival;
 use crate::orchestrate::hold_session::frame::Incoming;
@@ -26,10 +30,17 @@ use crate::telemetry::trace::Span;
 /// Names the session of a stream before its first message, for proxies that route by it.
 pub(in crate::ingress) const SESSION: &str = "x-orchestrator-session";
 
+/// A store that takes too long to tell.
+const UNREAD: &str = "the journal was not read in time";
+
 /// What a client that is attached is told.
 pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<SessionSendResponse, Failure>> + Send>>;
 
 impl Orchestrator {
+    fn session_ends(&self, arrival: &Arrival, default: Duration) -> Deadline {
+        arrival.deadline(None, default, self.house.timeouts().max)
+    }
+
     /// Begins a session.
     pub(crate) async fn session_spawn(
         &self,
@@ -38,7 +49,9 @@ impl Orchestrator {
     ) -> Result<SessionSpawnResponse, Failure> {
         let caller = arrival.caller.0.as_deref().unwrap_or_default();
         let asked = session_from_proto::spawn(caller, request, self.house.session_idle_ttl)?;
-        let spawned = self.house.sessions.spawn(asked).await?;
+        let deadline = self.session_ends(&arrival, SESSION_CALL_TIMEOUT);
+        let late = "the session was not begun in time: it may be all the same, and is found under its idempotency_key";
+        let spawned = in_time(deadline, late, self.house.sessions.spawn(asked)).await?;
         Ok(SessionSpawnResponse {
             session: Some(session_to_proto::session(spawned.session)),
             token: spawned.token,
@@ -60,8 +73,7 @@ impl Orchestrator {
             allowed(&arrival, id)?;
             self.house.sessions.check(id)?;
         }
-        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts().max);
-        let ends = Instant::from_std(deadline.work_ends());
+        let deadline = self.session_ends(&arrival, SESSION_HELLO_TIMEOUT);
         let within = arrival.exchange.within().clone();
         let attaching = async {
             let hello = hello(incoming.next().await.transpose()?)?;
@@ -81,10 +93,8 @@ impl Orchestrator {
                 .attach(&id, hello.last_received_seq, frames);
             attached_as(span, attached.await)
         };
-        let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
-            let detail = "the client did not say hello, or was not attached, in time";
-            Err(Failure::new(Reason::DeadlineExceeded, detail))
-        })?;
+        let late = "the client did not say hello, or was not attached, in time";
+        let outgoing = in_time(deadline, late, attaching).await?;
         Ok(Box::pin(
             outgoing.map(|frame| frame.map(session_to_proto::frame)),
         ))
@@ -105,18 +115,15 @@ impl Orchestrator {
     ) -> Result<Frames, Failure> {
         let id = session_from_proto::id("session_id", session_id)?;
         allowed(arrival, &id)?;
-        let deadline = arrival.deadline(None, SESSION_HELLO_TIMEOUT, self.house.timeouts().max);
-        let ends = Instant::from_std(deadline.work_ends());
+        let deadline = self.session_ends(arrival, SESSION_HELLO_TIMEOUT);
         let silent: Incoming = Box::pin(futures_util::stream::pending());
         let span = arrival.exchange.within().attach(&id);
         let attaching = async {
             let attached = self.house.sessions.attach(&id, last_received_seq, silent);
             attached_as(span, attached.await)
         };
-        let outgoing = timeout_at(ends, attaching).await.unwrap_or_else(|_late| {
-            let detail = "the client was not attached in time";
-            Err(Failure::new(Reason::DeadlineExceeded, detail))
-        })?;
+        let late = "the client was not attached in time";
+        let outgoing = in_time(deadline, late, attaching).await?;
         Ok(Box::pin(
             outgoing.map(|frame| frame.map(session_to_proto::frame)),
         ))
@@ -139,7 +146,7 @@ impl Orchestrator {
         let payload = from_proto::payload(request.payload)?;
         let idempotency =
             session_from_proto::post_key(request.idempotency_key, request.in_reply_to, &payload)?;
-        let posted = self.house.sessions.post(Post {
+        let posting = self.house.sessions.post(Post {
             session,
             in_reply_to: request.in_reply_to,
             payload,
@@ -149,9 +156,9 @@ impl Orchestrator {
             } else {
                 Wait::Replied
             },
-            ends: Instant::from_std(deadline.work_ends()),
         });
-        let posted = posted.await?;
+        let late = "the instance did not reply in time; what was accepted stays accepted";
+        let posted = in_time(deadline, late, posting).await?;
         let (reply_seq, payload) = match posted.reply {
             Some((seq, payload)) => (seq, Some(payload.into_encoded())),
             None => (0, None),
@@ -173,7 +180,10 @@ impl Orchestrator {
     ) -> Result<SessionGetResponse, Failure> {
         let id = session_from_proto::id("session_id", session_id)?;
         allowed(&arrival, &id)?;
-        let shown = self.house.sessions.acknowledge(&id, ack.seq).await?;
+        let deadline = self.session_ends(&arrival, SESSION_CALL_TIMEOUT);
+        let late = "what the client has received was not written down in time";
+        let acknowledging = self.house.sessions.acknowledge(&id, ack.seq);
+        let shown = in_time(deadline, late, acknowledging).await?;
         Ok(SessionGetResponse {
             session: Some(session_to_proto::session(shown)),
         })
@@ -187,7 +197,8 @@ impl Orchestrator {
     ) -> Result<SessionGetResponse, Failure> {
         let id = session_from_proto::id("session_id", &request.session_id)?;
         allowed(&arrival, &id)?;
-        let shown = self.house.sessions.get(&id).await?;
+        let deadline = self.session_ends(&arrival, SESSION_CALL_TIMEOUT);
+        let shown = in_time(deadline, UNREAD, self.house.sessions.get(&id)).await?;
         Ok(SessionGetResponse {
             session: Some(session_to_proto::session(shown)),
         })
@@ -201,8 +212,9 @@ impl Orchestrator {
     ) -> Result<SessionCloseResponse, Failure> {
         let id = session_from_proto::id("session_id", &request.session_id)?;
         allowed(&arrival, &id)?;
-        let limit: Duration = arrival.timeout.unwrap_or(SESSION_CLOSE_WAIT);
-        let shown = self.house.sessions.close(&id, limit).await?;
+        let deadline = self.session_ends(&arrival, SESSION_CLOSE_WAIT);
+        let late = "the end of the session was not written in time";
+        let shown = in_time(deadline, late, self.house.sessions.close(&id)).await?;
         Ok(SessionCloseResponse {
             session: Some(session_to_proto::session(shown)),
         })
@@ -211,13 +223,15 @@ impl Orchestrator {
     /// Lists sessions.
     pub(crate) async fn session_list(
         &self,
+        arrival: Arrival,
         request: SessionListRequest,
     ) -> Result<SessionListResponse, Failure> {
         use prost::Message as _;
         let size = from_proto::page_size(request.page_size)?;
         let mut query = session_from_proto::query(request)?;
         query.limit = size;
-        let found = self.house.sessions.list(query).await?;
+        let deadline = self.session_ends(&arrival, SESSION_CALL_TIMEOUT);
+        let found = in_time(deadline, UNREAD, self.house.sessions.list(query)).await?;
         let mut next = found.next;
         let mut page: Vec<proto::Session> = Vec::new();
         let mut bytes = 0;
@@ -238,6 +252,21 @@ impl Orchestrator {
             sessions: page,
         })
     }
+}
+
+/// Does something for a caller, shortly before it gives up at the latest; nothing is begun for one that has.
+async fn in_time<T>(
+    deadline: Deadline,
+    late: &'static str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let failure = || Failure::new(Reason::DeadlineExceeded, late);
+    if deadline.budget(Instant::now().into_std()).is_none() {
+        return Err(failure());
+    }
+    let ends = Instant::from_std(deadline.work_ends());
+    let done = timeout_at(ends, work).await;
+    done.unwrap_or_else(|_elapsed| Err(failure()))
 }
 
 /// The attaching is over.

@@ -88,7 +88,8 @@ pub(super) async fn acknowledge(shared: &Shared, call: Call) -> Result<Response<
 
 pub(super) async fn list(shared: &Shared, call: Call) -> Result<Response<Body>, Problem> {
     let request = filter(shared, &call).map_err(Problem::of)?;
-    let page = shared.orchestrator.session_list(request).await;
+    let page = shared.orchestrator.session_list(call.arrival, request);
+    let page = page.await;
     answer::message(shared, "SessionListResponse", &page.map_err(Problem::of)?)
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Command, Entry, Replied, Sent};
@@ -77,8 +77,6 @@ pub struct Post {
     pub idempotency: Option<(String, [u8; 32])>,
     /// Whether the reply is waited for.
     pub wait: Wait,
-    /// Until when.
-    pub ends: Instant,
 }
 
 /// Whether the reply to a message is waited for.
@@ -142,19 +140,9 @@ impl Sessions {
         attached.await.unwrap_or_else(|_| Err(self.no_answer(id)))
     }
 
-    /// Accepts a message that comes by itself, and waits for what was asked for.
+    /// Accepts a message that comes by itself, and waits for what was asked for. What was accepted stays accepted when
+    /// the caller leaves.
     pub async fn post(&self, post: Post) -> Result<Posted, Failure> {
-        let late = |_| {
-            let detail = "the instance did not reply in time; what was accepted stays accepted";
-            Failure::new(Reason::DeadlineExceeded, detail)
-        };
-        let ends = post.ends;
-        timeout_at(ends, self.post_without_end(post))
-            .await
-            .unwrap_or_else(|elapsed| Err(late(elapsed)))
-    }
-
-    async fn post_without_end(&self, post: Post) -> Result<Posted, Failure> {
         let id = &post.session;
         let key = post.idempotency.map(|(key, body)| PostKey {
             key,
@@ -288,17 +276,12 @@ impl Sessions {
     }
 
     /// Ends a session for both sides; no error when it had ended.
-    pub async fn close(&self, id: &SessionId, limit: Duration) -> Result<Shown, Failure> {
+    pub async fn close(&self, id: &SessionId) -> Result<Shown, Failure> {
         let (closed, is_closed) = oneshot::channel();
         self.send(id, Command::Close { closed })?;
-        let answer = tokio::time::timeout(limit, is_closed).await;
-        match answer {
-            Ok(answer) => answer.unwrap_or_else(|_| Err(self.no_answer(id)))?,
-            Err(_elapsed) => {
-                let detail = "the end of the session was not written in time";
-                return Err(Failure::new(Reason::DeadlineExceeded, detail));
-            }
-        }
+        is_closed
+            .await
+            .unwrap_or_else(|_| Err(self.no_answer(id)))?;
         self.get(id).await
     }
 

@@ -79,7 +79,7 @@ impl Owner {
         });
         self.link = Link::Resting;
         self.look_at = None;
-        self.entry.set_waits(None);
+        self.waits_no_more();
         self.life = Life::Ending {
             end,
             closed: Vec::new(),

@@ -18,6 +18,7 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::SESSION_COMMANDS_QUEUED_MAX;
 use crate::domain::payload::Payload;
 use crate::domain::session::lifetime::Lifetime;
+use crate::domain::session::loss::Absence;
 use crate::store::record::{PostKey, Terms};
 
 /// What a session is asked to do.
@@ -63,6 +64,20 @@ pub(super) enum Command {
         /// Told once it has.
         closed: oneshot::Sender<Result<(), Failure>>,
     },
+}
+
+impl Command {
+    /// Whether nobody waits any more for what is only of use to whoever does. A message that nobody has heard to be
+    /// accepted is not: its caller was told that its time is over, or has hung up.
+    pub(super) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Attach { reply, .. } => reply.is_closed(),
+            Self::Post { stored, .. } => stored.is_closed(),
+            Self::Await { replied, .. } => replied.is_closed(),
+            // These are true whoever waits.
+            Self::Acknowledge { .. } | Self::Close { .. } => false,
+        }
+    }
 }
 
 /// The reply to what was posted.
@@ -124,6 +139,8 @@ pub(super) struct Entry {
     pub(super) counted_at: Mutex<Option<InstanceId>>,
     /// What it waits for that should be with an instance. Boxed: most sessions wait for nothing.
     waits: Mutex<Option<Box<Waits>>>,
+    /// Since when it is without its instance, where it was when it came to rest. Boxed for the same reason.
+    absence: Mutex<Option<Box<Absence>>>,
 }
 
 /// What became of a command.
@@ -162,6 +179,7 @@ impl Entry {
             expires: Mutex::new(expires),
             counted_at: Mutex::new(None),
             waits: Mutex::new(None),
+            absence: Mutex::new(None),
         })
     }
 
@@ -278,12 +296,6 @@ impl Entry {
         self.waker.register(waker);
     }
 
-    /// The instance at which it counts; none once it has ended.
-    pub(super) fn counted_at(&self) -> Option<InstanceId> {
-        let counted_at = self.counted_at.lock();
-        counted_at.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// What it waits for, in words; empty when it waits for nothing.
     pub(super) fn detail(&self) -> String {
         let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
@@ -291,9 +303,21 @@ impl Entry {
         waits.map_or_else(String::new, |waits| waits.words(Instant::now()))
     }
 
-    /// Notes what it waits for.
-    pub(super) fn set_waits(&self, waits: Option<Waits>) {
-        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = waits.map(Box::new);
+    /// Notes what it waits for; gives back what it waited for before.
+    pub(super) fn set_waits(&self, waits: Option<Waits>) -> Option<Box<Waits>> {
+        let mut there = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut there, waits.map(Box::new))
+    }
+
+    /// Notes since when it is without its instance.
+    pub(super) fn keep_absence(&self, absence: Option<Absence>) {
+        *self.absence.lock().unwrap_or_else(PoisonError::into_inner) = absence.map(Box::new);
+    }
+
+    /// Since when it is without its instance, and forgets it.
+    pub(super) fn take_absence(&self) -> Option<Absence> {
+        let mut absence = self.absence.lock().unwrap_or_else(PoisonError::into_inner);
+        absence.take().map(|absence| *absence)
     }
 
     /// When the session expires.

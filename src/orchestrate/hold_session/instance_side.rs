@@ -140,7 +140,8 @@ impl Owner {
             Link::Resting | Link::Absent => {
                 if !self.wants_instance() {
                     if let Link::Absent = self.link {
-                        self.entry.set_waits(None);
+                        self.waits_no_more();
+                        self.absence = self.absence.map(Absence::rested);
                     }
                     self.link = Link::Resting;
                     self.look_at = None;
@@ -157,20 +158,16 @@ impl Owner {
         self.link = Link::Absent;
         let now = Instant::now().into_std();
         let fleet = (self.house.fleet_now)();
-        // One that is in the fleet has no need to register again.
-        let grace = match fleet.find(&self.session.instance) {
-            Some(_) => SESSION_REATTACH_GRACE,
-            None => self.house.grace(now),
-        };
-        let fruitless = self.fruitless;
-        let absence = *self
-            .absence
-            .get_or_insert_with(|| Absence::begin(Loss::Broken, now, grace).after(fruitless));
         let same = match fleet.find(&self.session.instance) {
             Some(member) if is_reachable(member) => Candidate::Fit,
             Some(_) | None => Candidate::Unfit,
         };
         let terms = &self.entry.terms;
+        let absence = match self.absence {
+            Some(absence) => absence,
+            None => self.begin_absence(fleet.find(&self.session.instance), now),
+        };
+        self.absence = Some(absence);
         let elsewhere = self.house.place(
             &fleet,
             Named::Present(&terms.targets),
@@ -192,6 +189,22 @@ impl Owner {
             Step::Wait(until) => self.look_at = Some(Instant::from_std(until)),
             Step::End => self.end(crate::domain::session::CloseReason::InstanceLost),
         }
+    }
+
+    /// Nobody has looked for the instance since it was lost: that was before, where it cannot be reached.
+    fn begin_absence(&self, member: Option<&Arc<Member>>, now: std::time::Instant) -> Absence {
+        let gone_since = || {
+            let id = &self.session.instance;
+            let since = self.house.places.gone_since(id, Instant::from_std(now));
+            since.into_std()
+        };
+        let (since, grace) = match member {
+            Some(member) if is_reachable(member) => (now, SESSION_REATTACH_GRACE),
+            // One that is in the fleet has no need to register again.
+            Some(_) => (gone_since(), SESSION_REATTACH_GRACE),
+            None => (gone_since(), self.house.grace(gone_since())),
+        };
+        Absence::begin(Loss::Broken, since, grace).after(self.fruitless)
     }
 
     fn go_to(&mut self, instance: InstanceId) {
@@ -264,7 +277,7 @@ impl Owner {
         self.link = Link::Resting;
         self.look_at = None;
         self.absence = None;
-        self.entry.set_waits(None);
+        self.waits_no_more();
     }
 
     fn open(&mut self) {
@@ -413,7 +426,7 @@ impl Owner {
             LossPolicy::Replay => self.journal_removed.max(known),
         };
         (self.absence, self.lost_by) = (None, None);
-        self.entry.set_waits(None);
+        self.waits_no_more();
         let removed = self.journal_removed;
         let is_replay = self.entry.terms.loss_policy == LossPolicy::Replay;
         let begins_late = is_replay && known < removed;
@@ -477,7 +490,7 @@ impl Owner {
 }
 
 /// Whether an instance that has a session may have it on: one that is drained keeps what it has.
-fn is_reachable(member: &Member) -> bool {
+pub(super) fn is_reachable(member: &Member) -> bool {
     member.health.probed != probed::State::Down && member.health.admin != Admin::Disabled
 }
 

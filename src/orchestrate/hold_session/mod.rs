@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ mod answer;
 mod client_side;
 mod closing;
 mod entry;
+mod fleet_change;
 pub mod frame;
 mod gone;
 mod held;
@@ -34,6 +35,8 @@ mod sweep;
 mod test_conversation;
 #[cfg(test)]
 mod test_failover;
+#[cfg(test)]
+mod test_fleet_change;
 #[cfg(test)]
 mod test_full_start;
 #[cfg(test)]
@@ -72,7 +75,7 @@ use crate::store::record::Owner as StoreOwner;
 use crate::store::{Readiness, Store};
 use crate::tasks::Tasks;
 use entry::{Entry, Signal};
-use place::{Counts, Named};
+use place::{Named, Places};
 use registry::Registry;
 
 /// All sessions of one orchestrator. Clones are the same sessions.
@@ -101,7 +104,9 @@ pub(super) struct House {
     registry: RwLock<Registry>,
     /// The sessions that a task holds.
     held: TaskTracker,
-    counts: Counts,
+    places: Places,
+    /// The sessions that should be with an instance and are not.
+    waiting: Mutex<BTreeMap<SessionId, Arc<Entry>>>,
     memory: Memory,
     settings: Settings,
     draining: AtomicBool,
@@ -139,7 +144,8 @@ impl Sessions {
             wall_clock,
             registry: RwLock::default(),
             held: TaskTracker::new(),
-            counts: Counts::default(),
+            places: Places::default(),
+            waiting: Mutex::default(),
             memory,
             settings,
             draining: AtomicBool::new(false),
@@ -165,8 +171,8 @@ impl Sessions {
         self.0.store.readiness()
     }
 
-    /// Ends sessions whose time is over and forgets those that ended long ago, and tells all of them when the fleet
-    /// has changed; until everything stops. Neither waits for the other.
+    /// Ends sessions whose time is over and forgets those that ended long ago, and tells whom a change of the fleet
+    /// concerns; until everything stops. Neither waits for the other.
     pub async fn keep(self, fleet_changes: watch::Receiver<u64>) {
         tokio::select! {
             biased;
@@ -189,21 +195,14 @@ impl Sessions {
 }
 
 impl House {
-    /// Tells all sessions when the fleet has changed, as long as there is one.
-    async fn follow(&self, mut fleet_changes: watch::Receiver<u64>) {
-        while fleet_changes.changed().await.is_ok() {
-            self.signal_all(Signal::Look);
-        }
-    }
-
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// How long an instance that is not in the fleet may take to come back: longer after a start, since registered
-    /// instances have to register again.
-    fn grace(&self, now: std::time::Instant) -> Duration {
-        let since_start = now.saturating_duration_since(self.started);
+    /// How long an instance that is gone since then, and not in the fleet, may take to come back: longer after a start,
+    /// since registered instances have to register again.
+    fn grace(&self, since: std::time::Instant) -> Duration {
+        let since_start = since.saturating_duration_since(self.started);
         SESSION_RECOVERY_GRACE
             .saturating_sub(since_start)
             .max(SESSION_REATTACH_GRACE)
@@ -216,21 +215,21 @@ impl House {
         selection: &Policy,
         except: Option<&InstanceId>,
     ) -> Result<Arc<Member>, Failure> {
-        place::place(fleet, named, selection, except, &self.counts, &self.chance)
+        place::place(fleet, named, selection, except, &self.places, &self.chance)
     }
 
     /// The session counts at this instance from now on, or at none any more.
-    fn count(&self, entry: &Entry, at: Option<&InstanceId>) {
+    fn count(&self, entry: &Arc<Entry>, at: Option<&InstanceId>) {
         let counted_at = entry.counted_at.lock();
         let mut counted_at = counted_at.unwrap_or_else(PoisonError::into_inner);
         if counted_at.as_ref() == at {
             return;
         }
         if let Some(before) = &*counted_at {
-            self.counts.remove(before);
+            self.places.remove(before, entry);
         }
         if let Some(now) = at {
-            self.counts.add(now);
+            self.places.add(now, entry);
         }
         *counted_at = at.cloned();
     }

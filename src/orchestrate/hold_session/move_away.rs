@@ -24,13 +24,10 @@ impl Sessions {
         if house.check_room().is_err() {
             return;
         }
-        for entry in house.entries() {
-            let may_move = match entry.terms.loss_policy {
-                LossPolicy::Fail => false,
-                LossPolicy::Reassign | LossPolicy::Replay => true,
-            };
-            if may_move && entry.counted_at().is_some_and(|at| from.contains(&at)) {
-                house.call(&entry, Signal::Move);
+        for entry in from.iter().flat_map(|id| house.places.sessions_at(id)) {
+            match entry.terms.loss_policy {
+                LossPolicy::Fail => {}
+                LossPolicy::Reassign | LossPolicy::Replay => house.call(&entry, Signal::Move),
             }
         }
     }
@@ -38,7 +35,7 @@ impl Sessions {
     /// Open sessions of an instance.
     #[must_use]
     pub fn open_at(&self, instance: &InstanceId) -> u32 {
-        self.0.counts.of(instance)
+        self.0.places.of(instance)
     }
 }
 

@@ -112,6 +112,7 @@ impl Owner {
         life: Life,
     ) -> Self {
         let lifetime = entry.lifetime;
+        let absence = entry.take_absence().map(Absence::rested);
         Self {
             sent_before: Before {
                 to_instance: to_instance.stored(),
@@ -128,7 +129,7 @@ impl Owner {
             to_client,
             life,
             link: Link::Resting,
-            absence: None,
+            absence,
             fruitless: Fruitless::default(),
             lost_by: None,
             look_at: None,
@@ -231,6 +232,9 @@ impl Owner {
     }
 
     fn obey(&mut self, command: Command) {
+        if command.is_given_up() {
+            return;
+        }
         match command {
             Command::Attach {
                 last_received_seq,

@@ -1,44 +1,91 @@
 //! Which instance a session is given to, and how many sessions each has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use super::entry::Entry;
 use crate::chance::Chance;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::health::Panic;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::FLEET_MAX;
 use crate::domain::selection::{self, Fitness, Load, Policy};
+use crate::domain::session::SessionId;
 use crate::fleet::view::{Member, View};
 use crate::instance::SessionSupport;
 
-/// Open sessions of each instance.
+/// The open sessions of each instance, as long as it has some.
 #[derive(Default)]
-pub(super) struct Counts(Mutex<HashMap<InstanceId, u32>>);
+pub(super) struct Places(Mutex<HashMap<InstanceId, Place>>);
 
-impl Counts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, u32>> {
+#[derive(Default)]
+struct Place {
+    // In an order of their own, so that a run can be repeated exactly.
+    sessions: BTreeMap<SessionId, Arc<Entry>>,
+    /// Since when the instance cannot be reached.
+    gone_since: Option<Instant>,
+}
+
+impl Places {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Place>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, instance: &InstanceId) {
-        *self.lock().entry(instance.clone()).or_default() += 1;
+    pub(super) fn add(&self, instance: &InstanceId, entry: &Arc<Entry>) {
+        let mut places = self.lock();
+        let place = places.entry(instance.clone()).or_default();
+        place
+            .sessions
+            .insert(entry.terms.id.clone(), Arc::clone(entry));
     }
 
-    pub(super) fn remove(&self, instance: &InstanceId) {
-        let mut counts = self.lock();
-        if let Some(count) = counts.get_mut(instance) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(instance);
+    pub(super) fn remove(&self, instance: &InstanceId, entry: &Arc<Entry>) {
+        let (mut places, id) = (self.lock(), &entry.terms.id);
+        if let Some(place) = places.get_mut(instance)
+            // Another one may have its name by now.
+            && place.sessions.get(id).is_some_and(|at| Arc::ptr_eq(at, entry))
+        {
+            place.sessions.remove(id);
+            if place.sessions.is_empty() {
+                places.remove(instance);
             }
         }
     }
 
+    /// How many there are.
     pub(super) fn of(&self, instance: &InstanceId) -> u32 {
-        self.lock().get(instance).copied().unwrap_or(0)
+        let places = self.lock();
+        let count = places.get(instance).map(|place| place.sessions.len());
+        count
+            .and_then(|count| u32::try_from(count).ok())
+            .unwrap_or(0)
+    }
+
+    pub(super) fn sessions_at(&self, instance: &InstanceId) -> Vec<Arc<Entry>> {
+        let places = self.lock();
+        let place = places.get(instance);
+        place.map_or_else(Vec::new, |place| place.sessions.values().cloned().collect())
+    }
+
+    /// The instances that have sessions, in order.
+    pub(super) fn instances(&self) -> BTreeSet<InstanceId> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Since when an instance cannot be reached that cannot now.
+    pub(super) fn gone_since(&self, instance: &InstanceId, now: Instant) -> Instant {
+        let mut places = self.lock();
+        let place = places.get_mut(instance);
+        place.map_or(now, |place| *place.gone_since.get_or_insert(now))
+    }
+
+    /// The instance can be reached; tells whether it could not before.
+    pub(super) fn is_back(&self, instance: &InstanceId) -> bool {
+        let mut places = self.lock();
+        let place = places.get_mut(instance);
+        place.is_some_and(|place| place.gone_since.take().is_some())
     }
 }
 
@@ -58,7 +105,7 @@ pub(super) fn place(
     named: Named<'_>,
     selection: &Policy,
     except: Option<&InstanceId>,
-    counts: &Counts,
+    places: &Places,
     chance: &Chance,
 ) -> Result<Arc<Member>, Failure> {
     let members = match named {
@@ -88,7 +135,7 @@ pub(super) fn place(
         }
     };
     let load = |at: usize| Load {
-        outstanding: counts.of(members[at].id()),
+        outstanding: places.of(members[at].id()),
         weight: members[at].spec.weight,
         latency_ns: 0.0,
         warmth: 1.0,
@@ -109,7 +156,7 @@ pub(super) fn place(
     }
 }
 
-fn takes_sessions(member: &Member) -> bool {
+pub(super) fn takes_sessions(member: &Member) -> bool {
     member.client.session_support() == SessionSupport::Streams
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Signal};
+use super::fleet_change::Waiting;
 use super::{House, storing};
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::limit::SESSION_PAGE_READ;
@@ -22,6 +23,8 @@ use crate::store::record::{Query, Session, State, StateFilter};
 pub(super) struct Registry {
     by_id: BTreeMap<SessionId, Listed>,
     by_token: HashMap<token::Hash, Token>,
+    /// Those that were spawned under an idempotency key: by its caller and by itself.
+    by_spawn: HashMap<(String, String), SessionId>,
     /// When the time of each session is looked at next: one look for each.
     looks: BTreeSet<(Instant, SessionId)>,
 }
@@ -69,6 +72,9 @@ impl Registry {
         let look_at = entry.look_at(now);
         self.looks.insert((look_at, id.clone()));
         self.insert_token(id.clone(), token);
+        if let Some(key) = spawned_by(entry) {
+            self.by_spawn.insert(key, id.clone());
+        }
         let listed = Listed {
             entry: Arc::clone(entry),
             token,
@@ -81,6 +87,12 @@ impl Registry {
         if let Some(listed) = self.by_id.remove(id) {
             self.by_token.remove(&listed.token);
             self.looks.remove(&(listed.look_at, id.clone()));
+            // Another one may have the key by now.
+            if let Some(key) = spawned_by(&listed.entry)
+                && self.by_spawn.get(&key) == Some(id)
+            {
+                self.by_spawn.remove(&key);
+            }
         }
     }
 
@@ -111,6 +123,12 @@ impl Registry {
         self.looks.insert((listed.look_at, id));
         Some(Arc::clone(&listed.entry))
     }
+}
+
+/// The caller and the key that a session was spawned by.
+fn spawned_by(entry: &Entry) -> Option<(String, String)> {
+    let spawn = entry.terms.spawn.as_ref()?;
+    Some((entry.terms.caller.clone(), spawn.key.clone()))
 }
 
 impl House {
@@ -206,6 +224,13 @@ impl House {
         }
     }
 
+    /// The session that this caller has spawned under this key.
+    pub(super) fn find_by_spawn(&self, caller: &str, key: &str) -> Option<SessionId> {
+        let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
+        let key = (caller.to_owned(), key.to_owned());
+        registry.by_spawn.get(&key).cloned()
+    }
+
     pub(super) fn known(&self) -> usize {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
         registry.by_id.len()
@@ -226,6 +251,7 @@ impl House {
     /// Forgets a session, and no other one that has its name by now.
     pub(super) fn forget(&self, entry: &Arc<Entry>) {
         self.count(entry, None);
+        self.note_waiting(entry, Waiting::No);
         let id = &entry.terms.id;
         let mut registry = self.change_registry();
         let found = registry.find(id);

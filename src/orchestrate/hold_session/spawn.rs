@@ -12,6 +12,7 @@ use super::entry::Entry;
 use super::place::Named;
 use super::{House, Sessions, draining, key_used_otherwise, storing};
 use crate::domain::failure::{Failure, Reason};
+use crate::domain::id::InstanceId;
 use crate::domain::selection::Policy;
 use crate::domain::session::{Durability, LossPolicy, SessionId, token};
 use crate::store::Error;
@@ -63,7 +64,8 @@ pub enum Deduplicated {
 }
 
 impl Sessions {
-    /// Begins a session at the instance that should have it.
+    /// Begins a session at the instance that should have it. Whoever asks may leave meanwhile, and find it by its id or
+    /// under its key; one that has neither is ended again.
     pub async fn spawn(&self, asked: Spawn) -> Result<Spawned, Failure> {
         let house = &self.0;
         if house.is_draining() {
@@ -72,8 +74,12 @@ impl Sessions {
         house.check_room()?;
         let fleet = (house.fleet_now)();
         let named = Named::All(&asked.targets);
-        let instance = house.place(&fleet, named, &asked.selection, None)?;
-        let instance = instance.id().clone();
+        let instance = match house.place(&fleet, named, &asked.selection, None) {
+            Ok(member) => member.id().clone(),
+            // Whoever asks again has a session already, however the fleet is now.
+            Err(nobody) => house.begun_before(&asked).await.ok_or(nobody)?,
+        };
+        let can_be_found = asked.id.is_some() || asked.idempotency.is_some();
         let id = match asked.id {
             Some(id) => id,
             None => made_id(house.chance.draw())?,
@@ -104,9 +110,15 @@ impl Sessions {
         // find it, close it or forget it.
         let (told, begun) = oneshot::channel();
         let begins = Arc::clone(house).begin(new);
+        let sessions = self.clone();
         house.tasks.spawn(async move {
-            // He has left.
-            let _ = told.send(begins.await);
+            let left = told.send(begins.await);
+            if let Err(Ok((session, ..))) = left
+                && !can_be_found
+            {
+                // It would be of no use to anybody. When that fails, its time ends it.
+                drop(sessions.close(session.id()).await);
+            }
         });
         let begun = begun.await.unwrap_or_else(|_| Err(draining()));
         let (session, entry, deduplicated) = begun?;
@@ -120,6 +132,14 @@ impl Sessions {
 }
 
 impl House {
+    /// The instance of the session that was spawned under the same key before.
+    async fn begun_before(&self, asked: &Spawn) -> Option<InstanceId> {
+        let (key, _) = asked.idempotency.as_ref()?;
+        let id = self.find_by_spawn(&asked.caller, key)?;
+        let session = self.store.get(&id).await.ok()?;
+        Some(session.instance)
+    }
+
     async fn begin(
         self: Arc<Self>,
         new: NewSession,

@@ -7,8 +7,11 @@ use super::frame::{Direction, ServerFrame};
 
 use super::test_stage::{House, asked, name, payload, posted, reason, settle, text};
 use crate::domain::failure::{Reason, Status};
+use crate::domain::limit::SESSION_REATTACH_GRACE;
+use crate::domain::session::to_client::Reply;
 use crate::domain::session::{CloseReason, LossPolicy};
 use crate::instance::scripted::SessionAct;
+use crate::store::memory::Fault;
 
 fn moved(frames: &[ServerFrame]) -> Vec<(String, String, u64)> {
     let moved = frames.iter().filter_map(|frame| match frame {
@@ -393,22 +396,7 @@ async fn an_orchestrator_that_has_lost_the_session_neither_appends_nor_delivers(
     client.send(1, "one").await;
     client.message().await;
     settle().await;
-    // Another one takes over over the same store.
-    let fleet: crate::fleet::view::FleetNow = {
-        let view = house.view();
-        std::sync::Arc::new(move || std::sync::Arc::clone(&view))
-    };
-    let store = std::sync::Arc::new(house.store.clone());
-    let other = super::Sessions::recover(
-        store,
-        fleet,
-        house.tasks.clone(),
-        Default::default(),
-        house.memory.clone(),
-        std::time::SystemTime::now,
-        Default::default(),
-    );
-    let other = other.await.unwrap();
+    let other = house.another().await;
     client.send(2, "stale").await;
     assert_eq!(
         client.end().await.map(|failure| failure.reason),
@@ -456,4 +444,45 @@ async fn an_instance_that_counts_wrongly_loses_the_session_and_nothing_of_what_i
         assert!(!held.is_held());
         assert_eq!(house.instance("B").sessions.opened()[0].seqs(), [1]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_instance_said_and_nobody_kept_is_gone_when_another_one_goes_on() {
+    let mut house = House::new(&["A", "B"]).await;
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    house.spawn("s", LossPolicy::Reassign).await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.acked(1).await;
+    settle().await;
+    let held = house.instance("A").sessions.opened().remove(0);
+    house.store.set_fault(Fault::NoSpace);
+    held.send(Some(1), payload("of an epoch that is over"));
+    settle().await;
+    house.set_down("A");
+    // There is room again just before the session moves, and before what waits for room is tried again.
+    tokio::time::sleep(SESSION_REATTACH_GRACE - Duration::from_millis(100)).await;
+    house.store.set_fault(Fault::None);
+    let mut frames = Vec::new();
+    while !matches!(frames.last(), Some(ServerFrame::Data { .. })) {
+        frames.push(client.next().await);
+    }
+    assert_eq!(moved(&frames), [("A".into(), "B".into(), 2)]);
+    let answer = ServerFrame::Data {
+        seq: 1,
+        reply: Some(Reply::Streamed(1)),
+        redelivered: false,
+        payload: payload("one"),
+    };
+    assert_eq!(frames.last(), Some(&answer), "what B says is the first");
+    client.send(2, "two").await;
+    assert_eq!(client.message().await, (2, "two".to_owned()));
+    let opened = house.instance("B").sessions.opened();
+    let opened: Vec<_> = opened
+        .iter()
+        .map(|held| (held.open.received.through, held.seqs()))
+        .collect();
+    assert_eq!(opened, [(0, vec![1, 2])], "B is held, and asked once");
+    let kept = house.sessions.get(&name("s")).await.unwrap().session;
+    assert_eq!((kept.epoch.number(), kept.to_client.last), (2, 2));
 }

@@ -122,20 +122,7 @@ async fn posts_that_can_not_be_replayed_any_more_are_told_by_their_positions() {
 async fn a_session_that_another_orchestrator_has_is_not_taken_back_by_reading_it() {
     let house = House::new(&["A"]).await;
     house.spawn("s", LossPolicy::Reassign).await;
-    let fleet: crate::fleet::view::FleetNow = {
-        let view = house.view();
-        std::sync::Arc::new(move || std::sync::Arc::clone(&view))
-    };
-    let other = super::Sessions::recover(
-        std::sync::Arc::new(house.store.clone()),
-        fleet,
-        house.tasks.clone(),
-        Default::default(),
-        house.memory.clone(),
-        std::time::SystemTime::now,
-        Default::default(),
-    );
-    let other = other.await.unwrap();
+    let other = house.another().await;
     // It rested, and is read now.
     let refused = house.try_attach("s", Some(0)).await;
     assert_eq!(

@@ -35,10 +35,9 @@ async fn what_each_instance_has_is_counted_again_after_a_crash() {
         spawn.targets = vec!["A".to_owned()];
         house.sessions.spawn(spawn).await.unwrap();
     }
-    let limit = Duration::from_secs(1);
     for at in 0..10 {
         let id = name(&format!("a{at}"));
-        house.sessions.close(&id, limit).await.unwrap();
+        house.sessions.close(&id).await.unwrap();
     }
     house.crash().await;
     for at in 0..30 {
@@ -126,8 +125,7 @@ async fn a_session_that_is_closed_under_its_client_is_forgotten_too() {
     let house = House::new(&["A"]).await;
     house.spawn("s", LossPolicy::Fail).await;
     let _client = house.attach("s", Some(0)).await;
-    let limit = Duration::from_secs(1);
-    house.sessions.close(&name("s"), limit).await.unwrap();
+    house.sessions.close(&name("s")).await.unwrap();
     settle().await;
     assert!(!house.sessions.get(&name("s")).await.unwrap().attached);
     tokio::time::sleep(Duration::from_secs(310)).await;

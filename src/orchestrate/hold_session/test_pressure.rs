@@ -248,7 +248,7 @@ async fn an_end_that_comes_while_the_session_changes_hands_is_an_end() {
     house.instance("A").sessions.opened()[0].lose();
     settle().await;
     // The next epoch is being written.
-    let shown = house.sessions.close(&name("s"), LONG).await.unwrap();
+    let shown = house.sessions.close(&name("s")).await.unwrap();
     assert!(matches!(
         shown.session.state,
         crate::store::record::State::Closed { .. }
@@ -314,26 +314,12 @@ async fn a_session_that_another_orchestrator_took_counts_at_no_instance_here() {
     client.send(1, "one").await;
     client.message().await;
     settle().await;
-    let fleet: crate::fleet::view::FleetNow = {
-        let view = house.view();
-        std::sync::Arc::new(move || std::sync::Arc::clone(&view))
-    };
-    let store = std::sync::Arc::new(house.store.clone());
-    let other = super::Sessions::recover(
-        store,
-        fleet,
-        house.tasks.clone(),
-        Default::default(),
-        house.memory.clone(),
-        std::time::SystemTime::now,
-        Default::default(),
-    );
-    let _other = other.await.unwrap();
+    let _other = house.another().await;
     client.send(2, "stale").await;
     client.end().await;
     settle().await;
     let a = crate::domain::id::InstanceId::parse("A").unwrap();
-    assert_eq!(house.sessions.0.counts.of(&a), 0);
+    assert_eq!(house.sessions.0.places.of(&a), 0);
     assert_eq!(
         reason(house.sessions.get(&name("s")).await),
         Reason::SessionUnknown

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -113,6 +113,18 @@ impl House {
         self.sessions = start(view, changes, store, tasks, memory).await;
     }
 
+    /// Another orchestrator takes over what is in the same store.
+    pub(super) async fn another(&self) -> Sessions {
+        start(
+            &self.view,
+            &self.changes,
+            &self.store,
+            &self.tasks,
+            &self.memory,
+        )
+        .await
+    }
+
     pub(super) async fn spawn(&self, id: &str, policy: LossPolicy) -> Spawned {
         self.sessions.spawn(asked(id, policy)).await.unwrap()
     }
@@ -207,7 +219,6 @@ pub(super) fn posted(id: &str, key: Option<&str>, text: &str, wait: Wait) -> Pos
         payload,
         idempotency: key.map(|key| (key.to_owned(), body)),
         wait,
-        ends: Instant::now() + Duration::from_secs(60),
     }
 }
 

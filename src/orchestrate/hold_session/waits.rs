@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::fleet_change::Waiting;
 use super::owner::Owner;
 use crate::domain::id::InstanceId;
 use crate::domain::session::loss::Step;
@@ -58,7 +59,23 @@ impl Owner {
                 until: Instant::from_std(until),
             }),
         };
-        self.entry.set_waits(waits);
+        self.set_waits(waits);
+    }
+
+    /// It waits for nothing any more.
+    pub(super) fn waits_no_more(&self) {
+        self.set_waits(None);
+    }
+
+    fn set_waits(&self, waits: Option<Waits>) {
+        let is_waiting = waits.is_some();
+        let was_waiting = self.entry.set_waits(waits).is_some();
+        // Most never wait, and leave the list of those who do alone.
+        match (was_waiting, is_waiting) {
+            (false, true) => self.house.note_waiting(&self.entry, Waiting::Yes),
+            (true, false) => self.house.note_waiting(&self.entry, Waiting::No),
+            (true, true) | (false, false) => {}
+        }
     }
 }
 

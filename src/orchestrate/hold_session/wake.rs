@@ -50,7 +50,12 @@ pub(super) async fn hold(house: Arc<House>, entry: Arc<Entry>) {
         let owner = Box::pin(load(&house, &entry)).await;
         let leave = match owner {
             // Boxed: what a session knows is large, and not every one that is loaded is held.
-            Ok(mut owner) => Box::pin(owner.hold()).await,
+            Ok(mut owner) => {
+                let leave = Box::pin(owner.hold()).await;
+                entry.keep_absence(owner.absence);
+                owner.waits_no_more();
+                leave
+            }
             Err(Error::NotFound | Error::StaleEpoch { .. }) => Leave::Lost,
             Err(Error::Stopped) => Leave::Stop,
             Err(error) => {

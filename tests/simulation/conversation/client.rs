@@ -34,8 +34,9 @@ const KEEPALIVE: Duration = Duration::from_millis(400);
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two tries.
 pub(super) const PAUSE: Duration = Duration::from_millis(40);
-/// How much longer than it lasts a session is left alone.
-const LEFT_ALONE: Duration = Duration::from_millis(2_500);
+/// How much longer than it lasts a session is left alone. An instance that has lost it again and again is asked ever
+/// less often, and the time of the session begins anew when it takes it at last.
+const LEFT_ALONE: Duration = Duration::from_millis(5_500);
 
 /// How far the run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
