@@ -224,7 +224,11 @@ fn what_a_program_and_its_tests_may_not_do_is_seen() {
         "",
     );
     rule("#[cfg(test)] mod tests { fn t() { g().unwrap(); } }", "");
+}
 
+#[test]
+fn what_a_test_may_not_do_is_seen() {
+    let path = "src/fleet/mod.rs";
     check(
         ignored,
         path,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use orchestrator::proto::orchestrator::session_send_response::Frame as In;
 use orchestrator::proto::orchestrator::{
-    Durability, LossPolicy, SessionCloseRequest, SessionSendResponse, SessionSpawnRequest,
+    Durability, LossPolicy, SessionCloseRequest, SessionLost, SessionSendResponse,
+    SessionSpawnRequest,
 };
 use tokio::time::{sleep, timeout};
 use tonic::{Status, Streaming};
@@ -79,6 +80,19 @@ impl Client {
     fn may_be_lost(&self) -> bool {
         let restarted = self.plan.durability == Durability::None && 1 < self.told.runs();
         restarted || self.plan.policy == LossPolicy::Fail
+    }
+
+    /// Messages are lost, of the stream or posted.
+    pub(super) fn lost(&self, lost: &SessionLost) {
+        self.told.count("lost");
+        if lost.first_position != 0 {
+            let (first, last) = (lost.first_position, lost.last_position);
+            self.told.count("lost posts");
+            return self.tell(Event::LostPosts { first, last });
+        }
+        let (first, last) = (lost.first_seq, lost.last_seq);
+        self.tell(Event::Lost { first, last });
+        self.knows.borrow_mut().settled.extend(first..=last);
     }
 
     /// What a refusal means; whether to try again.

@@ -64,7 +64,7 @@ pub(super) struct Knows {
     acked: u64,
     sent: u64,
     /// Its own messages that need no answer any more.
-    settled: BTreeSet<u64>,
+    pub(super) settled: BTreeSet<u64>,
     pub(super) posts_open: usize,
     pub(super) is_over: bool,
     /// It is away for good, until the session has expired.
@@ -441,18 +441,7 @@ impl Client {
                 self.told.count("moved");
                 self.tell(Event::Moved { epoch: moved.epoch });
             }
-            In::Lost(lost) => {
-                self.told.count("lost");
-                if lost.first_position != 0 {
-                    let (first, last) = (lost.first_position, lost.last_position);
-                    self.told.count("lost posts");
-                    self.tell(Event::LostPosts { first, last });
-                    return On::Yes;
-                }
-                let (first, last) = (lost.first_seq, lost.last_seq);
-                self.tell(Event::Lost { first, last });
-                self.knows.borrow_mut().settled.extend(first..=last);
-            }
+            In::Lost(lost) => self.lost(&lost),
             In::GoAway(_) => self.told.count("sent away"),
             In::Closed(closed) => {
                 let name = closed.reason().as_str_name();

@@ -10,7 +10,7 @@ use super::GAME;
 pub(super) const COUNTED: &str = "counted ";
 
 /// What has to happen within a hundred seeds.
-const WORDS: [&str; 25] = [
+const WORDS: [&str; 26] = [
     // What the world does.
     "power cut",
     "restart",
@@ -34,6 +34,7 @@ const WORDS: [&str; 25] = [
     "post given up",
     "moved",
     "lost",
+    "lost posts",
     "closed",
     "over",
     "no space",
