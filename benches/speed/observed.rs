@@ -50,6 +50,7 @@ pub(crate) fn measure() {
             ("nothing", ""),
             ("metrics, log at info", "no traces"),
             ("metrics, log at info, traces of 1 %", "0.01"),
+            ("metrics, log at info, traces of 10 %, the default", "0.1"),
             ("metrics, log at info, traces of all", "1"),
         ] {
             let process = if ratio.is_empty() {

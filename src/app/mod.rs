@@ -26,7 +26,6 @@ use crate::ingress::{BadContract, front_door, methods};
 use crate::instance::endpoint::{Dial, Protocol, dial_tcp};
 use crate::instance::grpc::GrpcInstance;
 use crate::instance::http::HttpInstance;
-use crate::instance::tls::BadTls;
 use crate::instance::{InstanceClient, Spec};
 use crate::memory::Memory;
 use crate::orchestrate::admit::Gate;
@@ -51,6 +50,7 @@ use builtins::Builtins;
 pub use follow::{Follow, Outcome, Reading};
 use live::{Live, doors, quotas, registration_of};
 pub use live::{Reload, Taken};
+pub use traces::BadCollector;
 use traces::Traces;
 
 /// A running orchestrator.
@@ -113,7 +113,7 @@ pub enum StartError {
     Contract(#[from] BadContract),
     /// A collector of traces that cannot be.
     #[error("traces: {0}")]
-    Traces(#[from] BadTls),
+    Traces(#[from] BadCollector),
     /// The journal cannot be used.
     #[error("{0}")]
     Journal(#[from] OpenError),
@@ -179,7 +179,7 @@ impl App {
         let secure = secured(config.tls.clone(), &tasks).await?;
         let (limits, admission) = capacity::within_means(config.limits.clone(), config.admission);
         let memory = Memory::new(admission.buffered_bytes);
-        let (tracer, traces) = traces::start(&config, &outside.dial, &tasks, &chance)?;
+        let (tracer, traces) = traces::start(&config, &outside.dial, &tasks)?;
         let connect = connect(outside.dial, &tasks, &memory);
         let own = (&outside.address, admission.instance_calls_max);
         let (fleet, builtins) = gather(&config, own, connect, &tasks, &chance).await?;

@@ -54,7 +54,7 @@ const KEY: (&str, &str) = (
     "ORCHESTRATOR_API_KEY",
     "The key, or the token of a session, that goes with each call.",
 );
-const OF_SERVE: [(&str, &str); 4] = [
+const OF_SERVE: [(&str, &str); 6] = [
     (
         "ORCHESTRATOR_API_KEY",
         "A key with all rights, besides those of the config.",
@@ -62,6 +62,14 @@ const OF_SERVE: [(&str, &str); 4] = [
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "Where spans go when the config has traces and names no endpoint.",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "What goes with each batch of spans, as name=value, before what the config says.",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_COMPRESSION",
+        "gzip, for batches of spans.",
     ),
     (
         "OTEL_SERVICE_NAME",

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::domain::admission::{self, Quota, Rate};
@@ -29,7 +30,8 @@ use crate::ingress::methods::Timeouts;
 use crate::ingress::visitor::Forwarder;
 use crate::instance::Spec;
 use crate::instance::builtin::Behaviour;
-use crate::instance::collector;
+use crate::instance::endpoint::Endpoint;
+use crate::instance::tls;
 use crate::orchestrate::hold_session;
 use crate::telemetry::trace;
 
@@ -207,7 +209,20 @@ pub struct Traces {
     /// Which, and whose they are.
     pub settings: trace::Settings,
     /// Who collects them.
-    pub collector: collector::Place,
+    pub collector: Collector,
+}
+
+/// Where a collector of traces is, how it is trusted, and what it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    /// Where it listens; it speaks gRPC.
+    pub endpoint: Endpoint,
+    /// How it is trusted, over TLS.
+    pub tls: tls::Settings,
+    /// What goes with every batch; secrets among it are marked as such.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How long it may take for one batch.
+    pub timeout: Duration,
 }
 
 /// How sessions are kept.

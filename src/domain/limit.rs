@@ -392,18 +392,20 @@ pub const BAGGAGE_BYTES_MAX: usize = 8192;
 pub const B3_BYTES_MAX: usize = 256;
 /// Headers about traces that are handed on, those of all kinds together.
 pub const TRACE_HEADERS_MAX: usize = 32;
-/// Bytes of spans that wait for their collector, beside the batch that is on its way to it.
-pub const TRACE_BYTES_QUEUED_MAX: usize = 2 * 1024 * 1024;
-/// Bytes of spans that are sent without waiting for more; some 1500 spans.
-pub const TRACE_BATCH_BYTES: usize = 512 * 1024;
+/// Spans that have ended and are not yet with their collector.
+pub const TRACE_SPANS_QUEUED_MAX: usize = 4096;
+/// Spans that are sent together, and without waiting for more.
+pub const TRACE_BATCH_SPANS: usize = 512;
 /// How long a span waits for others to be sent with.
 pub const TRACE_BATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a batch is sent before it is dropped.
-pub const TRACE_SENDS_MAX: u32 = 5;
+pub const TRACE_SENDS_MAX: usize = 5;
+/// The pause after the first time; it doubles.
+pub const TRACE_BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between two of these.
 pub const TRACE_BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// Bytes of what a collector answers that are held.
-pub const COLLECTOR_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How long after the first time a batch may be sent again.
+pub const TRACE_SENDS_WITHIN: Duration = Duration::from_secs(20);
 /// How long a stop waits for the last spans to leave.
 pub const TRACE_FLUSH_MAX: Duration = Duration::from_secs(2);
 /// Headers that a collector is sent.
@@ -411,9 +413,14 @@ pub const TRACE_COLLECTOR_HEADERS_MAX: usize = 16;
 /// Bytes of the name that a service has in traces.
 pub const TRACE_SERVICE_BYTES_MAX: usize = 255;
 
-// What one collector takes in a message is 4 MiB where nobody says otherwise.
-const _: () = assert!(TRACE_BATCH_BYTES < TRACE_BYTES_QUEUED_MAX);
-const _: () = assert!(TRACE_BYTES_QUEUED_MAX <= MESSAGE_BYTES_MAX / 2);
+// A batch does not wait for what is never let in.
+const _: () = assert!(TRACE_BATCH_SPANS < TRACE_SPANS_QUEUED_MAX);
+// What a collector takes in a message is 4 MiB where nobody says otherwise; beside these a span has some 500 bytes.
+const _: () = assert!(
+    TRACE_BATCH_SPANS
+        * (TRACESTATE_BYTES_MAX + SPAN_PATH_BYTES_MAX + REQUEST_ID_CHARS_MAX + ID_BYTES_MAX + 500)
+        < 4 * 1024 * 1024
+);
 // The largest fan-out fits many times into what may run.
 const _: () = assert!(FANOUT_TARGETS_MAX * 16 <= LEGS_IN_FLIGHT_DEFAULT as usize);
 // The whole fleet is within one request's reach.

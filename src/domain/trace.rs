@@ -105,8 +105,8 @@ pub enum Sampled {
 pub struct Ratio(f64);
 
 impl Ratio {
-    /// All of them.
-    pub const ALL: Self = Self(1.0);
+    /// Unless somebody says otherwise: recording a call costs more than what else tells of it.
+    pub const DEFAULT: Self = Self(0.1);
 
     /// From 0, none, to 1, all; `None` when it is no such number.
     #[must_use]

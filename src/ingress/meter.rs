@@ -57,15 +57,10 @@ impl Meter {
         let span = if tracer.is_on() {
             let called = called(request.method(), path);
             let parent = arrival::context(request.headers());
-            let span = tracer.call(parent, called);
-            if span.context().is_some() {
-                let within = span.within();
-                if let Some(state) = parent.and_then(|_| arrival::state(request.headers())) {
-                    within.note_state(&state);
-                }
-                if let Called::Http { .. } = called {
-                    within.note_url(scheme, request.uri().path());
-                }
+            let state = || arrival::state(request.headers());
+            let span = tracer.call(parent, state, called);
+            if let Called::Http { .. } = called {
+                span.within().note_url(scheme, request.uri().path());
             }
             span
         } else {

@@ -18,7 +18,6 @@ use crate::domain::task::Task;
 use crate::domain::trace::TraceContext;
 
 pub mod builtin;
-pub mod collector;
 pub mod endpoint;
 pub mod grpc;
 pub mod http;

@@ -100,7 +100,7 @@ def started(folder, **config):
 def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("operators")
     collector = Collector(folder)
-    orchestrator = started(folder, traces={"endpoint": f"http://{collector.address}"})
+    orchestrator = started(folder, traces={"endpoint": f"http://{collector.address}", "ratio": 1})
     yield orchestrator
     orchestrator.end()
     collector.end()

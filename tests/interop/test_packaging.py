@@ -130,7 +130,10 @@ def kubernetes():
             [item] = volume["secret"]["items"]
             assert f"--from-file={SHIPPED.relative_to(REPOSITORY)}" in MANIFEST.read_text()
             assert item["key"] == SHIPPED.name
-            mounts[mount["mountPath"]] = Folder(writable=False, files={item["path"]: SHIPPED.read_text()})
+            # There is no routing here that would have to hear of a stop.
+            shipped = json.loads(SHIPPED.read_text())
+            shipped["shutdown"]["not_ready_for"] = 0
+            mounts[mount["mountPath"]] = Folder(writable=False, files={item["path"]: json.dumps(shipped)})
         else:
             claim = volume["persistentVolumeClaim"]["claimName"]
             assert kinds["PersistentVolumeClaim"]["metadata"]["name"] == claim

@@ -208,7 +208,11 @@ fn what_is_banned_is_seen() {
     rule("fn f(is_b: bool,) {}", "f takes a bool: make it an enum");
     rule("fn f(a: &[bool]) -> bool { let b: bool = g(a); b }", "");
     rule("fn visit_bool(value: bool) {}", "");
+}
 
+#[test]
+fn what_a_program_and_its_tests_may_not_do_is_seen() {
+    let path = "src/fleet/mod.rs";
     let rule = |snippet, expected| check(unwraps, path, snippet, expected);
     rule("fn f() { g().unwrap(); }", "unwrap or expect outside tests");
     rule(

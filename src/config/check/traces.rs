@@ -8,11 +8,10 @@ use super::instances::read_tls;
 use super::place::{Fields, Place};
 use super::surroundings::Surroundings;
 use super::{LONGEST, SHORTEST};
-use crate::config::Traces;
 use crate::config::raw::Value;
+use crate::config::{Collector, Traces};
 use crate::domain::limit::{TRACE_COLLECTOR_HEADERS_MAX, TRACE_SERVICE_BYTES_MAX};
 use crate::domain::trace::Ratio;
-use crate::instance::collector;
 use crate::instance::endpoint::{Endpoint, Protocol};
 use crate::telemetry::trace;
 
@@ -34,7 +33,7 @@ pub(super) fn traces(place: &Place<'_>, surroundings: Surroundings<'_>) -> Optio
     let endpoint = read_endpoint(&fields, surroundings);
     let tls = read_tls(&fields, "endpoint", endpoint.as_ref(), surroundings);
     let mut settings = trace::Settings {
-        ratio: Ratio::ALL,
+        ratio: Ratio::DEFAULT,
         service: (surroundings.environment)(SERVICE_VARIABLE)
             .filter(|name| is_service(name))
             .unwrap_or_else(|| SERVICE_DEFAULT.to_owned()),
@@ -51,7 +50,7 @@ pub(super) fn traces(place: &Place<'_>, surroundings: Surroundings<'_>) -> Optio
     });
     Some(Traces {
         settings,
-        collector: collector::Place {
+        collector: Collector {
             endpoint: endpoint?,
             tls,
             headers,

@@ -14,7 +14,7 @@ pub(super) fn traces() -> Value {
         ),
         (
             "ratio",
-            "of the calls whose caller has no trace, those that are recorded; 1 unless set",
+            "of the calls whose caller has no trace, those that are recorded; 0.1 unless set",
             json!({"type": "number", "minimum": 0, "maximum": 1}),
         ),
         (
@@ -25,7 +25,7 @@ pub(super) fn traces() -> Value {
         ("headers", "what goes with each batch", headers()),
         (
             "timeout",
-            "how long a batch may take; 10s unless set",
+            "how long a batch may take each time it is sent; 10s unless set",
             time(),
         ),
         (

@@ -26,7 +26,6 @@ use crate::proto::{health, instance};
 use crate::tasks::Tasks;
 
 mod answer;
-pub mod collector;
 mod doubt;
 mod frame;
 mod link;

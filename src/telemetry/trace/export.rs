@@ -1,153 +1,190 @@
-//! Takes spans to a collector, batch by batch, for as long as the program runs. What does not get there is dropped and
-//! counted; an outage is told once, and so is its end.
+//! How spans leave: in batches of the SDK, from a thread of its own, and counted by what becomes of them. No call waits
+//! for a collector: beyond a bound spans are dropped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData,
+    SpanExporter, SpanProcessor,
+};
+use tokio_util::sync::DropGuard;
+use tracing::instrument::WithSubscriber as _;
+use tracing::{Dispatch, dispatcher};
 
-use super::queue::Batch;
-use super::{Recorder, otlp};
-use crate::domain::failure::{Failure, Reason, Status};
-use crate::domain::limit::{TRACE_BACKOFF_MAX, TRACE_BATCH_INTERVAL, TRACE_SENDS_MAX};
+use super::Reach;
+use super::recorder::Ids;
+use super::rejected::Rejected;
+use crate::domain::limit::{
+    TRACE_BATCH_INTERVAL, TRACE_BATCH_SPANS, TRACE_FLUSH_MAX, TRACE_SPANS_QUEUED_MAX,
+};
 use crate::telemetry::metric::{self, SpanEnd};
 
-/// The way to take out what was recorded.
+/// The way to end what records. Once this is dropped nothing is sent any more.
 pub struct Export {
-    recorder: Arc<Recorder>,
-    origin: (Vec<u8>, Vec<u8>),
-    reached: Reached,
+    /// Goes first: a provider that goes waits for what is being sent.
+    _given_up: DropGuard,
+    provider: SdkTracerProvider,
+    reach: Reach,
 }
 
-/// Whether the last batch has reached the collector, for the log.
+/// Whether the last spans had their chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reached {
-    Yes,
-    No,
+pub enum Last {
+    /// They had.
+    Sent,
+    /// There was no time for it.
+    Cut,
 }
-
-/// What a collector has done with a batch that it has received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
-    /// Spans that it did not want.
-    pub rejected: u64,
-}
-
-/// How long nothing is sent after the first failure; twice as long after each further one.
-const BACKOFF: Duration = Duration::from_secs(1);
 
 impl Export {
-    pub(super) fn new(recorder: Arc<Recorder>, service: &str) -> Self {
-        Self {
-            recorder,
-            origin: otlp::origin(service),
-            reached: Reached::Yes,
-        }
+    /// Sends what was recorded until now, and records nothing more. Blocks, for `TRACE_FLUSH_MAX` at most, and not for
+    /// a collector that is away.
+    #[must_use]
+    pub fn finish(&self) -> Last {
+        self.reach.end();
+        // The SDK would log for itself that it took too long.
+        let over = dispatcher::with_default(&Dispatch::none(), || {
+            self.provider.shutdown_with_timeout(TRACE_FLUSH_MAX)
+        });
+        self.reach.given_up().cancel();
+        if over.is_ok() { Last::Sent } else { Last::Cut }
     }
 
-    /// Sends what was recorded, an `ExportTraceServiceRequest` at a time, until it is `closing`; then what is left, once.
-    pub async fn run<F>(mut self, send: impl Fn(Bytes) -> F, closing: CancellationToken)
-    where
-        F: Future<Output = Result<Taken, Failure>>,
-    {
-        let recorder = Arc::clone(&self.recorder);
-        while !closing.is_cancelled() {
-            tokio::select! {
-                biased;
-                () = closing.cancelled() => {}
-                () = recorder.queue.some() => {
-                    let ready = Instant::now() + TRACE_BATCH_INTERVAL;
-                    tokio::select! {
-                        biased;
-                        () = closing.cancelled() => {}
-                        _ = timeout_at(ready, recorder.queue.enough()) => {}
-                    }
-                }
-            }
-            let batch = recorder.queue.take();
-            if batch.count != 0 {
-                self.deliver(batch, &send, &closing).await;
-            }
-        }
-    }
-
-    async fn deliver<F>(
-        &mut self,
-        batch: Batch,
-        send: &impl Fn(Bytes) -> F,
-        closing: &CancellationToken,
-    ) where
-        F: Future<Output = Result<Taken, Failure>>,
-    {
-        let count = batch.count;
-        let request = Bytes::from(otlp::request(&self.origin, &batch.spans));
-        drop(batch);
-        let mut wait = BACKOFF;
-        for sent in 1..=TRACE_SENDS_MAX {
-            let failure = match send(request.clone()).await {
-                Ok(taken) => return self.delivered(count, taken),
-                Err(failure) => failure,
-            };
-            self.failed(&failure);
-            if !may_pass(&failure) || sent == TRACE_SENDS_MAX || closing.is_cancelled() {
-                break;
-            }
-            tokio::select! {
-                biased;
-                // What comes next is the last batch: this one has had its chance.
-                () = closing.cancelled() => break,
-                () = sleep(wait) => wait = TRACE_BACKOFF_MAX.min(wait * 2),
-            }
-        }
-        metric::spans_ended(SpanEnd::NotDelivered, count);
-    }
-
-    fn delivered(&mut self, count: u64, taken: Taken) {
-        let rejected = taken.rejected.min(count);
-        metric::spans_ended(SpanEnd::Delivered, count - rejected);
-        if rejected != 0 {
-            metric::spans_ended(SpanEnd::Rejected, rejected);
-            tracing::debug!(rejected, "the collector did not want all spans");
-        }
-        if self.reached == Reached::No {
-            self.reached = Reached::Yes;
-            tracing::info!("spans reach the collector again");
-        }
-    }
-
-    fn failed(&mut self, failure: &Failure) {
-        if self.reached == Reached::No {
-            return;
-        }
-        self.reached = Reached::No;
-        let code = failure.reason.name();
-        // What a collector says of spans may repeat them.
-        let detail = if let Reason::InstanceFailed(status) = failure.reason {
-            status.name()
-        } else {
-            failure.detail.as_ref()
-        };
-        tracing::warn!(code, detail, "spans do not reach the collector");
+    #[cfg(test)]
+    pub(super) fn provider(&self) -> &SdkTracerProvider {
+        &self.provider
     }
 }
 
-/// Whether the same batch may be taken later (OTLP 1.x, "OTLP/gRPC Response", failures).
-fn may_pass(failure: &Failure) -> bool {
-    if let Reason::InstanceFailed(status) = failure.reason {
-        return matches!(
-            status,
-            Status::Cancelled
-                | Status::DeadlineExceeded
-                | Status::Aborted
-                | Status::OutOfRange
-                | Status::Unavailable
-                | Status::DataLoss
-        ) || (status == Status::ResourceExhausted && failure.pushback.is_some());
+/// Who makes spans of this service, and sends them by `exporter`.
+pub(super) fn provider(
+    service: &str,
+    exporter: impl SpanExporter + 'static,
+    reach: Reach,
+) -> (SdkTracerProvider, Export) {
+    let queued = Arc::new(AtomicUsize::new(0));
+    let counted = Counted {
+        exporter,
+        queued: Arc::clone(&queued),
+        reach: reach.clone(),
+        rejected: Rejected::default(),
+    };
+    // All that could come from the environment is said.
+    let batches = BatchConfigBuilder::default()
+        .with_max_queue_size(TRACE_SPANS_QUEUED_MAX)
+        .with_max_export_batch_size(TRACE_BATCH_SPANS)
+        .with_scheduled_delay(TRACE_BATCH_INTERVAL);
+    let batch = BatchSpanProcessor::new(counted, batches.build());
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let resource = Resource::builder_empty()
+        .with_service_name(service.to_owned())
+        .with_attribute(version);
+    let provider = SdkTracerProvider::builder()
+        // Whether a call is recorded was decided before.
+        .with_sampler(Sampler::AlwaysOn)
+        .with_id_generator(Ids::default())
+        .with_resource(resource.build())
+        .with_span_processor(Bounded { batch, queued })
+        .build();
+    let export = Export {
+        _given_up: reach.given_up().clone().drop_guard(),
+        provider: provider.clone(),
+        reach,
+    };
+    (provider, export)
+}
+
+/// Lets no more spans wait than may, and counts those that may not: the SDK has such a bound, and only logs it.
+#[derive(Debug)]
+struct Bounded {
+    batch: BatchSpanProcessor,
+    /// Those on their way among them.
+    queued: Arc<AtomicUsize>,
+}
+
+impl SpanProcessor for Bounded {
+    fn on_start(&self, span: &mut Span, cx: &Context) {
+        self.batch.on_start(span, cx);
     }
-    matches!(
-        failure.reason,
-        Reason::InstanceDown | Reason::InstanceLost | Reason::DeadlineExceeded
-    )
+
+    fn on_end(&self, span: SpanData) {
+        if TRACE_SPANS_QUEUED_MAX <= self.queued.fetch_add(1, Ordering::Relaxed) {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            metric::spans_ended(SpanEnd::QueueFull, 1);
+            return;
+        }
+        self.batch.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batch.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batch.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batch.set_resource(resource);
+    }
+}
+
+/// Counts what becomes of batches, and tells in our own words when they no longer arrive.
+#[derive(Debug)]
+struct Counted<E> {
+    exporter: E,
+    queued: Arc<AtomicUsize>,
+    reach: Reach,
+    rejected: Rejected,
+}
+
+impl<E: SpanExporter> SpanExporter for Counted<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let count = batch.len();
+        let export = self.exporter.export(batch);
+        let sent = tokio::select! {
+            biased;
+            () = self.reach.given_up().cancelled() => None,
+            sent = export.with_subscriber(self.rejected.listening()) => Some(sent),
+        };
+        self.queued.fetch_sub(count, Ordering::Relaxed);
+        let (count, rejected) = (count as u64, self.rejected.take().min(count as u64));
+        match sent {
+            Some(Ok(())) => {
+                self.reach.find();
+                metric::spans_ended(SpanEnd::Delivered, count - rejected);
+                if rejected != 0 {
+                    metric::spans_ended(SpanEnd::Rejected, rejected);
+                    tracing::debug!(rejected, "the collector did not want all spans");
+                }
+            }
+            Some(Err(error)) => {
+                metric::spans_ended(SpanEnd::NotDelivered, count);
+                self.reach.lose(&error);
+            }
+            None => {
+                metric::spans_ended(SpanEnd::NotDelivered, count);
+                self.reach.lose(&"there was no more time for it");
+            }
+        }
+        // It is told and counted: the SDK would log it once more, each time.
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
 }

@@ -1,66 +1,118 @@
 //! Spans as a collector would read them, with the official schema, and what becomes of them where none does.
 
-use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1 as proto;
-use prost::Message as _;
+use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::trace::SpanData;
 use tokio_util::sync::CancellationToken;
+use tracing::{Dispatch, Level, dispatcher};
 
 use super::*;
-use crate::domain::failure::{Failure, Reason, Status};
-use crate::domain::limit::{
-    SPAN_PATH_BYTES_MAX, TRACE_BATCH_BYTES, TRACE_BATCH_INTERVAL, TRACE_BYTES_QUEUED_MAX,
-    TRACE_SENDS_MAX,
-};
+use crate::domain::limit::{SPAN_PATH_BYTES_MAX, TRACE_SPANS_QUEUED_MAX};
 
+const OK: &str = "OK";
 const ROUTE: Called = Called::Rpc("openclaw.orchestrator.v1.OrchestratorService/Route");
 const CALLER: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-fn tracer(ratio: f64) -> (Tracer, Export) {
+/// A collector that takes everything it is given, as soon as it may.
+#[derive(Clone)]
+struct Kept {
+    spans: Arc<Mutex<Vec<SpanData>>>,
+    resource: Arc<Mutex<Resource>>,
+    open: CancellationToken,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
+}
+
+impl SpanExporter for Kept {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.open.cancelled().await;
+        self.spans.lock().unwrap().extend(batch);
+        Ok(())
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        *self.resource.lock().unwrap() = resource.clone();
+    }
+}
+
+/// A tracer, and the collector that it is given.
+struct Stage {
+    tracer: Tracer,
+    export: Export,
+    kept: Kept,
+    reach: Reach,
+}
+
+fn closed(ratio: f64) -> Stage {
     let settings = Settings {
         ratio: Ratio::of(ratio).unwrap(),
         service: "fleet".to_owned(),
     };
-    Tracer::new(&settings, [1, 2, 3])
+    let kept = Kept {
+        spans: Arc::default(),
+        resource: Arc::new(Mutex::new(Resource::builder_empty().build())),
+        open: CancellationToken::new(),
+    };
+    let reach = Reach::default();
+    let (tracer, export) = Tracer::new(&settings, kept.clone(), reach.clone());
+    Stage {
+        tracer,
+        export,
+        kept,
+        reach,
+    }
+}
+
+fn stage(ratio: f64) -> Stage {
+    let stage = closed(ratio);
+    stage.kept.open.cancel();
+    stage
+}
+
+impl Stage {
+    fn call(&self, parent: Option<TraceContext>, called: Called) -> Span {
+        self.tracer.call(parent, || None, called)
+    }
+
+    /// What was sent, as it would travel.
+    fn recorded(&self) -> Vec<proto::Span> {
+        self.export.provider().force_flush().unwrap();
+        let spans = std::mem::take(&mut *self.kept.spans.lock().unwrap());
+        if spans.is_empty() {
+            return Vec::new();
+        }
+        let resource = self.kept.resource.lock().unwrap();
+        let resources = group_spans_by_resource_and_scope(spans, &(&*resource).into());
+        let [resource] = &resources[..] else {
+            panic!("{resources:?}");
+        };
+        let attributes = &resource.resource.as_ref().unwrap().attributes;
+        let version = format!("service.version={}", env!("CARGO_PKG_VERSION"));
+        assert_eq!(told(attributes), format!("service.name=fleet {version}"));
+        let [scope] = &resource.scope_spans[..] else {
+            panic!("{resource:?}");
+        };
+        assert_eq!(scope.scope.as_ref().unwrap().name, env!("CARGO_PKG_NAME"));
+        scope.spans.clone()
+    }
 }
 
 fn id(id: &str) -> InstanceId {
     InstanceId::parse(id).unwrap()
 }
 
-/// What would be sent now.
-fn recorded(tracer: &Tracer) -> Vec<proto::Span> {
-    let recorder = tracer.0.as_ref().unwrap();
-    let batch = recorder.queue.take();
-    let spans = spans(&otlp::request(&otlp::origin("fleet"), &batch.spans));
-    assert_eq!(spans.len() as u64, batch.count);
-    spans
-}
-
-fn spans(request: &[u8]) -> Vec<proto::Span> {
-    let request = ExportTraceServiceRequest::decode(request).unwrap();
-    let [resource] = &request.resource_spans[..] else {
-        panic!("{request:?}");
-    };
-    let attributes = &resource.resource.as_ref().unwrap().attributes;
-    assert_eq!(
-        told(attributes),
-        format!(
-            "service.name=fleet service.version={}",
-            env!("CARGO_PKG_VERSION")
-        )
-    );
-    let [scope] = &resource.scope_spans[..] else {
-        panic!("{resource:?}");
-    };
-    assert_eq!(scope.scope.as_ref().unwrap().name, env!("CARGO_PKG_NAME"));
-    scope.spans.clone()
-}
-
+/// In the order of their names: which stands first means nothing.
 fn told(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue]) -> String {
     let one = |attribute: &opentelemetry_proto::tonic::common::v1::KeyValue| {
         let value = attribute
@@ -74,25 +126,29 @@ fn told(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue]) -> Stri
         };
         format!("{}={value}", attribute.key)
     };
-    attributes.iter().map(one).collect::<Vec<_>>().join(" ")
+    let mut told: Vec<_> = attributes.iter().map(one).collect();
+    told.sort();
+    told.join(" ")
 }
 
 /// Name, kind, attributes and whether it failed.
 fn check(span: &proto::Span, expected: &str) {
     let kind = format!("{:?}", span.kind()).to_lowercase();
-    let failed = span.status.as_ref().map_or("", |status| {
-        assert_eq!(status.code(), proto::status::StatusCode::Error);
-        " !"
-    });
+    let failed = if has_failed(span) { " !" } else { "" };
     let found = format!("{} ({kind}) {}{failed}", span.name, told(&span.attributes));
     assert_eq!(found, expected);
 }
 
+fn has_failed(span: &proto::Span) -> bool {
+    let status = span.status.as_ref().map(proto::Status::code);
+    status == Some(proto::status::StatusCode::Error)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_with_its_legs_and_tries_is_one_tree_within_the_trace_of_its_caller() {
-    let (tracer, _export) = tracer(0.0);
+    let stage = stage(0.0);
     let caller = TraceContext::parse(CALLER).unwrap();
-    let call = tracer.call(Some(caller), ROUTE);
+    let call = stage.call(Some(caller), ROUTE);
     call.within()
         .note_request_id(&Bytes::from_static(b"request-1"));
     let leg = call.within().leg(&id("A"));
@@ -104,14 +160,15 @@ async fn a_call_with_its_legs_and_tries_is_one_tree_within_the_trace_of_its_call
     leg.end("answered", None);
     call.end(OK, None);
 
-    let [first, retry, leg, call] = &recorded(&tracer)[..] else {
+    let [first, retry, leg, call] = &stage.recorded()[..] else {
         panic!("four spans");
     };
     check(
         call,
-        "openclaw.orchestrator.v1.OrchestratorService/Route (server) rpc.system.name=grpc \
-         rpc.method=openclaw.orchestrator.v1.OrchestratorService/Route rpc.response.status_code=OK \
-         orchestrator.request_id=request-1",
+        "openclaw.orchestrator.v1.OrchestratorService/Route (server) \
+         orchestrator.request_id=request-1 \
+         rpc.method=openclaw.orchestrator.v1.OrchestratorService/Route \
+         rpc.response.status_code=OK rpc.system.name=grpc",
     );
     check(
         leg,
@@ -119,14 +176,14 @@ async fn a_call_with_its_legs_and_tries_is_one_tree_within_the_trace_of_its_call
     );
     check(
         first,
-        "attempt (client) orchestrator.instance=A orchestrator.attempt.kind=first \
-         orchestrator.attempt.number=1 orchestrator.result=INSTANCE_FAILED \
-         orchestrator.instance.status=UNAVAILABLE error.type=INSTANCE_FAILED !",
+        "attempt (client) error.type=INSTANCE_FAILED orchestrator.attempt.kind=first \
+         orchestrator.attempt.number=1 orchestrator.instance.status=UNAVAILABLE \
+         orchestrator.instance=A orchestrator.result=INSTANCE_FAILED !",
     );
     check(
         retry,
-        "attempt (client) orchestrator.instance=A orchestrator.attempt.kind=retry \
-         orchestrator.attempt.number=2 orchestrator.result=OK",
+        "attempt (client) orchestrator.attempt.kind=retry orchestrator.attempt.number=2 \
+         orchestrator.instance=A orchestrator.result=OK",
     );
     assert_eq!(call.parent_span_id, caller.span);
     assert_eq!(leg.parent_span_id, call.span_id);
@@ -141,30 +198,29 @@ async fn a_call_with_its_legs_and_tries_is_one_tree_within_the_trace_of_its_call
     }
     // Whether a parent is another process's is said: only that of the call is.
     assert_eq!([call.flags >> 8, leg.flags >> 8], [3, 1]);
-    assert_eq!(
-        first.end_time_unix_nano - first.start_time_unix_nano,
-        250_000_000
-    );
+    let took = first.end_time_unix_nano - first.start_time_unix_nano;
+    assert!((250_000_000..).contains(&took), "{took}");
     assert!(call.start_time_unix_nano <= first.start_time_unix_nano);
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_span_of_a_call_has_the_state_of_its_trace_and_the_call_its_url() {
-    let (tracer, _export) = tracer(1.0);
+    let stage = stage(1.0);
     let called = Called::Http {
         method: "GET",
         route: None,
     };
-    let call = tracer.call(TraceContext::parse(CALLER), called);
+    let state = || Some("vendor=opaque,other=2".to_owned());
+    let caller = TraceContext::parse(CALLER);
+    let call = stage.tracer.call(caller, state, called);
     let within = call.within();
-    within.note_state("vendor=opaque,other=2");
     let long = format!("/{}", "x".repeat(SPAN_PATH_BYTES_MAX));
     within.note_url("https", &long);
     let leg = within.leg(&id("A"));
     leg.within().attempt(&id("A"), "first", 1).end(OK, None);
     leg.end("answered", None);
     call.end("404", None);
-    let spans = recorded(&tracer);
+    let spans = stage.recorded();
     assert_eq!(spans.len(), 3);
     for span in &spans {
         assert_eq!(span.trace_state, "vendor=opaque,other=2");
@@ -173,28 +229,32 @@ async fn every_span_of_a_call_has_the_state_of_its_trace_and_the_call_its_url() 
     check(
         &spans[2],
         &format!(
-            "GET (server) url.scheme=https url.path={cut} http.request.method=GET \
-             http.response.status_code=404"
+            "GET (server) http.request.method=GET http.response.status_code=404 url.path={cut} \
+             url.scheme=https"
         ),
     );
     assert!(!told(&spans[0].attributes).contains("url."));
+    // What is no `tracestate` is as good as absent.
+    let bad = stage.tracer.call(caller, || Some("?".to_owned()), called);
+    bad.end("200", None);
+    assert_eq!(stage.recorded()[0].trace_state, "");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_waited_for_any_longer_ends_as_cancelled_and_is_no_error() {
-    let (tracer, _export) = tracer(1.0);
+    let stage = stage(1.0);
     let called = Called::Http {
         method: "POST",
         route: Some("/orchestrator/route"),
     };
-    let call = tracer.call(None, called);
+    let call = stage.call(None, called);
     drop(call.within().attempt(&id("A"), "first", 1));
     drop(call);
-    let spans = recorded(&tracer);
+    let spans = stage.recorded();
     check(
         &spans[0],
-        "attempt (client) orchestrator.instance=A orchestrator.attempt.kind=first \
-         orchestrator.attempt.number=1 orchestrator.result=CANCELLED",
+        "attempt (client) orchestrator.attempt.kind=first orchestrator.attempt.number=1 \
+         orchestrator.instance=A orchestrator.result=CANCELLED",
     );
     check(
         &spans[1],
@@ -206,12 +266,10 @@ async fn what_nobody_waited_for_any_longer_ends_as_cancelled_and_is_no_error() {
 
 #[test]
 fn a_server_is_blamed_for_what_it_can_help() {
-    let runtime = tokio::runtime::Builder::new_current_thread();
-    drop(runtime);
-    let (tracer, _export) = tracer(1.0);
+    let stage = stage(1.0);
     let failed = |called: Called, result: &'static str| {
-        tracer.call(None, called).end(result, None);
-        recorded(&tracer)[0].status.is_some()
+        stage.call(None, called).end(result, None);
+        has_failed(&stage.recorded()[0])
     };
     for (code, expected) in [
         ("OK", false),
@@ -245,152 +303,124 @@ fn a_server_is_blamed_for_what_it_can_help() {
 fn the_caller_decides_and_where_there_is_none_the_ratio_does() {
     let check = |parent: Option<&[u8]>, ratio: f64, expected: bool| {
         let parent = parent.map(|parent| TraceContext::parse(parent).unwrap());
-        let (tracer, _export) = tracer(ratio);
-        let call = tracer.call(parent, ROUTE);
+        let stage = stage(ratio);
+        let call = stage.call(parent, ROUTE);
         assert_eq!(call.context().is_some(), expected);
         let within = call.within();
         drop((within.attempt(&id("A"), "first", 1), within.leg(&id("A"))));
         drop(call);
-        assert_eq!(!recorded(&tracer).is_empty(), expected);
+        assert_eq!(!stage.recorded().is_empty(), expected);
     };
     let unsampled = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
     check(Some(CALLER), 0.0, true);
     check(Some(unsampled), 1.0, false);
     check(None, 1.0, true);
     check(None, 0.0, false);
-    let off = Tracer::off().call(TraceContext::parse(CALLER), ROUTE);
+    let off = Tracer::off().call(TraceContext::parse(CALLER), || None, ROUTE);
     assert!(off.context().is_none() && off.within().context().is_none());
 }
 
 #[test]
+fn a_trace_that_begins_here_is_recorded_by_its_id_as_others_would() {
+    let stage = stage(0.5);
+    let half = Ratio::of(0.5).unwrap();
+    let calls = (0..1000).filter_map(|_| stage.call(None, ROUTE).context());
+    let traces: Vec<_> = calls.map(|context| context.trace).collect();
+    assert!((300..700).contains(&traces.len()), "{}", traces.len());
+    for trace in traces {
+        assert_eq!(half.sampled(trace), Sampled::Yes);
+    }
+}
+
+#[test]
 fn no_two_spans_have_one_name() {
-    let (tracer, _export) = tracer(1.0);
+    let stage = stage(1.0);
     let mut names = std::collections::HashSet::new();
     let mut traces = std::collections::HashSet::new();
-    for _ in 0..10_000 {
-        let call = tracer.call(None, ROUTE);
+    for at in 0..10_000 {
+        let call = stage.call(None, ROUTE);
         let context = call.context().unwrap();
         assert!(traces.insert(context.trace));
         assert!(names.insert(context.span));
         let attempt = call.within().attempt(&id("A"), "first", 1);
         assert!(names.insert(attempt.context().unwrap().span));
-        drop(recorded(&tracer));
-    }
-}
-
-fn fill(tracer: &Tracer, bytes: usize) -> u64 {
-    let mut count = 0;
-    let recorder = tracer.0.as_ref().unwrap();
-    let waiting = || {
-        let batch = recorder.queue.waiting();
-        batch.spans.len()
-    };
-    while waiting() < bytes {
-        tracer.call(None, ROUTE).end(OK, None);
-        count += 1;
-    }
-    count
-}
-
-#[test]
-fn what_waits_for_a_collector_has_a_bound() {
-    let (tracer, _export) = tracer(1.0);
-    for _ in 0..TRACE_BYTES_QUEUED_MAX / 100 {
-        tracer.call(None, ROUTE).end(OK, None);
-    }
-    let recorder = tracer.0.as_ref().unwrap();
-    let batch = recorder.queue.take();
-    assert!(batch.spans.len() <= TRACE_BYTES_QUEUED_MAX + 8);
-    assert!(TRACE_BYTES_QUEUED_MAX - 1024 < batch.spans.len());
-    let all = TRACE_BYTES_QUEUED_MAX as u64 / 100;
-    assert!(batch.count < all, "some had to be dropped");
-}
-
-/// A collector that does as it is told, then takes everything, and when it was sent what.
-#[derive(Default)]
-struct Scripted {
-    script: Mutex<VecDeque<Failure>>,
-    seen: Mutex<Vec<(Duration, usize)>>,
-}
-
-impl Scripted {
-    async fn take(&self, began: Instant, request: Bytes) -> Result<Taken, Failure> {
-        let count = spans(&request).len();
-        self.seen.lock().unwrap().push((began.elapsed(), count));
-        match self.script.lock().unwrap().pop_front() {
-            Some(failure) => Err(failure),
-            None => Ok(Taken { rejected: 0 }),
+        if at % 1000 == 0 {
+            drop(stage.recorded());
         }
     }
 }
 
-/// What arrives when: spans are recorded as `record` says, while the collector fails as in `script`.
-async fn exported<F: Future<Output = ()>>(
-    script: impl IntoIterator<Item = Failure>,
-    record: impl FnOnce(Tracer, CancellationToken) -> F,
-) -> Vec<(u128, usize)> {
-    let (tracer, export) = tracer(1.0);
-    let collector = Scripted {
-        script: Mutex::new(script.into_iter().collect()),
-        ..Scripted::default()
-    };
-    let (began, closing) = (Instant::now(), CancellationToken::new());
-    let send = |request| collector.take(began, request);
-    tokio::join!(export.run(send, closing.clone()), record(tracer, closing));
-    let seen = collector.seen.lock().unwrap();
-    let millis = |(at, count): &(Duration, usize)| (at.as_millis(), *count);
-    seen.iter().map(millis).collect()
+#[test]
+fn what_waits_for_a_collector_has_a_bound() {
+    let stage = closed(1.0);
+    for _ in 0..TRACE_SPANS_QUEUED_MAX + 100 {
+        stage.call(None, ROUTE).end(OK, None);
+    }
+    stage.kept.open.cancel();
+    assert_eq!(stage.recorded().len(), TRACE_SPANS_QUEUED_MAX);
+    // There is room again.
+    stage.call(None, ROUTE).end(OK, None);
+    assert_eq!(stage.recorded().len(), 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn spans_leave_together_or_when_there_are_many_and_the_last_ones_at_the_end() {
-    let seen = exported([], async |tracer, closing| {
-        tracer.call(None, ROUTE).end(OK, None);
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        tracer.call(None, ROUTE).end(OK, None);
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        fill(&tracer, TRACE_BATCH_BYTES);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        tracer.call(None, ROUTE).end(OK, None);
-        closing.cancel();
+#[test]
+fn a_stop_sends_what_is_left_and_records_nothing_more() {
+    let stage = stage(1.0);
+    let running = stage.call(None, ROUTE);
+    stage.call(None, ROUTE).end(OK, None);
+    assert_eq!(stage.export.finish(), Last::Sent);
+    assert_eq!(stage.kept.spans.lock().unwrap().len(), 1);
+    running.end(OK, None);
+    let late = stage.call(TraceContext::parse(CALLER), ROUTE);
+    assert!(late.context().is_none() && late.within().context().is_none());
+    drop(late);
+    assert_eq!(stage.kept.spans.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_stop_waits_for_no_collector_that_is_away() {
+    // It would wait for ever: nothing is taken.
+    let known = closed(1.0);
+    known.call(None, ROUTE).end(OK, None);
+    known.reach.lose(&OTelSdkError::AlreadyShutdown);
+    assert_eq!(known.export.finish(), Last::Sent);
+    // Nor when that shows only then.
+    let found = closed(1.0);
+    found.call(None, ROUTE).end(OK, None);
+    std::thread::scope(|scope| {
+        let finishing = scope.spawn(|| found.export.finish());
+        found.reach.lose(&OTelSdkError::AlreadyShutdown);
+        assert_eq!(finishing.join().unwrap(), Last::Sent);
     });
-    let seen = seen.await;
-    let interval = TRACE_BATCH_INTERVAL.as_millis();
-    assert_eq!([seen[0], seen[2]], [(interval, 2), (2700, 1)], "{seen:?}");
-    // It did not wait for more.
-    assert_eq!(seen[1].0, 2600, "{seen:?}");
-    assert_eq!(seen.len(), 3);
+    for stage in [known, found] {
+        assert_eq!(stage.kept.spans.lock().unwrap().len(), 0);
+    }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_batch_is_sent_again_while_that_may_help_and_then_dropped() {
-    let failed = |reason| Failure::new(reason, "on purpose");
-    let record = async |tracer: Tracer, closing: CancellationToken| {
-        tracer.call(None, ROUTE).end(OK, None);
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        tracer.call(None, ROUTE).end(OK, None);
-        tracer.call(None, ROUTE).end(OK, None);
-        closing.cancel();
-    };
-    let dead = (0..TRACE_SENDS_MAX).map(|_| failed(Reason::InstanceDown));
-    let seen = exported(dead, record).await;
-    // After 1, 2, 4 and 8 seconds, then no more; the next ones are sent anew.
-    let at = [1000, 2000, 4000, 8000, 16_000].map(|at| (at, 1));
-    assert_eq!(seen, [&at[..], &[(60_000, 2)]].concat());
-    let refused = failed(Reason::InstanceFailed(Status::InvalidArgument));
-    let seen = exported([refused], record).await;
-    assert_eq!(seen, [(1000, 1), (60_000, 2)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_end_waits_for_no_collector_that_is_away() {
-    let down = || Failure::new(Reason::InstanceDown, "on purpose");
-    let seen = exported([down(), down(), down()], async |tracer, closing| {
-        tracer.call(None, ROUTE).end(OK, None);
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        tracer.call(None, ROUTE).end(OK, None);
-        closing.cancel();
+#[test]
+fn no_line_of_anybody_else_is_looked_at_for_it() {
+    let stage = stage(1.0);
+    let recorder = stage.tracer.0.as_ref().unwrap();
+    dispatcher::with_default(recorder.dispatch(), || {
+        assert!(!tracing::enabled!(target: "h2", Level::TRACE));
+        assert!(!tracing::enabled!(Level::ERROR));
+        assert!(tracing::enabled!(target: recorder::TARGET, Level::INFO));
     });
-    // The batch that waits for its second chance is over, and so is the last one.
-    assert_eq!(seen.await, [(1000, 1)]);
+}
+
+#[test]
+fn what_a_collector_rejects_is_read_from_the_log_of_the_exporter() {
+    let rejected = rejected::Rejected::default();
+    let warn = |log: &Dispatch, count: i64| {
+        dispatcher::with_default(log, || {
+            tracing::warn!(target: "opentelemetry-otlp", rejected_spans = count, error_message = "x");
+            tracing::warn!(target: "opentelemetry-otlp", retries = 7);
+            tracing::warn!(rejected_spans = 100);
+        });
+    };
+    warn(&rejected.listening(), 2);
+    warn(&rejected.listening(), 3);
+    assert_eq!([rejected.take(), rejected.take()], [5, 0]);
+    warn(&rejected.listening(), -1);
+    assert_eq!(rejected.take(), 0);
 }

@@ -259,7 +259,11 @@ async fn talk(mut client: Client, echoed: watch::Sender<u64>, stopped: Arc<Atomi
                     break;
                 }
                 Frame::Ack(_) => {}
-                other => panic!("{other:?}"),
+                other @ (Frame::Ready(_)
+                | Frame::Moved(_)
+                | Frame::Lost(_)
+                | Frame::GoAway(_)
+                | Frame::Closed(_)) => panic!("{other:?}"),
             }
         }
         session.ack(seq).await;

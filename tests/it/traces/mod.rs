@@ -1,14 +1,16 @@
-//! What a collector of traces is sent, by the real exporter over a real connection, and that without one nothing is
-//! slower, fails or is told twice.
+//! What a collector of traces is sent, by the real exporter over a real connection.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -17,17 +19,17 @@ use orchestrator::proto::orchestrator::{
     CallPolicy, FanoutRequest, RouteRequest, Selection, SessionHello, SessionSendRequest,
     SessionSpawnRequest, session_send_request::Frame,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Server as Serving;
 use tonic::{Request, Response, Status};
 
 use crate::rest::ask::{Ask, WAYS};
 use crate::stage::instance::{Act, Instance};
-use crate::stage::program::Server;
 use crate::stage::{self, App, client, config, planned, start, text};
+
+mod delivery;
 
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -36,6 +38,10 @@ const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
     metadata: Arc<Mutex<Vec<MetadataMap>>>,
+    /// Of each batch it does not want so many.
+    rejects: i64,
+    /// It answers no more.
+    hangs: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
@@ -44,6 +50,9 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         self.metadata
             .lock()
             .unwrap()
@@ -52,7 +61,13 @@ impl TraceService for Collector {
         let scopes = resources.flat_map(|resource| resource.scope_spans);
         let spans = scopes.flat_map(|scope| scope.spans);
         self.spans.lock().unwrap().extend(spans);
-        Ok(Response::new(ExportTraceServiceResponse::default()))
+        let partial_success = (self.rejects != 0).then(|| ExportTracePartialSuccess {
+            rejected_spans: self.rejects,
+            error_message: "these may be repeated by nobody".to_owned(),
+        });
+        Ok(Response::new(ExportTraceServiceResponse {
+            partial_success,
+        }))
     }
 }
 
@@ -60,13 +75,27 @@ impl Collector {
     /// One that listens, and where.
     async fn start() -> (Self, String) {
         let collector = Self::default();
+        let address = collector.listen().await;
+        (collector, address)
+    }
+
+    async fn listen(&self) -> String {
+        let collector = self.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = Serving::builder()
-            .add_service(TraceServiceServer::new(collector.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(serving);
-        (collector, format!("http://{address}"))
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                collector.serve(stream);
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = TowerToHyperService::new(TraceServiceServer::new(self.clone()));
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move { connection.await.ok() });
     }
 
     /// Everything, once the orchestrator has stopped and with it has said everything.
@@ -333,31 +362,4 @@ async fn a_session_is_recorded_as_it_is_spawned_and_attached() {
     assert_eq!(attach.parent_span_id, stream.span_id);
     assert_eq!(attribute(attach, "orchestrator.session"), "s-1");
     assert_eq!(attribute(attach, "orchestrator.result"), "OK");
-}
-
-#[test]
-fn a_collector_that_is_away_is_told_of_once_and_harms_no_call() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("orchestrator.json");
-    // Nobody listens there: the port is taken by a socket that does not.
-    let taken = socket_without_listener();
-    let text = format!(
-        r#"{{"instances": [{{"id": "A", "builtin": {{}}}}], "traces": {{"endpoint": "http://{taken}"}}}}"#
-    );
-    std::fs::write(&file, text).unwrap();
-    let server = Server::start(&["--config", file.to_str().unwrap()]);
-    for _ in 0..3 {
-        let route = server.run(&["route", "--instances", "A", "--payload", "1"]);
-        assert_eq!(route.status.code(), Some(0), "{route:?}");
-    }
-    let (code, log) = server.stop();
-    assert_eq!(code, Some(0), "{log}");
-    let lines = log.lines().filter(|line| line.contains("do not reach"));
-    assert_eq!(lines.count(), 1, "{log}");
-}
-
-/// An address at which connections are refused for as long as nobody else takes it.
-fn socket_without_listener() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
