@@ -2,7 +2,7 @@
 //!
 //! It concerns the sessions of an instance that comes, goes, is replaced, or that its probes or its operator see
 //! otherwise than before; and, where there is somebody to go to, those that wait for that. Whoever is forgotten by this
-//! looks again by himself, later.
+//! looks again by himself, later. The grace of an instance counts from when the fleet has lost it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -13,11 +13,14 @@ use tokio::time::Instant;
 use super::House;
 use super::entry::{Entry, Signal};
 use super::instance_side::is_reachable;
+use super::owner::Owner;
 use super::place::takes_sessions;
 use crate::domain::health::Panic;
 use crate::domain::id::InstanceId;
+use crate::domain::limit::SESSION_REATTACH_GRACE;
 use crate::domain::selection::Fitness;
 use crate::domain::session::SessionId;
+use crate::domain::session::loss::{Absence, Loss};
 use crate::fleet::view::{Member, View};
 
 /// Sessions, in an order of their own.
@@ -103,6 +106,28 @@ impl House {
             }
             Waiting::No => {}
         }
+    }
+}
+
+impl Owner {
+    /// Nobody has looked for the instance since it was lost: that was before, where it cannot be reached.
+    pub(super) fn begin_absence(
+        &self,
+        member: Option<&Arc<Member>>,
+        now: std::time::Instant,
+    ) -> Absence {
+        let gone_since = || {
+            let id = &self.session.instance;
+            let since = self.house.places.gone_since(id, Instant::from_std(now));
+            since.into_std()
+        };
+        let (since, grace) = match member {
+            Some(member) if is_reachable(member) => (now, SESSION_REATTACH_GRACE),
+            // One that is in the fleet has no need to register again.
+            Some(_) => (gone_since(), SESSION_REATTACH_GRACE),
+            None => (gone_since(), self.house.grace(gone_since())),
+        };
+        Absence::begin(Loss::Broken, since, grace).after(self.fruitless)
     }
 }
 

@@ -191,22 +191,6 @@ impl Owner {
         }
     }
 
-    /// Nobody has looked for the instance since it was lost: that was before, where it cannot be reached.
-    fn begin_absence(&self, member: Option<&Arc<Member>>, now: std::time::Instant) -> Absence {
-        let gone_since = || {
-            let id = &self.session.instance;
-            let since = self.house.places.gone_since(id, Instant::from_std(now));
-            since.into_std()
-        };
-        let (since, grace) = match member {
-            Some(member) if is_reachable(member) => (now, SESSION_REATTACH_GRACE),
-            // One that is in the fleet has no need to register again.
-            Some(_) => (gone_since(), SESSION_REATTACH_GRACE),
-            None => (gone_since(), self.house.grace(gone_since())),
-        };
-        Absence::begin(Loss::Broken, since, grace).after(self.fruitless)
-    }
-
     fn go_to(&mut self, instance: InstanceId) {
         let is_fresh = self.entry.epoch_is_fresh.load(Ordering::Relaxed);
         if is_fresh && instance == self.session.instance {

@@ -14,6 +14,7 @@ use rand::random;
 use crate::children::{self, Game};
 use crate::{STUCK, number};
 
+mod absence;
 mod beginnings;
 mod calls;
 mod client;

@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+mod disk;
+
+use disk::{Answer, Disk, Job, Strength};
+
 use super::record::{
     Appended, Created, Direction, Fence, Hash, NewSession, NewToClient, NewToInstance, Old, Owner,
     Post, Query, Session, Slice, ToClient, ToInstance,
@@ -94,33 +98,6 @@ struct Shared {
     readiness: watch::Sender<Readiness>,
     fault: watch::Sender<Fault>,
 }
-
-struct Disk {
-    /// What everybody sees.
-    now: World,
-    /// What a crash leaves.
-    durable: World,
-    /// What has changed since the last sync.
-    unsynced: BTreeSet<SessionId>,
-    queue: VecDeque<Job>,
-    state: Readiness,
-}
-
-/// What a call promises once it has answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Strength {
-    Durable,
-    Relaxed,
-}
-
-struct Job {
-    strength: Strength,
-    /// Carries the call out, and gives back what answers it.
-    run: Box<dyn FnOnce(&mut World) -> Answer + Send>,
-}
-
-/// Answers a call, with its own result or with what has happened to its batch.
-type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 impl MemoryStore {
     /// Nothing is kept yet.
@@ -320,27 +297,6 @@ impl Shared {
         for answer in answers {
             answer(batch.clone().map_err(|(error, _)| error));
         }
-    }
-}
-
-impl Disk {
-    fn usable(&self) -> Result<(), Error> {
-        match self.state {
-            Readiness::Ready | Readiness::NoSpace => Ok(()),
-            Readiness::Failed => Err(Error::Failed("not ready since a sync has failed".into())),
-            Readiness::Stopped => Err(Error::Stopped),
-        }
-    }
-
-    fn enqueue(&mut self, job: Job) -> Result<(), Error> {
-        self.usable()?;
-        self.queue.push_back(job);
-        Ok(())
-    }
-
-    fn sync(&mut self) {
-        let ids = std::mem::take(&mut self.unsynced);
-        self.durable.copy(&self.now, ids);
     }
 }
 
