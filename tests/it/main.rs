@@ -23,6 +23,7 @@ mod doors;
 mod drain;
 mod ejection;
 mod expired;
+mod exposure;
 mod fan_out;
 mod front_tls;
 mod health;
