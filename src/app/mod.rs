@@ -329,6 +329,8 @@ impl App {
         if let Finish::Abandoned(left) = finished {
             tracing::warn!(left, "stopping: the limit is reached, the rest is cut");
             self.cut.cancel();
+            // What is cut has ended, and is in its trace, before the last spans leave.
+            self.connections.finish(LAST_GRACE).await;
         }
         self.store.stop().await;
         // Over what ends with the tasks, and after the last call.
@@ -383,7 +385,6 @@ fn gate(limits: admission::Limits, keys: &Keys, chance: &Chance) -> Arc<Gate> {
 
 /// For sessions, which only have to say so and to finish what they write.
 const SESSIONS_GRACE: time::Duration = time::Duration::from_secs(5);
-
 /// For what only has to notice that it should end.
 const LAST_GRACE: time::Duration = time::Duration::from_secs(1);
 

@@ -62,15 +62,25 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Error> {
             let config = match config {
                 Ok(config) => config,
                 Err(mistakes) => {
-                    let found = Found::of(&name, &mistakes);
-                    match check.output {
-                        Format::Table => {}
-                        Format::Json => output.json(&found)?,
-                        Format::Jsonl => output.jsonl(&found)?,
-                    }
+                    Found::of(&name, &mistakes).show(&mut output, check.output)?;
                     return Err(Error::BadConfig(mistakes.to_string()));
                 }
             };
+            if let Err(exposed) = config::refuse_exposure(&config) {
+                let what = exposed.to_string();
+                let mistake = FoundMistake {
+                    line: None,
+                    column: None,
+                    path: "--listen",
+                    what: &what,
+                };
+                let found = Found {
+                    config: &name,
+                    mistakes: vec![mistake],
+                    untold: 0,
+                };
+                found.show(&mut output, check.output)?;
+            }
             DoorArguments::judge(&config)?;
             let contents = Contents::of(&name, &config);
             match check.output {
@@ -129,6 +139,15 @@ struct FoundMistake<'a> {
 }
 
 impl<'a> Found<'a> {
+    /// For who reads it by a program; people are told by the error.
+    fn show(&self, output: &mut Output, format: Format) -> Result<(), Error> {
+        match format {
+            Format::Table => Ok(()),
+            Format::Json => output.json(self),
+            Format::Jsonl => output.jsonl(self),
+        }
+    }
+
     fn of(config: &'a str, found: &'a Mistakes) -> Self {
         let mistakes = found.told().iter().map(|mistake| FoundMistake {
             line: mistake.position.map(|position| position.line),

@@ -181,9 +181,17 @@ def talks_in_a_session(client):
     spawn = client.messages.SessionSpawnRequest(session_id="talks", instances=["A"])
     client.api.SessionSpawn(spawn, metadata=BEARER, timeout=LONG)
     hello = client.messages.SessionSendRequest(hello=client.messages.SessionHello(session_id="talks"))
-    frames = client.api.SessionSend(iter([hello]), metadata=BEARER, timeout=LONG)
+    left = threading.Event()
+
+    def says():
+        # Whoever says no more has ended the call, and cancels nothing.
+        yield hello
+        left.wait(LONG)
+
+    frames = client.api.SessionSend(says(), metadata=BEARER, timeout=LONG)
     assert next(frames).WhichOneof("frame") == "ready"
     frames.cancel()
+    left.set()
 
 
 def routes_over_rest(client):

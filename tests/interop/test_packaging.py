@@ -17,8 +17,8 @@ MANIFEST = REPOSITORY / "packaging/kubernetes/orchestrator.yaml"
 UNIT = REPOSITORY / "packaging/systemd/orchestrator.service"
 CONFIG = json.dumps({"instances": [{"id": "A", "builtin": {}}]})
 SHIPPED = REPOSITORY / "packaging/kubernetes/orchestrator.json"
-TRACES_SECONDS = 2
-"""How long a stop may still send traces, as docs/operations.md says."""
+BESIDES_SECONDS = 10
+"""How long a stop may take beside what the config says, as docs/operations.md has it."""
 
 
 @pytest.mark.parametrize("manifest", sorted(REPOSITORY.glob("packaging/kubernetes/*.yaml")), ids=lambda path: path.name)
@@ -44,11 +44,11 @@ def stop_seconds(config) -> float:
         usual = re.search(rf"^\| `shutdown\.{name}` \| (\w+) \|", readme, re.MULTILINE)[1]
         return float(str(shutdown.get(name, usual)).removesuffix("s"))
 
-    return seconds("not_ready_for") + seconds("grace") + TRACES_SECONDS
+    return seconds("not_ready_for") + seconds("grace") + BESIDES_SECONDS
 
 
 def test_a_stop_fits_into_the_time_that_whoever_stops_it_gives():
-    assert "for 2 s\nat most" in (REPOSITORY / "docs/operations.md").read_text()
+    assert "at most and 10 s more" in (REPOSITORY / "docs/operations.md").read_text()
     shown = (REPOSITORY / "examples/orchestrator.json").read_text()
     pod = pod_of(MANIFEST)
     [container] = pod["containers"]

@@ -1,6 +1,6 @@
 //! Plain text that others could read needs a word: at a start, and where a config is checked.
 
-use crate::stage::program::{Server, orchestrator};
+use crate::stage::program::{Server, json_of, orchestrator};
 
 #[test]
 fn plain_text_beyond_this_machine_is_refused_unless_it_is_allowed() {
@@ -61,4 +61,10 @@ fn a_config_that_serve_would_refuse_is_refused_by_its_check_and_says_where() {
     let (code, told) = run(&check, &["--listen", "0.0.0.0:0"]);
     assert_eq!(code, Some(2), "{told}");
     assert_eq!(run(&serve, &["--listen", "0.0.0.0:0"]), (code, told));
+    let told = orchestrator(&check)
+        .args(["--listen", "0.0.0.0:0", "--output", "json"])
+        .output()
+        .unwrap();
+    let mistakes = &json_of(&told)["mistakes"];
+    assert_eq!(mistakes[0]["path"], "--listen", "{mistakes}");
 }

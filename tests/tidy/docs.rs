@@ -298,3 +298,34 @@ fn the_limits_of_the_front_door_and_of_a_stop_are_told_as_they_are() {
     let grace = time(config::Shutdown::default().grace);
     row(format!("| `shutdown.grace` | {grace} |"));
 }
+
+/// Places where a merge was not decided.
+fn undecided(text: &str) -> Vec<usize> {
+    let marks = ["<<<<<<< ", "||||||| ", ">>>>>>> "];
+    let lines = text.lines().enumerate();
+    lines
+        .filter(|(_, line)| marks.iter().any(|mark| line.starts_with(mark)))
+        .map(|(at, _)| at + 1)
+        .collect()
+}
+
+#[test]
+fn every_merge_was_decided() {
+    let listed = Command::new("git").arg("ls-files").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let mut found = Vec::new();
+    for path in listed.lines() {
+        // What is no text has no such lines, and what was taken out is not there.
+        if let Ok(text) = std::fs::read_to_string(path) {
+            let lines = undecided(&text).into_iter();
+            found.extend(lines.map(|line| format!("{path}:{line}")));
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "a merge is not decided:\n{}",
+        found.join("\n")
+    );
+    let text = "a\n<<<<<<< HEAD\nb\n>>>>>>> main\n";
+    assert_eq!(undecided(text), [2, 4]);
+}

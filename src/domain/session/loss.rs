@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::LossPolicy;
 use crate::domain::limit::{
-    SESSION_FRUITLESS_DELAY_MAX, SESSION_FRUITLESS_MAX, SESSION_REOPEN_DELAY_MAX,
-    SESSION_REOPEN_DELAY_MIN, SESSION_STEADY_AFTER, SESSION_WAIT_FOR_INSTANCE,
+    SESSION_FRUITLESS_DELAY_MAX, SESSION_FRUITLESS_MAX, SESSION_REATTACH_GRACE,
+    SESSION_REOPEN_DELAY_MAX, SESSION_REOPEN_DELAY_MIN, SESSION_STEADY_AFTER,
+    SESSION_WAIT_FOR_INSTANCE,
 };
 
 /// What is known of the end of a session's stream to its instance.
@@ -126,6 +127,17 @@ impl Absence {
     pub fn rested(self) -> Self {
         let patience = Patience::OneTry;
         Self { patience, ..self }
+    }
+
+    /// What is left of it after a rest at whose end the fleet misses the instance since then, if it does. A loss whose
+    /// grace was over before that, or long ago while nobody missed the instance, is another one.
+    #[must_use]
+    pub fn after_rest(self, now: Instant, missed_since: Option<Instant>) -> Option<Self> {
+        let is_another = match missed_since {
+            Some(since) => self.grace_ends < since,
+            None => self.grace_ends + SESSION_REATTACH_GRACE < now,
+        };
+        (!is_another).then(|| self.rested())
     }
 
     /// The next try waits as if so many had failed before, and longer than after failures that may be over any moment.

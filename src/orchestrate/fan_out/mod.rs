@@ -447,13 +447,14 @@ impl Driver {
 }
 
 /// Work is over, which ends every leg by itself: each judges its own try, logs it and holds it against its instance. One
-/// that does not is dropped before the caller gives up.
+/// that does not is dropped while the caller can still be told.
 async fn end_late(
     legs: &mut FuturesUnordered<Pending<Arrival>>,
     deadline: Deadline,
     ended: &mut Vec<Arrival>,
 ) {
-    let given_up = Instant::from_std(deadline.ends());
+    let reserve = deadline.ends() - deadline.work_ends();
+    let given_up = Instant::from_std(deadline.work_ends() + reserve / 2);
     while let Ok(Some(arrival)) = time::timeout_at(given_up, legs.next()).await {
         ended.push(arrival);
     }

@@ -66,7 +66,7 @@ impl House {
         for id in self.places.instances() {
             let member = after.find(&id);
             if member.is_none_or(|member| !is_reachable(member)) {
-                self.places.gone_since(&id, now);
+                self.places.miss(&id, now);
             }
             if member.is_none() && before.find(&id).is_some() {
                 self.add_sessions_at(&id, &mut concerned);
@@ -117,9 +117,8 @@ impl Owner {
         now: std::time::Instant,
     ) -> Absence {
         let gone_since = || {
-            let id = &self.session.instance;
-            let since = self.house.places.gone_since(id, Instant::from_std(now));
-            since.into_std()
+            let since = self.house.places.missed_since(&self.session.instance);
+            since.map_or(now, Instant::into_std)
         };
         let (since, grace) = match member {
             Some(member) if is_reachable(member) => (now, SESSION_REATTACH_GRACE),

@@ -429,6 +429,8 @@ impl Owner {
             self.note_not_replayed(Default::default());
         }
         self.touch();
+        // What the fleet has learnt of it while it was being opened was told to nobody.
+        self.look_again();
     }
 
     /// Through which position messages were handed to the instance, or need not be.

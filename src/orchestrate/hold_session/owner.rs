@@ -112,7 +112,11 @@ impl Owner {
         life: Life,
     ) -> Self {
         let lifetime = entry.lifetime;
-        let absence = entry.take_absence().map(Absence::rested);
+        let missed_since = house.places.missed_since(&session.instance);
+        let missed_since = missed_since.map(Instant::into_std);
+        let absence = entry
+            .take_absence()
+            .and_then(|absence| absence.after_rest(Instant::now().into_std(), missed_since));
         Self {
             sent_before: Before {
                 to_instance: to_instance.stored(),

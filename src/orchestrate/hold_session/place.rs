@@ -74,11 +74,16 @@ impl Places {
         self.lock().keys().cloned().collect()
     }
 
+    /// The instance cannot be reached, and could until now unless that is known already.
+    pub(super) fn miss(&self, instance: &InstanceId, now: Instant) {
+        if let Some(place) = self.lock().get_mut(instance) {
+            place.gone_since.get_or_insert(now);
+        }
+    }
+
     /// Since when an instance cannot be reached that cannot now.
-    pub(super) fn gone_since(&self, instance: &InstanceId, now: Instant) -> Instant {
-        let mut places = self.lock();
-        let place = places.get_mut(instance);
-        place.map_or(now, |place| *place.gone_since.get_or_insert(now))
+    pub(super) fn missed_since(&self, instance: &InstanceId) -> Option<Instant> {
+        self.lock().get(instance)?.gone_since
     }
 
     /// The instance can be reached; tells whether it could not before.

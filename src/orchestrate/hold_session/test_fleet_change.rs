@@ -152,6 +152,30 @@ async fn an_instance_that_has_come_back_meanwhile_has_not_lost_a_session_that_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_loss_long_after_another_has_a_grace_of_its_own() {
+    for is_seen in [true, false] {
+        let mut house = House::new(&["A"]).await;
+        drop(attached(&house, "s", &["A"], LossPolicy::Fail).await);
+        settle().await;
+        // The stream breaks, and nobody wants the instance, which is well all the time.
+        house.instance("A").sessions.opened()[0].lose();
+        settle().await;
+        sleep(Duration::from_secs(120)).await;
+        if is_seen {
+            house.set_down("A");
+        } else {
+            let script = [SessionAct::Refuse, SessionAct::Refuse, SessionAct::Echo];
+            house.instance("A").sessions.script(script);
+        }
+        let mut client = house.attach("s", None).await;
+        client.send(2, "two").await;
+        sleep(Duration::from_secs(4)).await;
+        house.set_healthy("A");
+        assert_eq!(client.message().await, (2, "two".to_owned()), "{is_seen}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_instance_that_nobody_asked_since_is_asked_once_more_before_the_policy_decides() {
     let house = House::new(&["A"]).await;
     drop(attached(&house, "s", &["A"], LossPolicy::Fail).await);

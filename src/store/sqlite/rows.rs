@@ -312,18 +312,26 @@ fn session(row: &Row<'_>, id: &str) -> Result<Session, Unreadable> {
         },
         spoken: spoken.map(|epoch| Epoch::new(unsigned(epoch))),
         gone: Gone {
-            first: unsigned(row.get("gone_first")?),
-            last: unsigned(row.get("gone_last")?),
-            since: unsigned(row.get("gone_since")?),
+            first: later(row, "gone_first")?,
+            last: later(row, "gone_last")?,
+            since: later(row, "gone_since")?,
         },
         gone_posts: Gone {
-            first: unsigned(row.get("gone_posts_first")?),
-            last: unsigned(row.get("gone_posts_last")?),
-            since: unsigned(row.get("gone_posts_since")?),
+            first: later(row, "gone_posts_first")?,
+            last: later(row, "gone_posts_last")?,
+            since: later(row, "gone_posts_since")?,
         },
         to_instance: Counters::default(),
         to_client: Counters::default(),
     })
+}
+
+/// A column that an older file does not have: nothing stands there yet.
+fn later(row: &Row<'_>, name: &str) -> Result<u64, rusqlite::Error> {
+    match row.get(name) {
+        Err(rusqlite::Error::InvalidColumnName(_)) => Ok(0),
+        value => value.map(unsigned),
+    }
 }
 
 fn terms(row: &Row<'_>, id: &str) -> Result<Terms, Unreadable> {

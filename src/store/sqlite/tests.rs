@@ -198,6 +198,8 @@ async fn a_journal_of_an_older_version_is_opened_and_goes_on() {
     }
     file.pragma_update(None, "user_version", 1).unwrap();
     drop(file);
+    let found = inspect::check(directory.path()).unwrap();
+    assert_eq!((found.version, found.flaws), (1, Vec::<String>::new()));
     let sqlite = Sqlite::open(directory, usize::MAX);
     assert_eq!(to_instance(sqlite.store(), &s, 0).await, ["1 kept"]);
     let through = Through { seq: 1, post: 0 };

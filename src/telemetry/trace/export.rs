@@ -10,7 +10,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData,
-    SpanExporter, SpanProcessor,
+    SpanExporter, SpanLimits, SpanProcessor,
 };
 use tokio_util::sync::DropGuard;
 use tracing::instrument::WithSubscriber as _;
@@ -85,6 +85,7 @@ pub(super) fn provider(
         .with_service_name(service.to_owned())
         .with_attribute(version);
     let provider = SdkTracerProvider::builder()
+        .with_span_limits(SpanLimits::default())
         // Whether a call is recorded was decided before.
         .with_sampler(Sampler::AlwaysOn)
         .with_id_generator(Ids::default())

@@ -167,7 +167,9 @@ impl Within {
     /// The call has asked for this path, of which the beginning is told. To be told once.
     pub fn note_url(&self, scheme: &'static str, path: &str) {
         if let Some(place) = &self.0 {
-            let path = path.get(..SPAN_PATH_BYTES_MAX).unwrap_or(path).to_owned();
+            let ends = (0..=SPAN_PATH_BYTES_MAX.min(path.len())).rev();
+            let end = { ends }.find(|end| path.is_char_boundary(*end));
+            let path = path[..end.unwrap_or_default()].to_owned();
             place.cx.span().set_attributes([
                 KeyValue::new("url.scheme", scheme),
                 KeyValue::new("url.path", path),

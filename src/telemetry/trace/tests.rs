@@ -204,6 +204,22 @@ async fn a_call_with_its_legs_and_tries_is_one_tree_within_the_trace_of_its_call
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_path_in_a_span_is_cut_between_its_letters_also_where_they_take_several_bytes() {
+    let stage = stage(1.0);
+    let call = stage.tracer.call(None, || None, ROUTE);
+    // One byte and then two for each: the bound is in the middle of a letter.
+    let path = format!("/{}", "é".repeat(SPAN_PATH_BYTES_MAX));
+    call.within().note_url("https", &path);
+    call.end(OK, None);
+    let [span] = &stage.recorded()[..] else {
+        panic!("one span")
+    };
+    let told = told(&span.attributes);
+    let letters = told.matches('é').count();
+    assert_eq!(letters, (SPAN_PATH_BYTES_MAX - 1) / 2, "{told}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_span_of_a_call_has_the_state_of_its_trace_and_the_call_its_url() {
     let stage = stage(1.0);
     let called = Called::Http {

@@ -46,6 +46,16 @@ impl Server {
         }
     }
 
+    /// The line that it has logged with this message before it said that it listens.
+    pub(crate) fn logged(&self, message: &str) -> Value {
+        let log = std::fs::read_to_string(self.data.path().join(LOG)).unwrap();
+        let lines = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut lines = lines.filter(|line| line["message"] == message);
+        lines.next().unwrap_or_else(|| panic!("{message}: {log}"))
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         orchestrator(arguments)
             .env("ORCHESTRATOR_SERVER", &self.address)

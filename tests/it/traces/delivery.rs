@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use orchestrator::domain::limit::TRACE_SPANS_QUEUED_MAX;
 use orchestrator::instance::endpoint::Endpoint;
 use orchestrator::proto::orchestrator::FanoutRequest;
 use orchestrator::proto::orchestrator::orchestrator_service_client::OrchestratorServiceClient;
@@ -74,13 +73,13 @@ async fn a_collector_is_reached_over_tls_and_by_a_socket_and_shown_its_headers()
 }
 
 /// The fleet and the operator's port of a program that records every call.
-fn recording(endpoint: &str, operators: SocketAddr) -> serde_json::Value {
+fn recording(endpoint: &str) -> serde_json::Value {
     let instances: Vec<_> = (1..=FLEET)
         .map(|at| json!({"id": format!("w{at}"), "builtin": {}}))
         .collect();
     json!({
         "instances": instances,
-        "operators": {"listen": operators.to_string()},
+        "operators": {"listen": "127.0.0.1:0"},
         "traces": {"endpoint": endpoint, "ratio": 1},
     })
 }
@@ -114,12 +113,13 @@ async fn a_collector_that_hangs_harms_no_call_and_what_becomes_of_spans_is_count
         rejects: 1,
         ..Collector::default()
     };
-    let operators = socket_without_listener();
-    let config = recording(&collector.listen().await, operators);
+    let config = recording(&collector.listen().await);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("orchestrator.json");
     std::fs::write(&file, config.to_string()).unwrap();
     let server = Server::start(&["--config", file.to_str().unwrap()]);
+    let line = server.logged("operators see metrics, health and the config");
+    let operators = line["address"].as_str().unwrap().parse().unwrap();
     let channel = stage::channel(server.address.parse().unwrap()).await;
     let key = Bearer(program::KEY.into());
     let mut client = OrchestratorServiceClient::with_interceptor(channel, key);
@@ -140,18 +140,18 @@ async fn a_collector_that_hangs_harms_no_call_and_what_becomes_of_spans_is_count
     assert_eq!(ended(operators, "queue_full").await, 0);
 
     collector.hangs.store(true, Ordering::Relaxed);
-    let too_many = TRACE_SPANS_QUEUED_MAX / SPANS_EACH + 2;
-    for _ in 0..too_many {
-        fan_out(&mut client).await;
-    }
-    assert_ne!(ended(operators, "queue_full").await, 0);
+    soon(async {
+        while ended(operators, "queue_full").await == 0 {
+            fan_out(&mut client).await;
+        }
+    })
+    .await;
     drop(client);
     let (code, log) = tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
     assert_eq!(code, Some(0), "{log}");
-    assert!(
-        log.contains("the last spans were not taken in time"),
-        "{log}"
-    );
+    // Whether a batch was given up before it stopped or not.
+    let told = ["last spans were not taken in time", "do not reach"];
+    assert!(told.iter().any(|words| log.contains(words)), "{log}");
     assert!(!log.contains("repeated by nobody"), "{log}");
 }
 

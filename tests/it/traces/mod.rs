@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -362,4 +363,33 @@ async fn a_session_is_recorded_as_it_is_spawned_and_attached() {
     assert_eq!(attach.parent_span_id, stream.span_id);
     assert_eq!(attribute(attach, "orchestrator.session"), "s-1");
     assert_eq!(attribute(attach, "orchestrator.result"), "OK");
+}
+
+#[tokio::test]
+async fn a_call_that_a_stop_has_cut_is_in_its_trace() {
+    let (collector, endpoint) = Collector::start().await;
+    let silent = Instance::start(Act::Silent).await;
+    let mut config = traced(&endpoint, 1.0);
+    config.instances = vec![planned("A", silent.address)];
+    config.shutdown.grace = Duration::from_millis(100);
+    let app = start(config).await;
+    let mut client = client(&app).await;
+    let request = RouteRequest {
+        instances: vec!["A".into()],
+        payload: text("task"),
+        ..Default::default()
+    };
+    let call = tokio::spawn(async move { client.route(request).await });
+    silent.until(|counts| counts.begun == 1).await;
+    let spans = collector.told(app).await;
+    let mut names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "attempt",
+            "openclaw.orchestrator.v1.OrchestratorService/Route"
+        ]
+    );
+    assert!(call.await.unwrap().is_err());
 }
