@@ -171,11 +171,13 @@ def test_an_instance_that_only_executes_is_not_asked_for_sessions_again_and_agai
         client.register("upper", f"127.0.0.1:{instance.port}", incarnation=1, lease=300)
         client.session_spawn("none", instances="upper", loss_policy="fail")
         with client.session("none") as session:
-            session.send("x")
-            with pytest.raises(oc.MessagesLostError):
-                session.receive(LONG)
             with pytest.raises(oc.SessionClosedError, match="instance_lost"):
-                session.receive(LONG)
+                session.send("x")
+                try:
+                    session.receive(LONG)
+                except oc.MessagesLostError:
+                    # It was taken before anybody knew that the instance takes no sessions.
+                    session.receive(LONG)
         assert client.route("upper", "x", timeout=LONG).payload == "X"
     assert opened == [1]
     on(loop, instance.stop(grace=0))
