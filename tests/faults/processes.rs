@@ -103,11 +103,16 @@ impl Instance {
         signal(&self.child, name);
     }
 
-    /// Kills it; what it said of sessions in its life.
-    pub(crate) fn last_words(&mut self) -> Vec<String> {
+    /// `kill -9`; when this returns its address is free for another one.
+    pub(crate) fn kill(&mut self) {
         // Killed already in some tests.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Kills it; what it said of sessions in its life.
+    pub(crate) fn last_words(&mut self) -> Vec<String> {
+        self.kill();
         if let Some(hearing) = self.hearing.take() {
             hearing.join().unwrap();
         }
@@ -130,9 +135,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // Killed already in some tests.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

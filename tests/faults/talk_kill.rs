@@ -113,8 +113,7 @@ pub(crate) async fn a_killed_instance_costs_no_message_where_another_goes_on() {
     }
     // Those at B begin anew there each time, those at A do not notice.
     for _ in 0..INSTANCE_KILLS {
-        let b = instances.last().unwrap();
-        b.signal("KILL");
+        instances.last_mut().unwrap().kill();
         instances.push(start("B", &address_of_b));
         for talk in &talks {
             talk.goes_on_for(20).await;
@@ -126,7 +125,7 @@ pub(crate) async fn a_killed_instance_costs_no_message_where_another_goes_on() {
         assert!(INSTANCE_KILLS <= moves, "{moves}");
     }
     // A does not come back.
-    instances[0].signal("KILL");
+    instances[0].kill();
     fails.post_without_waiting(orchestrator.address, "p0").await;
     for talk in &talks {
         talk.goes_on_for(100).await;
