@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::domain::id::InstanceId;
-use crate::domain::session::gone::{Gone, Through};
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Epoch, SessionId};
 
 mod book;
@@ -136,14 +136,15 @@ pub trait Store: Send + Sync {
     /// settled already; `OverAck` if it never was there.
     fn take(&self, session: &SessionId, fence: &Fence, seq: u64) -> Pending<Result<(), Error>>;
 
-    /// Notes that messages of the client through there are gone, and that the instance which goes on was not given
-    /// them. *Durable.* Answers what the client is to be told of: messages of its stream, and posts; nothing changes if
-    /// it was noted before. `OverAck` for what never was sent.
+    /// Notes that the messages of the client through this position are gone, and that the instance which goes on was
+    /// not given them. *Durable.* Answers what the client is to be told of: messages of its stream, and posts, each of
+    /// which ends with one that was; nothing changes if it was noted before. `OverAck` for what never was sent,
+    /// `Conflict` where later ones are not kept any more either.
     fn note_gone(
         &self,
         session: &SessionId,
         fence: &Fence,
-        through: Through,
+        position: u64,
     ) -> Pending<Result<(Gone, Gone), Error>>;
 
     /// Messages to the instance after a position, in order: as many as fit into so many bytes, and at least one if

@@ -182,6 +182,8 @@ pub struct Counters {
     pub settled: u64,
     /// The newest message that is not kept any more; all before it are gone too. Never more than `settled`.
     pub removed: u64,
+    /// The newest of those that are not kept any more and came by themselves; 0 for none. The instance posts nothing.
+    pub removed_post: u64,
     /// The sender's own number of its newest message: the client's over the life of the session, or the instance's
     /// within this epoch.
     pub sender_seq: u64,

@@ -8,21 +8,8 @@
 pub struct Through {
     /// The last message of the client's stream that is gone, by the client's own number; 0 for none.
     pub seq: u64,
-    /// The position through which messages are gone that were posted; 0 when none of them was.
+    /// The position of the last message that is gone and was posted; 0 for none.
     pub post: u64,
-}
-
-impl Through {
-    /// What is gone where the first message that is left stands at this position, and the first one of the client's
-    /// stream has this number.
-    #[must_use]
-    pub fn before(position: u64, seq: u64) -> Self {
-        let is_any_posted = seq < position;
-        Self {
-            seq: seq.saturating_sub(1),
-            post: if is_any_posted { position - 1 } else { 0 },
-        }
-    }
 }
 
 /// Messages of a client that are gone, and that the instance which goes on was not given: those of its stream by its
@@ -65,21 +52,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn posts_are_gone_where_positions_are_ahead_of_the_client_s_numbers() {
-        let check = |position, seq, gone_seq, gone_post| {
-            let expected = Through {
-                seq: gone_seq,
-                post: gone_post,
-            };
-            assert_eq!(Through::before(position, seq), expected);
-        };
-        check(1, 1, 0, 0);
-        check(5, 5, 4, 0);
-        check(5, 4, 3, 4);
-        check(5, 1, 0, 4);
-    }
 
     #[test]
     fn it_is_told_until_something_later_is_acknowledged() {

@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::gone::First;
 use super::owner::Owner;
 use crate::domain::failure::{Failure, Progress, Reason};
 use crate::domain::limit::{
     ANSWER_PASSED_ON_BYTES_MAX, SESSION_REPLAY_READ_BYTES, SESSION_SILENCE_MAX,
 };
 use crate::domain::payload::Payload;
-use crate::domain::session::gone::Through;
 use crate::domain::session::loss::Came;
 use crate::domain::session::read_ahead::ReadAhead;
 use crate::domain::session::to_client::{Accepted, Reply};
@@ -47,9 +45,9 @@ pub(super) struct Held {
     ack: Option<u64>,
     /// Whether it is left for another instance.
     pub(super) parting: Parting,
-    /// Messages of the client through here are gone, and it has to be told so. That is written down before the
-    /// instance gets anything: later nobody would know it.
-    pub(super) owes: Option<Through>,
+    /// Messages of the client through this position are gone, and it has to be told so. That is written down before
+    /// the instance gets anything of what is left: later nobody would know it.
+    pub(super) owes: Option<u64>,
 }
 
 /// Whether an instance is left for another one, in good order.
@@ -70,16 +68,6 @@ struct Replay {
     through: u64,
     read: VecDeque<ToInstance>,
     reading: Option<Pending<Result<Slice<ToInstance>, Error>>>,
-    begins: Begins,
-}
-
-/// Where the log begins that is read for an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Begins {
-    /// Where the conversation does, or the instance has what was before; or it was told already what was not.
-    Whole,
-    /// Later: what was before is gone, and the client has to be told.
-    Late,
 }
 
 /// What happens on the stream.
@@ -131,10 +119,8 @@ impl Held {
         store: &Arc<dyn Store>,
         session: &SessionId,
         through: u64,
-        begins: Begins,
     ) {
         self.replay = Some(Replay {
-            begins,
             store: Arc::clone(store),
             session: session.clone(),
             through,
@@ -320,21 +306,17 @@ impl Owner {
             return;
         };
         let through = replay.through;
-        let begins = std::mem::replace(&mut replay.begins, Begins::Whole);
-        let mut streamed = slice.messages.iter().map(|old| old.client_seq);
-        let first = First {
-            position: slice.messages.first().map(|old| old.position),
-            seq: streamed.find(|seq| *seq != 0),
-        };
         let wanted = slice.messages.into_iter();
         replay.read = wanted.take_while(|old| old.position <= through).collect();
         if replay.read.is_empty() {
             // Nothing is left of it in the log.
-            held.sent = held.sent.max(through);
             held.replay = None;
         }
-        if begins == Begins::Late {
-            self.note_not_replayed(first);
+        if held.sent < slice.removed {
+            held.owes = Some(slice.removed);
+        }
+        if held.replay.is_none() {
+            held.sent = held.sent.max(through);
         }
     }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, timeout};
 
 use super::frame::ServerFrame;
-use super::held::{Begins, Held, Parting, Said, Wants, asked_for};
+use super::held::{Held, Parting, Said, Wants, asked_for};
 use super::owner::Owner;
 use super::place::Named;
 use crate::domain::failure::{Failure, Progress, Reason, Status};
@@ -89,7 +89,7 @@ impl Link {
     }
 
     /// What has to be written down before the instance gets anything.
-    pub(super) fn owes(&self) -> Option<crate::domain::session::gone::Through> {
+    pub(super) fn owes(&self) -> Option<u64> {
         self.held_ref()?.owes
     }
 
@@ -407,27 +407,15 @@ impl Owner {
         let known = opened.received_through;
         let sent = match self.entry.terms.loss_policy {
             LossPolicy::Fail | LossPolicy::Reassign => acked.max(known),
-            LossPolicy::Replay => self.journal_removed.max(known),
+            LossPolicy::Replay => known,
         };
         (self.absence, self.lost_by) = (None, None);
         self.waits_no_more();
-        let removed = self.journal_removed;
-        let is_replay = self.entry.terms.loss_policy == LossPolicy::Replay;
-        let begins_late = is_replay && known < removed;
         let mut held = Held::new(opened, sent, self.house.settings.bounds);
         if sent < acked {
-            let begins = if begins_late {
-                Begins::Late
-            } else {
-                Begins::Whole
-            };
-            held.read_journal(&self.house.store, &self.entry.terms.id, acked, begins);
+            held.read_journal(&self.house.store, &self.entry.terms.id, acked);
         }
-        let is_read = sent < acked;
         self.link = Link::Held(Box::new(held));
-        if begins_late && !is_read {
-            self.note_not_replayed(Default::default());
-        }
         self.touch();
         // What the fleet has learnt of it while it was being opened was told to nobody.
         self.look_again();

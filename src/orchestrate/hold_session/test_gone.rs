@@ -1,9 +1,16 @@
 //! What the log has no more when an instance begins anew is told, however often anybody restarts.
 
-use super::Wait;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
 use super::frame::{Direction, ServerFrame};
-use super::test_stage::{Client, House, name, posted, reason, settle};
+use super::test_stage::{Client, House, LONG, name, payload, posted, reason, settle};
+use super::{Post, Wait};
 use crate::domain::failure::Reason;
+use crate::domain::limit::SESSION_REPLAY_READ_BYTES;
+use crate::domain::payload::Payload;
 use crate::domain::session::LossPolicy;
 use crate::instance::scripted::SessionAct;
 use crate::store::memory::{MemoryStore, Settings};
@@ -116,6 +123,99 @@ async fn posts_that_can_not_be_replayed_any_more_are_told_by_their_positions() {
     let mut client = house.attach("s", Some(1)).await;
     client.send(2, "and so on").await;
     assert!(lost(&up_to_message(&mut client).await).is_empty());
+}
+
+/// The Value that is a string of so many letters, 65,536 at least.
+fn long_payload(letters: usize) -> Payload {
+    let mut encoded = vec![0x1a];
+    encoded.extend([0, 7, 14].map(|shift| (letters >> shift) as u8 & 0x7f));
+    encoded[1] |= 0x80;
+    encoded[2] |= 0x80;
+    encoded.resize(4 + letters, b'm');
+    Payload::check(Bytes::from(encoded)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_replayed_after_many_posts_is_not_told_to_be_lost() {
+    let kept = MemoryStore::new(Settings {
+        replay_kept: 8,
+        ..Settings::default()
+    });
+    let mut house = House::over(&["A", "B"], kept).await;
+    house.instance("A").sessions.script([SessionAct::Take]);
+    house.spawn("s", LossPolicy::Replay).await;
+    let post = async |house: &House, payload: Payload| {
+        let post = posted("s", None, "taken", Wait::Stored);
+        house.sessions.post(Post { payload, ..post }).await.unwrap();
+        settle().await;
+    };
+    let mut client = house.attach("s", Some(0)).await;
+    let take = async |client: &mut Client, seq| {
+        client.send(seq, "taken").await;
+        client.acked(seq).await;
+        settle().await;
+    };
+    // Positions 1 to 9 are gone then, and of the rest more than is read at once was posted.
+    for seq in 1..=4 {
+        take(&mut client, seq).await;
+    }
+    for _ in 5..=9 {
+        post(&house, payload("small")).await;
+    }
+    for _ in 10..=15 {
+        post(&house, long_payload(SESSION_REPLAY_READ_BYTES / 4)).await;
+    }
+    for seq in 5..=6 {
+        take(&mut client, seq).await;
+    }
+    house.set_down("A");
+    client.send(7, "the next").await;
+    let posted_to = ServerFrame::Lost {
+        direction: Direction::PostedToInstance,
+        first: 1,
+        last: 9,
+    };
+    let told = up_to_message(&mut client).await;
+    assert_eq!(lost(&told), [&LOST, &posted_to]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_post_is_told_to_be_lost_where_none_is() {
+    let mut house = House::over(&["A", "B", "C"], forgetful()).await;
+    for id in ["A", "B"] {
+        house.instance(id).sessions.script([SessionAct::Take]);
+    }
+    house.spawn("s", LossPolicy::Replay).await;
+    for _ in 1..=2 {
+        let post = posted("s", None, "taken", Wait::Stored);
+        house.sessions.post(post).await.unwrap();
+        settle().await;
+    }
+    let mut client = house.attach("s", Some(0)).await;
+    let mut told = Vec::new();
+    for (down, seqs) in [("A", 1..=4), ("B", 5..=8)] {
+        for seq in seqs {
+            client.send(seq, "taken").await;
+            client.acked(seq).await;
+            settle().await;
+        }
+        house.set_down(down);
+        // The grace of the instance.
+        tokio::time::sleep(LONG).await;
+        while let Ok(frame) = timeout(Duration::ZERO, client.next()).await {
+            told.push(frame);
+        }
+    }
+    let lost = lost(&told).into_iter();
+    let posts = lost.filter(|frame| {
+        matches!(frame, ServerFrame::Lost { direction, .. } if *direction == Direction::PostedToInstance)
+    });
+    let once = ServerFrame::Lost {
+        direction: Direction::PostedToInstance,
+        first: 1,
+        last: 2,
+    };
+    assert_eq!(posts.collect::<Vec<_>>(), [&once]);
 }
 
 #[tokio::test(start_paused = true)]

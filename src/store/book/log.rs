@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::domain::limit::{
     HELD_BYTES_MAX, HELD_MAX, UNACKNOWLEDGED_BYTES_MAX, UNACKNOWLEDGED_MAX,
 };
+use crate::domain::session::gone::Through;
 use crate::store::record::{Counters, Taken};
 use crate::store::{Bound, Error};
 
@@ -61,7 +62,7 @@ pub(super) struct Mark {
 }
 
 impl Log {
-    /// The log that was written down. Of its counters `removed`, `acked` and `sender_seq` are used.
+    /// The log that was written down. Of its counters all but `last` and `settled` are used.
     pub(in crate::store) fn restore(
         written: Counters,
         entries: impl IntoIterator<Item = Entry>,
@@ -70,6 +71,7 @@ impl Log {
         log.counters.last = written.removed;
         log.counters.settled = written.removed;
         log.counters.removed = written.removed;
+        log.counters.removed_post = written.removed_post;
         for entry in entries {
             log.push(entry);
         }
@@ -207,9 +209,43 @@ impl Log {
                 return;
             };
             self.counters.removed += 1;
+            if entry.sender_seq == 0 {
+                self.counters.removed_post = self.counters.removed;
+            }
             self.settled_bytes -= entry.bytes;
             self.bytes -= entry.bytes;
         }
+    }
+
+    /// What the messages through a position were: the last one of the client's stream, and the last one that was
+    /// posted. Where later ones are removed already, nobody knows that any more.
+    pub(super) fn through(&self, position: u64) -> Result<Through, Error> {
+        let Counters {
+            last,
+            removed,
+            removed_post,
+            sender_seq,
+            ..
+        } = self.counters;
+        if last < position {
+            return Err(Error::OverAck { last });
+        }
+        let kept = position.checked_sub(removed).ok_or(Error::Conflict)?;
+        // Its numbers have no hole.
+        let seqs = self.entries.iter().map(|entry| entry.sender_seq);
+        let first_kept = seqs.clone().find(|seq| *seq != 0);
+        let mut through = Through {
+            seq: first_kept.map_or(sender_seq, |seq| seq - 1),
+            post: removed_post,
+        };
+        for (seq, at) in seqs.zip(removed + 1..=removed + kept) {
+            if seq == 0 {
+                through.post = at;
+            } else {
+                through.seq = seq;
+            }
+        }
+        Ok(through)
     }
 
     /// Drops everything that is kept. What was not acknowledged stays counted as such.

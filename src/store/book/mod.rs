@@ -14,7 +14,7 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::{
     APPEND_MAX, HELD_BYTES_MAX, HELD_MAX, SETTLED_KEPT, SETTLED_KEPT_BYTES,
 };
-use crate::domain::session::gone::{Gone, Through};
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Durability, Epoch, LossPolicy};
 
 mod log;
@@ -300,16 +300,11 @@ impl Book {
     pub(super) fn note_gone(
         &mut self,
         fence: &Fence,
-        through: Through,
+        position: u64,
     ) -> Result<(Gone, Gone), Error> {
         self.held_by(fence)?;
         self.open()?;
-        let sent = self.to_instance.counters();
-        for (last, through) in [(sent.sender_seq, through.seq), (sent.last, through.post)] {
-            if last < through {
-                return Err(Error::OverAck { last });
-            }
-        }
+        let through = self.to_instance.through(position)?;
         let told = self.to_client.counters();
         let session = &mut self.session;
         session.gone.note(through.seq, told.acked, told.last);

@@ -12,6 +12,7 @@ use crate::tasks::Tasks;
 
 mod bounds;
 mod crash;
+mod gone;
 mod histories;
 mod messages;
 mod sessions;

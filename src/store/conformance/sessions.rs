@@ -9,7 +9,6 @@ on_every_engine! {
     a_change_of_hands_is_decided_by_the_epoch
     whoever_is_stale_changes_nothing
     recovery_gives_every_open_session_the_next_epoch
-    what_is_gone_is_noted_durably_and_merged
     a_closed_session_says_why_and_lets_its_client_read_on
     a_closed_session_can_be_forgotten_and_an_open_one_not
     what_is_old_is_forgotten
@@ -182,61 +181,6 @@ async fn recovery_gives_every_open_session_the_next_epoch(engine: impl Engine) {
         .append_to_instance(&id("a"), &fence(), vec![streamed(2, "x")])
         .await;
     assert_eq!(stale, Err(Error::StaleEpoch { current }));
-}
-
-async fn what_is_gone_is_noted_durably_and_merged(engine: impl Engine) {
-    use crate::domain::session::gone::{Gone, Through};
-    let s = make(engine.store(), "s").await;
-    let note = async |store: &dyn Store, seq| {
-        let through = Through { seq, post: 0 };
-        let noted = store.note_gone(&s, &fence(), through).await;
-        noted.map(|(gone, _)| gone)
-    };
-    let last = 0;
-    assert_eq!(
-        note(engine.store(), 1).await,
-        Err(Error::OverAck { last }),
-        "it never was sent"
-    );
-    let sent = (1..=5).map(|seq| streamed(seq, "m")).collect();
-    let store = engine.store();
-    store.append_to_instance(&s, &fence(), sent).await.unwrap();
-    let answers = vec![said(1, 0, "one"), said(2, 0, "two")];
-    store.append_to_client(&s, &fence(), answers).await.unwrap();
-    let gone = |first, last, since| Gone { first, last, since };
-    assert_eq!(note(store, 2).await, Ok(gone(1, 2, 2)));
-    let engine = engine.crash();
-    let store = engine.store();
-    assert_eq!(store.get(&s).await.unwrap().gone, gone(1, 2, 2));
-    assert_eq!(note(store, 2).await, Ok(gone(1, 2, 2)), "no news");
-    assert_eq!(note(store, 3).await, Ok(gone(1, 3, 2)), "told together");
-    let more = vec![said(3, 0, "three")];
-    store.append_to_client(&s, &fence(), more).await.unwrap();
-    let acked = store.acknowledge(&s, &fence(), Direction::ToClient, 3);
-    acked.await.unwrap();
-    assert_eq!(note(store, 4).await, Ok(gone(4, 4, 3)), "the rest was read");
-    let engine = engine.crash();
-    let store = engine.store();
-    assert_eq!(store.get(&s).await.unwrap().gone, gone(4, 4, 3));
-    let stale = Fence {
-        epoch: Epoch::new(7),
-        owner: owner(),
-    };
-    // What was posted is noted beside it, by positions.
-    let words = vec![posted(None, "by itself")];
-    store.append_to_instance(&s, &fence(), words).await.unwrap();
-    let through = |post| Through { seq: 4, post };
-    let noted = store.note_gone(&s, &fence(), through(6)).await;
-    assert_eq!(noted, Ok((gone(4, 4, 3), gone(1, 6, 3))));
-    let last = 6;
-    let over = store.note_gone(&s, &fence(), through(7)).await;
-    assert_eq!(over, Err(Error::OverAck { last }));
-    let engine = engine.crash();
-    let store = engine.store();
-    assert_eq!(store.get(&s).await.unwrap().gone_posts, gone(1, 6, 3));
-    let refused = store.note_gone(&s, &stale, through(6)).await;
-    let current = Epoch::FIRST;
-    assert_eq!(refused, Err(Error::StaleEpoch { current }));
 }
 
 async fn a_closed_session_says_why_and_lets_its_client_read_on(engine: impl Engine) {

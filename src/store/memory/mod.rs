@@ -22,7 +22,7 @@ use super::world::{Room, World};
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{HELD_MAX, SESSIONS_MAX};
-use crate::domain::session::gone::{Gone, Through};
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Epoch, SessionId};
 
 /// How the disk behaves.
@@ -415,11 +415,11 @@ impl Store for MemoryStore {
         &self,
         session: &SessionId,
         fence: &Fence,
-        through: Through,
+        position: u64,
     ) -> Pending<Result<(Gone, Gone), Error>> {
         let fence = fence.clone();
         self.change(Strength::Durable, session, move |shelf, _| {
-            shelf.book.note_gone(&fence, through)
+            shelf.book.note_gone(&fence, position)
         })
     }
 

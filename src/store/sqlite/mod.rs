@@ -21,7 +21,7 @@ use crate::domain::id::InstanceId;
 use crate::domain::limit::{
     HELD_MAX, SESSIONS_MAX, STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX, STORE_QUEUE_MAX,
 };
-use crate::domain::session::gone::{Gone, Through};
+use crate::domain::session::gone::Gone;
 use crate::domain::session::{Durability, Epoch, SessionId};
 use crate::tasks::Tasks;
 
@@ -358,11 +358,11 @@ impl Store for SqliteStore {
         &self,
         session: &SessionId,
         fence: &Fence,
-        through: Through,
+        position: u64,
     ) -> Pending<Result<(Gone, Gone), Error>> {
         let fence = fence.clone();
         self.change(Sync::Full, session, move |shelf| {
-            shelf.book.note_gone(&fence, through)
+            shelf.book.note_gone(&fence, position)
         })
     }
 

@@ -113,6 +113,7 @@ pub(super) fn update(
         "UPDATE sessions SET token = :token, instance = :instance, epoch = :epoch, owner = :owner,
              closed_ms = :closed_ms, closed_reason = :closed_reason, spoken = :spoken,
              to_instance_acked = :ti_acked, to_instance_removed = :ti_removed, to_instance_sender_seq = :ti_seq,
+             to_instance_removed_post = :ti_removed_post,
              to_client_acked = :tc_acked, to_client_removed = :tc_removed, to_client_sender_seq = :tc_seq,
              posts_forgotten = :posts_forgotten,
              gone_first = :gone_first, gone_last = :gone_last, gone_since = :gone_since,
@@ -132,6 +133,7 @@ pub(super) fn update(
         ":spoken": session.spoken.map(|epoch| signed(epoch.number())),
         ":ti_acked": signed(to_instance.acked),
         ":ti_removed": signed(to_instance.removed),
+        ":ti_removed_post": signed(to_instance.removed_post),
         ":ti_seq": signed(to_instance.sender_seq),
         ":tc_acked": signed(to_client.acked),
         ":tc_removed": signed(to_client.removed),
@@ -251,6 +253,7 @@ fn shelf(row: &Row<'_>, counted: &mut Counted) -> Result<Shelf, Unreadable> {
 
     let entries = counted.to_instance.remove(&number).unwrap_or_default();
     let mut written = counters("to_instance")?;
+    written.removed_post = later(row, "to_instance_removed_post")?;
     contiguous(&id, written.removed, entries.iter().map(|(at, _)| *at))?;
     let newest = entries.iter().map(|(_, entry)| entry.sender_seq).max();
     written.sender_seq = written.sender_seq.max(newest.unwrap_or(0));

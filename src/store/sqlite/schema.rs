@@ -94,11 +94,18 @@ ALTER TABLE sessions ADD COLUMN gone_first INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN gone_last INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN gone_since INTEGER NOT NULL DEFAULT 0;
 ",
-    // The same of what was posted.
+    // The same of what was posted, and the last post that the log has no more. An older file does not tell which that
+    // is: no later one than the last message that is not there.
     "
 ALTER TABLE sessions ADD COLUMN gone_posts_first INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN gone_posts_last INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN gone_posts_since INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN to_instance_removed_post INTEGER NOT NULL DEFAULT 0;
+UPDATE sessions SET to_instance_removed_post = to_instance_removed
+WHERE to_instance_removed > coalesce(
+    (SELECT min(client_seq) - 1 FROM to_instance WHERE session = number AND client_seq > 0),
+    to_instance_sender_seq
+);
 ",
 ];
 

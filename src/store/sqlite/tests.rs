@@ -196,14 +196,15 @@ async fn a_journal_of_an_older_version_is_opened_and_goes_on() {
             file.execute(&drop, []).unwrap();
         }
     }
+    let drop_last = "ALTER TABLE sessions DROP COLUMN to_instance_removed_post";
+    file.execute(drop_last, []).unwrap();
     file.pragma_update(None, "user_version", 1).unwrap();
     drop(file);
     let found = inspect::check(directory.path()).unwrap();
     assert_eq!((found.version, found.flaws), (1, Vec::<String>::new()));
     let sqlite = Sqlite::open(directory, usize::MAX);
     assert_eq!(to_instance(sqlite.store(), &s, 0).await, ["1 kept"]);
-    let through = Through { seq: 1, post: 0 };
-    let noted = sqlite.store().note_gone(&s, &fence(), through).await;
+    let noted = sqlite.store().note_gone(&s, &fence(), 1).await;
     let (gone, posts) = noted.unwrap();
     assert_eq!((gone.first, gone.last, posts.last), (1, 1, 0));
 }
