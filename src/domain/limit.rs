@@ -275,6 +275,11 @@ pub const SESSION_MOVE_WAIT: Duration = Duration::from_secs(10);
 pub const SESSION_REPLAY_READ_BYTES: usize = 256 * 1024;
 /// Sessions that are read at once when the orchestrator starts.
 pub const SESSION_PAGE_READ: usize = 1000;
+/// Instances that are told at once of the end of a session that they were not asked to go on with since the
+/// orchestrator has started.
+pub const SESSION_LAST_WORDS_AT_ONCE: usize = 64;
+/// How long after its end one may still begin to be told so.
+pub const SESSION_LAST_WORDS_WITHIN: Duration = Duration::from_secs(60);
 /// Sessions whose time is looked at without letting go of the list of sessions.
 pub const SESSIONS_LOOKED_AT_ONCE: usize = 256;
 /// Sessions that ended long ago which the store is asked to forget at once: what they take of its queue, and how many

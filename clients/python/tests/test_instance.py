@@ -183,6 +183,31 @@ def test_an_instance_that_only_executes_is_not_asked_for_sessions_again_and_agai
     on(loop, instance.stop(grace=0))
 
 
+class Chokes(Upper):
+    async def message(self, session, payload, seq):
+        raise oc.Refused(grpc.StatusCode.INVALID_ARGUMENT, "it is too much")
+        yield
+
+
+def test_whoever_reads_is_told_which_of_what_was_posted_is_lost(server, loop):
+    instance = Chokes("chokes")
+    on(loop, instance.start())
+    with oc.Orchestrator(server.address) as client:
+        client.register("chokes", f"127.0.0.1:{instance.port}", incarnation=1, lease=300)
+        client.session_spawn("gone", instances="chokes", loss_policy="fail")
+        with client.session("gone") as session:
+            while not client.session_get("gone").attached:
+                time.sleep(0.01)
+            posted = client.session_post("gone", "x", wait=False, timeout=LONG)
+            with pytest.raises(oc.MessagesLostError, match="posted to positions 1 to 1 to the instance") as told:
+                session.receive(LONG)
+            lost = told.value
+            assert (lost.posted, lost.direction, lost.first, lost.last) == (True, "to_instance", 1, posted.position)
+            with pytest.raises(oc.SessionClosedError, match="instance_lost"):
+                session.receive(LONG)
+    on(loop, instance.stop(grace=0))
+
+
 @pytest.mark.parametrize(
     ("id", "host", "own_key", "error"),
     [

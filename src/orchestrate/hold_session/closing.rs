@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use super::client_side::ClientHas;
 use super::frame::{Direction, ServerFrame};
 use super::instance_side::Link;
+use super::last_words::last_word;
 use super::owner::Owner;
 use crate::domain::failure::Failure;
 use crate::domain::limit::SESSION_CLOSE_WAIT;
 use crate::domain::session::{CloseReason, End};
-use crate::instance::session;
 use crate::store::Error;
 
 /// Whether the session goes on.
@@ -70,13 +70,7 @@ impl Owner {
             lost_posts: self.to_instance.posts_after(delivered),
         };
         self.fail_posts(&super::closed(end));
-        self.say_farewell(match reason {
-            CloseReason::Expired => session::CloseReason::Expired,
-            CloseReason::ByClient
-            | CloseReason::ByInstance
-            | CloseReason::InstanceLost
-            | CloseReason::Restarted => session::CloseReason::Done,
-        });
+        self.say_farewell(last_word(reason));
         self.link = Link::Resting;
         self.look_at = None;
         self.waits_no_more();
@@ -156,6 +150,7 @@ impl Owner {
         tracing::info!(session = %id, reason = end.reason.word(), "session closed");
         self.entry.closed.store(true, Ordering::Relaxed);
         self.house.count(&self.entry, None);
+        self.tell_instance_of_before(end.reason);
         let forgotten = Instant::now() + self.entry.terms.idle_ttl;
         self.entry.set_expires(Some(forgotten));
         self.life = Life::Over {

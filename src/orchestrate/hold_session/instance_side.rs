@@ -271,27 +271,9 @@ impl Owner {
             return;
         };
         self.entry.epoch_is_fresh.store(false, Ordering::Relaxed);
-        let terms = &self.entry.terms;
-        let acked = self.to_instance.acked();
-        let next_seq = match terms.loss_policy {
-            LossPolicy::Fail | LossPolicy::Reassign => acked + 1,
-            LossPolicy::Replay => self.journal_removed + 1,
-        };
-        let open = Open {
-            session: terms.id.as_str().into(),
-            spawned_ms: terms.created_ms,
-            epoch: self.session.epoch.number(),
-            next_seq,
-            answered_through: self.answered_through(),
-            received: Received {
-                through: self.to_client.stored(),
-                epoch: self.session.spoken.map_or(0, |epoch| epoch.number()),
-            },
-            labels: Arc::clone(&self.entry.labels),
-            names: None,
-        };
-        let opening = timeout(SESSION_OPEN_TIMEOUT, member.client.open_session(open));
         let id = member.id().clone();
+        let client = Arc::clone(&member.client);
+        let opening = timeout(SESSION_OPEN_TIMEOUT, client.open_session(self.opening()));
         self.link = Link::Opening(Box::pin(async move {
             opening.await.unwrap_or_else(|_elapsed| {
                 let detail = "the instance did not take the session in time";
@@ -303,6 +285,29 @@ impl Owner {
                 ))
             })
         }));
+    }
+
+    /// What an instance is told of the session first.
+    pub(super) fn opening(&mut self) -> Open {
+        let terms = &self.entry.terms;
+        let acked = self.to_instance.acked();
+        let next_seq = match terms.loss_policy {
+            LossPolicy::Fail | LossPolicy::Reassign => acked + 1,
+            LossPolicy::Replay => self.journal_removed + 1,
+        };
+        Open {
+            session: terms.id.as_str().into(),
+            spawned_ms: terms.created_ms,
+            epoch: self.session.epoch.number(),
+            next_seq,
+            answered_through: self.answered_through(),
+            received: Received {
+                through: self.to_client.stored(),
+                epoch: self.session.spoken.map_or(0, |epoch| epoch.number()),
+            },
+            labels: Arc::clone(&self.entry.labels),
+            names: None,
+        }
     }
 
     /// Through which position every message was acknowledged, or its reply is safe.

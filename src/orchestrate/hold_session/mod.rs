@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +22,7 @@ pub mod frame;
 mod gone;
 mod held;
 mod instance_side;
+mod last_words;
 mod move_away;
 mod outbox;
 mod owner;
@@ -43,6 +44,8 @@ mod test_full_start;
 mod test_gone;
 #[cfg(test)]
 mod test_keeping;
+#[cfg(test)]
+mod test_last_words;
 #[cfg(test)]
 mod test_moving;
 #[cfg(test)]
@@ -66,7 +69,9 @@ pub use spawn::{Deduplicated, Spawn, Spawned};
 use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
-use crate::domain::limit::{SESSION_REATTACH_GRACE, SESSION_RECOVERY_GRACE};
+use crate::domain::limit::{
+    SESSION_LAST_WORDS_AT_ONCE, SESSION_REATTACH_GRACE, SESSION_RECOVERY_GRACE,
+};
 use crate::domain::selection::Policy;
 use crate::domain::session::{Bounds, CloseReason, End, SessionId};
 use crate::fleet::view::{FleetNow, Member, View};
@@ -109,6 +114,8 @@ pub(super) struct House {
     waiting: Mutex<BTreeMap<SessionId, Arc<Entry>>>,
     memory: Memory,
     settings: Settings,
+    /// Instances that are told at once that a session has ended which nobody has opened since the start.
+    last_words: Semaphore,
     draining: AtomicBool,
     /// The store had no room to take its sessions over: nothing is done with them until it has.
     waits_for_room: AtomicBool,
@@ -148,6 +155,7 @@ impl Sessions {
             waiting: Mutex::default(),
             memory,
             settings,
+            last_words: Semaphore::new(SESSION_LAST_WORDS_AT_ONCE),
             draining: AtomicBool::new(false),
             waits_for_room: AtomicBool::new(false),
             started: Instant::now().into_std(),

@@ -112,16 +112,26 @@ impl Sessions {
         let begins = Arc::clone(house).begin(new);
         let sessions = self.clone();
         house.tasks.spawn(async move {
-            let left = told.send(begins.await);
-            if let Err(Ok((session, ..))) = left
+            let begun = begins.await;
+            let (claim, claimed) = oneshot::channel();
+            let id = begun
+                .as_ref()
+                .ok()
+                .map(|(session, ..)| session.id().clone());
+            // Whoever leaves, now or before this is looked at, claims nothing.
+            drop(told.send(begun.map(|begun| (begun, claim))));
+            if claimed.await.is_err()
+                && let Some(id) = id
                 && !can_be_found
             {
                 // It would be of no use to anybody. When that fails, its time ends it.
-                drop(sessions.close(session.id()).await);
+                drop(sessions.close(&id).await);
             }
         });
         let begun = begun.await.unwrap_or_else(|_| Err(draining()));
-        let (session, entry, deduplicated) = begun?;
+        let ((session, entry, deduplicated), claim) = begun?;
+        // That it is listened to is not asked.
+        let _ = claim.send(());
         tracing::info!(session = %session.id(), instance = %session.instance, "session spawned");
         Ok(Spawned {
             session: Shown::of(session, &entry, (house.wall_clock)()),

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Wait;
 use super::frame::{Direction, ServerFrame};
-
 use super::test_stage::{House, asked, name, payload, posted, reason, settle, text};
 use crate::domain::failure::{Reason, Status};
 use crate::domain::limit::SESSION_REATTACH_GRACE;

@@ -94,6 +94,28 @@ async fn a_session_that_nobody_could_find_is_ended_again_when_its_caller_leaves_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_is_ended_again_when_its_caller_leaves_as_it_has_begun() {
+    let house = House::new(&["A"]).await;
+    let spawn = Spawn {
+        id: None,
+        ..asked("unused", LossPolicy::Fail)
+    };
+    let mut nameless = Box::pin(house.sessions.spawn(spawn));
+    assert!(poll!(&mut nameless).is_pending());
+    // It is told that the session has begun, and does not look.
+    settle().await;
+    drop(nameless);
+    settle().await;
+    let query = Query {
+        limit: 100,
+        ..Query::default()
+    };
+    let stored = house.store.list(query).await.unwrap();
+    assert_eq!(stored.len(), 1);
+    assert_ne!(stored[0].state, State::Open);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_asked_of_a_session_that_could_not_be_read_yet_is_not_done_once_its_caller_has_left()
  {
     let house = House::new(&["A"]).await;
