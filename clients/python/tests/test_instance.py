@@ -9,6 +9,7 @@ import pytest
 
 import openclaw_orchestrator as oc
 from openclaw_orchestrator import aio
+from openclaw_orchestrator._stubs.openclaw.instance.v1 import instance_pb2 as pb
 
 LONG = 60
 
@@ -183,14 +184,15 @@ def test_an_instance_that_only_executes_is_not_asked_for_sessions_again_and_agai
     on(loop, instance.stop(grace=0))
 
 
-class Chokes(Upper):
-    async def message(self, session, payload, seq):
-        raise oc.Refused(grpc.StatusCode.INVALID_ARGUMENT, "it is too much")
-        yield
-
-
 def test_whoever_reads_is_told_which_of_what_was_posted_is_lost(server, loop):
-    instance = Chokes("chokes")
+    async def chokes(requests, context):
+        await anext(requests)
+        await context.write(pb.SessionResponse(opened=pb.SessionOpened()))
+        await anext(requests)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no sessions after all")
+
+    instance = Upper("chokes")
+    instance._session = chokes
     on(loop, instance.start())
     with oc.Orchestrator(server.address) as client:
         client.register("chokes", f"127.0.0.1:{instance.port}", incarnation=1, lease=300)

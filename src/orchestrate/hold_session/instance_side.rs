@@ -186,7 +186,11 @@ impl Owner {
                 Ok(member) => self.go_to(member.id().clone()),
                 Err(_) => self.look_at = Some(Instant::from_std(now) + SESSION_OPEN_TIMEOUT),
             },
-            Step::Wait(until) => self.look_at = Some(Instant::from_std(until)),
+            Step::Wait(until) => {
+                // It is known by now that it waits: what changes later is told, and what has changed is seen here.
+                let is_as_seen = Arc::ptr_eq(&fleet, &(self.house.fleet_now)());
+                self.look_at = Some(Instant::from_std(if is_as_seen { until } else { now }));
+            }
             Step::End => self.end(crate::domain::session::CloseReason::InstanceLost),
         }
     }

@@ -1,13 +1,14 @@
 //! What sessions make of a fleet that changes: who is woken, and since when an instance counts as lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Spawn;
-use super::test_stage::{Client, House, asked, name, reason, settle};
+use super::test_stage::{Client, House, asked, name, posted, reason, settle};
+use super::{Spawn, Wait};
 use crate::domain::failure::Reason;
-use crate::domain::limit::SESSION_REATTACH_GRACE;
+use crate::domain::limit::{SESSION_REATTACH_GRACE, SESSION_WAIT_FOR_INSTANCE};
 use crate::domain::session::LossPolicy;
 use crate::instance::scripted::SessionAct;
 
@@ -64,6 +65,34 @@ async fn a_change_of_the_fleet_wakes_those_whom_it_concerns_and_nobody_else() {
     settle().await;
     let other = concerned(&mut house, |house| house.set_healthy("D")).await;
     assert_eq!(other, ["c1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_between_the_look_of_a_session_and_its_wait_is_not_missed() {
+    let mut house = House::new(&["A", "B"]).await;
+    drop(attached(&house, "s", &["A", "B"], LossPolicy::Reassign).await);
+    house.set_down("B");
+    house.set_down("A");
+    sleep(SESSION_REATTACH_GRACE * 2).await;
+    let nobody = house.view();
+    house.set_healthy("B");
+    // Whoever has to be told was told before: the session rests and waits for nobody. Its next look still finds the
+    // fleet as it was before, and what is in it since then is told to nobody any more.
+    settle().await;
+    let there = house.view();
+    house.see_once(nobody);
+    let began = Instant::now();
+    house
+        .sessions
+        .post(posted("s", None, "two", Wait::Replied))
+        .await
+        .unwrap();
+    assert!(Arc::ptr_eq(&house.view(), &there));
+    assert!(
+        began.elapsed() < SESSION_WAIT_FOR_INSTANCE,
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,12 +31,29 @@ pub(super) const LONG: Duration = Duration::from_secs(600);
 
 pub(super) struct House {
     fleet: Stage,
-    view: Arc<Mutex<Arc<View>>>,
+    view: Arc<Mutex<Seen>>,
     changes: watch::Sender<u64>,
     pub(super) store: MemoryStore,
     pub(super) tasks: Tasks,
     pub(super) memory: Memory,
     pub(super) sessions: Sessions,
+}
+
+/// What of the fleet is seen.
+pub(super) struct Seen {
+    now: Arc<View>,
+    /// What the next look sees instead.
+    once: Option<Arc<View>>,
+}
+
+impl Seen {
+    fn now(now: Arc<View>) -> Self {
+        Self { now, once: None }
+    }
+
+    fn look(&mut self) -> Arc<View> {
+        self.once.take().unwrap_or_else(|| Arc::clone(&self.now))
+    }
 }
 
 impl House {
@@ -46,7 +63,7 @@ impl House {
 
     pub(super) async fn over(ids: &[&str], store: MemoryStore) -> Self {
         let fleet = Stage::new(ids.iter().map(|id| (*id, Act::Silent)));
-        let view = Arc::new(Mutex::new(fleet.view()));
+        let view = Arc::new(Mutex::new(Seen::now(fleet.view())));
         let tasks = Tasks::new();
         let changes = watch::Sender::new(0);
         let memory = Memory::new(256 << 20);
@@ -82,7 +99,7 @@ impl House {
     }
 
     pub(super) fn publish(&self) {
-        *self.view.lock().unwrap() = self.fleet.view();
+        self.view.lock().unwrap().now = self.fleet.view();
         self.changes.send_modify(|version| *version += 1);
     }
 
@@ -93,7 +110,12 @@ impl House {
     }
 
     pub(super) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.lock().unwrap())
+        Arc::clone(&self.view.lock().unwrap().now)
+    }
+
+    /// Whoever looks next sees the fleet like this.
+    pub(super) fn see_once(&self, before: Arc<View>) {
+        self.view.lock().unwrap().once = Some(before);
     }
 
     /// The orchestrator is killed and the power is cut; another one takes over what is on the disk.
@@ -172,14 +194,14 @@ impl House {
 }
 
 pub(super) async fn start(
-    view: &Arc<Mutex<Arc<View>>>,
+    view: &Arc<Mutex<Seen>>,
     changes: &watch::Sender<u64>,
     store: &MemoryStore,
     tasks: &Tasks,
     memory: &Memory,
 ) -> Sessions {
     let view = Arc::clone(view);
-    let fleet_now: FleetNow = Arc::new(move || Arc::clone(&view.lock().unwrap()));
+    let fleet_now: FleetNow = Arc::new(move || view.lock().unwrap().look());
     let store: Arc<dyn Store> = Arc::new(store.clone());
     let sessions = Sessions::recover(
         store,
