@@ -66,7 +66,7 @@ impl Client {
     pub(super) fn over(&self, reason: &str) {
         self.knows.borrow_mut().is_over = true;
         let is_ours = match self.plan.end {
-            End::Stays => false,
+            End::Stays | End::Trusts(_) => false,
             End::ClosedByFrame => self.has_all(),
             End::ClosedByCall(_) | End::LeftAlone(_) | End::Outlived => true,
         };

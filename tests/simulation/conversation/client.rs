@@ -58,7 +58,7 @@ pub(super) struct Client {
 pub(super) struct Knows {
     /// Everything up to here has come, or will never come over the stream.
     has: u64,
-    acked: u64,
+    pub(super) acked: u64,
     sent: u64,
     /// Its own messages that need no answer any more.
     pub(super) settled: BTreeSet<u64>,
@@ -66,6 +66,8 @@ pub(super) struct Knows {
     pub(super) is_over: bool,
     /// It is away for good, until the session has expired.
     pub(super) has_left: bool,
+    /// It was away until what is safe was delivered.
+    pub(super) has_trusted: bool,
     runs: u64,
     /// How often it was attached.
     pub(super) attached: u64,
@@ -108,6 +110,7 @@ impl Client {
             };
             self.attach(attachment).await;
             self.leave_alone().await;
+            self.trust().await;
             let is_calm = Phase::Calm <= self.phase();
             sleep(if is_calm {
                 PAUSE
@@ -156,7 +159,7 @@ impl Client {
             return true;
         }
         match self.plan.end {
-            End::Stays => self.has_all(),
+            End::Stays | End::Trusts(_) => self.has_all(),
             End::ClosedByFrame | End::ClosedByCall(_) | End::LeftAlone(_) | End::Outlived => false,
         }
     }
@@ -310,7 +313,7 @@ impl Client {
     /// Sends and hears until the stream breaks, or it is time to leave.
     async fn converse(&self, attached: &mut Attached, leaves: Option<Instant>) -> On {
         loop {
-            if self.leaves_alone() && !self.knows.borrow().has_left {
+            if self.leaves_alone() && !self.knows.borrow().has_left || self.leaves_in_trust() {
                 return On::No;
             }
             // Also without anything to send: another task may have done the last thing.
@@ -356,7 +359,7 @@ impl Client {
                         let _ = attached.tx.try_send(frame(Out::Close(SessionEnd {})));
                     }
                     // What was acknowledged last should arrive.
-                    End::Stays => {
+                    End::Stays | End::Trusts(_) => {
                         sleep(PAUSE).await;
                         return On::No;
                     }

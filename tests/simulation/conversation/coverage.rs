@@ -10,7 +10,7 @@ use super::GAME;
 pub(super) const COUNTED: &str = "counted ";
 
 /// What has to happen within a hundred seeds.
-const WORDS: [&str; 26] = [
+const WORDS: [&str; 27] = [
     // What the world does.
     "power cut",
     "restart",
@@ -39,6 +39,7 @@ const WORDS: [&str; 26] = [
     "over",
     "no space",
     "sent away",
+    "trusted",
 ];
 
 /// What a process has counted.

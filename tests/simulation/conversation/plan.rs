@@ -113,6 +113,8 @@ pub(super) enum End {
     ClosedByCall(Duration),
     /// The client goes away at any time, for longer than the session lasts.
     LeftAlone(Duration),
+    /// The client goes away at any time, until what is safe was delivered without it. Then it stays open.
+    Trusts(Duration),
     /// Its time is over, whatever is said in it.
     Outlived,
 }
@@ -213,6 +215,7 @@ fn session(at: usize, is_long: bool, dice: &mut SmallRng) -> Session {
         2 => end = End::ClosedByCall(ms(OPENING..ends, dice)),
         3 => (end, idle_ttl) = (End::LeftAlone(ms(OPENING..ends, dice)), 2),
         4 => (end, lifetime) = (End::Outlived, Some(ms(2_000..ends + 7_000, dice))),
+        5 => end = End::Trusts(ms(OPENING..ends, dice)),
         _ => {}
     }
     let mut attachments: Vec<_> = (0..dice.random_range(0..6))
@@ -239,7 +242,9 @@ fn session(at: usize, is_long: bool, dice: &mut SmallRng) -> Session {
         pause: Duration::from_millis(dice.random_range(0..=pause)),
         acks_every: dice.random_range(1..5),
         attachments,
+        // Whoever posts is not away.
         posts: (0..dice.random_range(0..4))
+            .filter(|_| !matches!(end, End::Trusts(_)))
             .map(|_| Post {
                 at: ms(OPENING..ends, dice),
                 waits: dice.random_bool(0.7),

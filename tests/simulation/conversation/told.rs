@@ -135,6 +135,13 @@ impl Told {
         }
     }
 
+    /// Whether the session goes on, as a crash would leave it now.
+    pub(super) fn is_open(&self, session: &str) -> bool {
+        let id = SessionId::parse(session).unwrap();
+        let left = self.store().after_a_crash(&id);
+        left.is_some_and(|session| session.state == State::Open)
+    }
+
     pub(super) fn complain(&self, what: String) {
         self.written().complaints.push(what);
     }
