@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::desk::Broken;
 use super::*;
+use crate::domain::limit::SETTLED_KEPT;
 use crate::store::conformance::{
     Engine as _, Sqlite, fence, id, instance, make, owner, posted, said, streamed, to_client,
     to_instance,
@@ -188,6 +189,24 @@ async fn a_journal_of_an_older_version_is_opened_and_goes_on() {
     let one = vec![streamed(1, "kept")];
     let store = sqlite.store();
     store.append_to_instance(&s, &fence(), one).await.unwrap();
+    // Of these the log has no more what came first.
+    let many = 3 * SETTLED_KEPT as u64;
+    let mut removed = Vec::new();
+    for name in ["posted", "streamed"] {
+        let s = make(store, name).await;
+        let first = match name {
+            "posted" => posted(None, "one"),
+            _ => streamed(1, "one"),
+        };
+        let from = if name == "posted" { 1 } else { 2 };
+        let rest = (from..many).map(|seq| streamed(seq, "m"));
+        let messages = std::iter::once(first).chain(rest).collect();
+        let answers = store.append_to_instance(&s, &fence(), messages).await;
+        let last = answers.unwrap().len() as u64;
+        let acked = store.acknowledge(&s, &fence(), Direction::ToInstance, last);
+        acked.await.unwrap();
+        removed.push(store.get(&s).await.unwrap().to_instance.removed);
+    }
     let directory = stop(sqlite).await;
     let file = Connection::open(SqliteStore::path(directory.path())).unwrap();
     for of in ["gone", "gone_posts"] {
@@ -207,6 +226,17 @@ async fn a_journal_of_an_older_version_is_opened_and_goes_on() {
     let noted = sqlite.store().note_gone(&s, &fence(), 1).await;
     let (gone, posts) = noted.unwrap();
     assert_eq!((gone.first, gone.last, posts.last), (1, 1, 0));
+    // Which of them was posted such a file does not tell: that it is told at all counts.
+    let store = sqlite.store();
+    for (name, all, post) in [
+        ("posted", removed[0], removed[0]),
+        ("streamed", removed[1], 0),
+    ] {
+        let noted = store.note_gone(&id(name), &fence(), all).await;
+        let (gone, posts) = noted.unwrap();
+        let streamed = if post == 0 { all } else { all - 1 };
+        assert_eq!((gone.last, posts.last), (streamed, post), "{name}");
+    }
 }
 
 #[tokio::test]
