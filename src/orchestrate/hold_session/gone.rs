@@ -38,6 +38,8 @@ impl Owner {
             }
             // The instance waits for the rest until there is room.
             Err(Error::Full(_) | Error::NoSpace) => self.storing.park(),
+            // An acknowledgement that was late has cut the log since it was read: it is read again.
+            Err(Error::Conflict) => self.broke("the log of the session is shorter by now"),
             Err(error) => {
                 self.lose_link(&storing::failure(&error));
                 self.follow(&error);

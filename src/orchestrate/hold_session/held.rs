@@ -272,7 +272,7 @@ impl Owner {
         }
     }
 
-    fn broke(&mut self, detail: &'static str) {
+    pub(super) fn broke(&mut self, detail: &'static str) {
         let id = &self.session.instance;
         let failure = Failure::at(id, Reason::InstanceLost, Progress::MayHaveBegun, detail);
         self.lose_link(&failure);
