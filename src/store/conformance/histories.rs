@@ -22,6 +22,7 @@ enum Act {
     Say(Burst, u64),
     Ack { direction: Direction, through: u64 },
     Take { seq: u64 },
+    NoteGone { position: u64 },
     TakeOver,
     Stale,
     Close,
@@ -54,6 +55,7 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (direction, 0_u64..60)
             .prop_map(|(direction, through)| Act::Ack { direction, through }),
         3 => (0_u64..60).prop_map(|seq| Act::Take { seq }),
+        2 => (0_u64..60).prop_map(|position| Act::NoteGone { position }),
         1 => Just(Act::TakeOver),
         1 => Just(Act::Stale),
         1 => Just(Act::Close),
@@ -113,6 +115,9 @@ async fn carry_out_on(store: &dyn Store, s: &SessionId, act: &Act) -> String {
             format!("{:?}", ack.await)
         }
         Act::Take { seq } => format!("{:?}", store.take(s, &fence, *seq).await),
+        Act::NoteGone { position } => {
+            format!("{:?}", store.note_gone(s, &fence, *position).await)
+        }
         Act::TakeOver => {
             let taken = store.take_over(s, now.epoch, &now.owner, &instance("B"));
             format!("{:?}", taken.await)
@@ -156,6 +161,10 @@ async fn look(store: &dyn Store) -> Vec<String> {
 struct Witness {
     messages: Vec<bytes::Bytes>,
     before: Counters,
+    /// The client's own number of each message, 0 for a post.
+    seqs: Vec<u64>,
+    /// What was noted to be gone: the last message of the stream, and the last post.
+    gone: (u64, u64),
 }
 
 impl Witness {
@@ -183,6 +192,19 @@ impl Witness {
     }
 }
 
+impl Witness {
+    /// It was noted that messages through this position are gone.
+    fn note_gone(&mut self, position: u64) {
+        for (seq, at) in self.seqs.iter().zip(1..=position) {
+            if *seq == 0 {
+                self.gone.1 = self.gone.1.max(at);
+            } else {
+                self.gone.0 = self.gone.0.max(*seq);
+            }
+        }
+    }
+}
+
 async fn check_promises(store: &dyn Store, witnesses: &mut [(Witness, Witness)]) {
     for (name, (asked, told)) in SESSIONS.iter().zip(witnesses) {
         let s = id(name);
@@ -191,6 +213,10 @@ async fn check_promises(store: &dyn Store, witnesses: &mut [(Witness, Witness)])
             continue;
         }
         let read = store.read_to_instance(&s, 0, usize::MAX).await.unwrap();
+        let known = asked.seqs.len() as u64;
+        let new = read.messages.iter().filter(|m| known < m.position);
+        asked.seqs.extend(new.map(|m| m.client_seq));
+        assert_eq!((session.gone.last, session.gone_posts.last), asked.gone);
         let there = read.messages.into_iter().map(|m| (m.position, m.payload));
         asked.check(session.to_instance, there.collect());
         let read = store.read_to_client(&s, 0, usize::MAX).await.unwrap();
@@ -227,6 +253,11 @@ async fn compare(steps: &[Step]) {
             let one = carry_out(memory.store(), step).await;
             let other = carry_out(sqlite.store(), step).await;
             assert_eq!(one, other, "{step:?}");
+            if let Step::On(at, Act::NoteGone { position }) = step
+                && one.starts_with("Ok")
+            {
+                witnesses[*at].0.note_gone(*position);
+            }
         }
         assert_eq!(
             look(memory.store()).await,
