@@ -114,16 +114,10 @@ impl Sessions {
         house.tasks.spawn(async move {
             let begun = begins.await;
             let (claim, claimed) = oneshot::channel();
-            let id = begun
-                .as_ref()
-                .ok()
-                .map(|(session, ..)| session.id().clone());
+            let may_be_lost = begun.is_ok() && !can_be_found;
             // Whoever leaves, now or before this is looked at, claims nothing.
             drop(told.send(begun.map(|begun| (begun, claim))));
-            if claimed.await.is_err()
-                && let Some(id) = id
-                && !can_be_found
-            {
+            if claimed.await.is_err() && may_be_lost {
                 // It would be of no use to anybody. When that fails, its time ends it.
                 drop(sessions.close(&id).await);
             }
