@@ -386,6 +386,8 @@ pub const REQUEST_ID_CHARS_MAX: usize = 128;
 pub const SPAN_PATH_BYTES_MAX: usize = 256;
 /// Bytes of all `tracestate` of a call that are handed on; W3C Trace Context asks for 512.
 pub const TRACESTATE_BYTES_MAX: usize = 1024;
+/// Members of all `tracestate` of a call together, empty ones among them (W3C Trace Context, 3.3.1.1).
+pub const TRACESTATE_MEMBERS_MAX: usize = 32;
 /// Bytes of all `baggage` of a call that are handed on: what W3C Baggage asks for.
 pub const BAGGAGE_BYTES_MAX: usize = 8192;
 /// Bytes of all B3 headers of a call that are handed on.

@@ -331,7 +331,10 @@ fn a_log_that_takes_nothing_any_more_harms_no_call() {
         for _ in 0..2 {
             let fails = r#"{"_builtin": {"fail": "ABORTED"}}"#;
             let logged = orchestrator(&["route", "--instances", "A", "--payload", fails])
-                .env("ORCHESTRATOR_SERVER", started["listening"].as_str().unwrap())
+                .env(
+                    "ORCHESTRATOR_SERVER",
+                    started["listening"].as_str().unwrap(),
+                )
                 .output()
                 .unwrap();
             assert_eq!(json_of(&logged)["error"]["code"], "instance_failed");
