@@ -304,6 +304,8 @@ pub const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const SESSION_KEY_BYTES_MAX: usize = 128;
 /// Calls that wait for the store.
 pub const STORE_QUEUE_MAX: usize = 1024;
+/// Batches of them that are committed and not answered yet; then the next one waits.
+pub const STORE_BATCHES_ANSWERED_MAX: usize = 2;
 /// Bytes of the messages of these calls; one call always fits.
 pub const STORE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Fewest bytes of one direction of a session that a bound may allow.

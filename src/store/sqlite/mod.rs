@@ -19,7 +19,8 @@ use super::world::Room;
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
-    HELD_MAX, SESSIONS_MAX, STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX, STORE_QUEUE_MAX,
+    HELD_MAX, SESSIONS_MAX, STORE_BATCHES_ANSWERED_MAX, STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX,
+    STORE_QUEUE_MAX,
 };
 use crate::domain::session::gone::{Gone, Through};
 use crate::domain::session::{Durability, Epoch, SessionId};
@@ -96,7 +97,8 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the journal of a data directory, or makes one. It blocks: a journal is checked and counted first.
+    /// Opens the journal of a data directory, or makes one. It blocks: a journal is checked and counted first. To be
+    /// called within a runtime, in which its calls are answered.
     pub fn open(directory: &Path, settings: Settings, tasks: &Tasks) -> Result<Self, OpenError> {
         let lock = lock::Lock::take(directory)?;
         let path = lock::journal(directory);
@@ -116,6 +118,8 @@ impl SqliteStore {
         let sessions = Arc::new(RwLock::new(there));
         let (orders, writer_orders) = mpsc::channel(STORE_QUEUE_MAX);
         let (state, readiness) = watch::channel(ready);
+        let (done, to_answer) = mpsc::channel(STORE_BATCHES_ANSWERED_MAX);
+        tasks.spawn(writer::answer(to_answer));
         let writer = Writer {
             path: path.clone(),
             room: settings.room(),
@@ -124,6 +128,7 @@ impl SqliteStore {
             had_no_space: false,
             not_on_disk: Vec::new(),
             orders: writer_orders,
+            done,
             published: Arc::clone(&sessions),
             readiness: state,
             lock,

@@ -1,4 +1,4 @@
-//! The thread that writes: it commits whatever has queued in one transaction and answers all of it then. It waits
+//! The thread that writes: it commits whatever has queued in one transaction and has all of it answered then. It waits
 //! for nothing else, so that many sessions share one sync and a single one does not wait for others.
 
 use std::collections::BTreeMap;
@@ -45,6 +45,23 @@ pub(super) trait Job: Send {
 
     /// Answers it, now that it is known what became of the batch.
     fn answer(self: Box<Self>, batch: &Result<(), Error>);
+}
+
+/// A batch and what became of it.
+pub(super) struct Done {
+    batch: Vec<Box<dyn Job>>,
+    outcome: Result<(), Error>,
+}
+
+/// Answers whole batches, as a task of the runtime. Were they answered by the thread that writes, each caller would be
+/// woken from outside, one system call for each, and the first would be on its way before the next is told: what
+/// follows from one commit would not go through connections together.
+pub(super) async fn answer(mut done: mpsc::Receiver<Done>) {
+    while let Some(Done { batch, outcome }) = done.recv().await {
+        for job in batch {
+            job.answer(&outcome);
+        }
+    }
 }
 
 /// A call with its answer.
@@ -102,6 +119,7 @@ pub(super) struct Writer {
     /// Sessions that survive nothing, while there is no desk.
     pub(super) not_on_disk: Vec<Shelf>,
     pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) done: mpsc::Sender<Done>,
     pub(super) published: Published,
     pub(super) readiness: watch::Sender<Readiness>,
     /// Dropped after everything else.
@@ -111,7 +129,6 @@ pub(super) struct Writer {
 impl Writer {
     /// Runs until it is told to stop, or nobody can give orders any more.
     pub(super) fn run(mut self) {
-        let mut batch = Vec::new();
         let stopped = loop {
             let more = if self.desk.is_some() {
                 self.orders.blocking_recv()
@@ -121,8 +138,9 @@ impl Writer {
             let Some(order) = more else {
                 break None;
             };
+            let mut batch = Vec::new();
             let stop = self.gather(order, &mut batch);
-            self.carry_out(&mut batch);
+            self.carry_out(batch);
             if stop.is_some() {
                 break stop;
             }
@@ -154,7 +172,7 @@ impl Writer {
         None
     }
 
-    fn carry_out(&mut self, batch: &mut Vec<Box<dyn Job>>) {
+    fn carry_out(&mut self, mut batch: Vec<Box<dyn Job>>) {
         if batch.is_empty() {
             return;
         }
@@ -170,7 +188,7 @@ impl Writer {
                 } else {
                     Ok(())
                 };
-                room.and_then(|()| commit(desk, batch))
+                room.and_then(|()| commit(desk, &mut batch))
             }
             None => Err(self.not_ready()),
         };
@@ -197,9 +215,8 @@ impl Writer {
                 self.turn(Readiness::Failed);
             }
         }
-        for job in batch.drain(..) {
-            job.answer(&outcome);
-        }
+        // It fails when the runtime has ended, and with it everybody who waits.
+        let _ = self.done.blocking_send(Done { batch, outcome });
     }
 
     fn publish_changes(&mut self) {
