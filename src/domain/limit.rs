@@ -417,6 +417,8 @@ pub const TRACE_COLLECTOR_HEADERS_MAX: usize = 16;
 /// Bytes of the name that a service has in traces.
 pub const TRACE_SERVICE_BYTES_MAX: usize = 255;
 
+// Each member of a state may stand in a header of its own.
+const _: () = assert!(TRACESTATE_MEMBERS_MAX <= TRACE_HEADERS_MAX);
 // A batch does not wait for what is never let in.
 const _: () = assert!(TRACE_BATCH_SPANS < TRACE_SPANS_QUEUED_MAX);
 // What a collector takes in a message is 4 MiB where nobody says otherwise; beside these a span has some 500 bytes.
