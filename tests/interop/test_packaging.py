@@ -262,14 +262,17 @@ def test_the_image_is_built_of_what_the_build_needs(run, tmp_path):
 
 def test_the_judge_of_static_binaries_refuses_what_needs_a_library_and_what_does_not_play_its_demo(run, tmp_path):
     """Building the static one takes minutes: packaging/static.sh does it, and judges it as these."""
-    judge = lambda binary: run(str(REPOSITORY / "packaging/static.sh"), str(binary))
-    output = judge(binary())
-    assert output.returncode == 1 and "is not static" in output.stdout, output
     source, program = tmp_path / "program.c", tmp_path / "program"
-    for code in (0, 3):
-        # It gets one word, as a demo does, and finds nothing where it is.
+
+    def judged(code, *options):
+        # It gets one word, as a demo does.
         source.write_text(f"int main(int count, char **words) {{ return count == 2 && words[1][0] == 'd' ? {code} : 9; }}")
-        assert run("cc", "-static", "-o", str(program), str(source)).returncode == 0
-        output = judge(program)
-        assert output.returncode == code, output
-        assert ("has played its demo in an empty root" in output.stdout) == (code == 0)
+        assert run("cc", *options, "-o", str(program), str(source)).returncode == 0
+        return run(str(REPOSITORY / "packaging/static.sh"), str(program))
+
+    output = judged(0)
+    assert output.returncode == 1 and "is not static" in output.stdout, output
+    output = judged(3, "-static")
+    assert output.returncode == 3, output
+    output = judged(0, "-static")
+    assert output.returncode == 0 and "has played its demo in an empty root" in output.stdout, output
