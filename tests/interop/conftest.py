@@ -165,7 +165,7 @@ def run():
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running(tmp_path_factory):
     """An orchestrator with an operator's port, which records every call."""
     folder = tmp_path_factory.mktemp("operators")
