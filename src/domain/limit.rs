@@ -393,6 +393,8 @@ pub const REQUEST_ID_CHARS_MAX: usize = 128;
 pub const SPAN_PATH_BYTES_MAX: usize = 256;
 /// Bytes of all `tracestate` of a call that are handed on; W3C Trace Context asks for 512.
 pub const TRACESTATE_BYTES_MAX: usize = 1024;
+/// Members of all `tracestate` of a call together, empty ones among them (W3C Trace Context, 3.3.1.1).
+pub const TRACESTATE_MEMBERS_MAX: usize = 32;
 /// Bytes of all `baggage` of a call that are handed on: what W3C Baggage asks for.
 pub const BAGGAGE_BYTES_MAX: usize = 8192;
 /// Bytes of all B3 headers of a call that are handed on.
@@ -420,6 +422,8 @@ pub const TRACE_COLLECTOR_HEADERS_MAX: usize = 16;
 /// Bytes of the name that a service has in traces.
 pub const TRACE_SERVICE_BYTES_MAX: usize = 255;
 
+// Each member of a state may stand in a header of its own.
+const _: () = assert!(TRACESTATE_MEMBERS_MAX <= TRACE_HEADERS_MAX);
 // A batch does not wait for what is never let in.
 const _: () = assert!(TRACE_BATCH_SPANS < TRACE_SPANS_QUEUED_MAX);
 // What a collector takes in a message is 4 MiB where nobody says otherwise; beside these a span has some 500 bytes.

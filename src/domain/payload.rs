@@ -124,7 +124,8 @@ fn scan(bytes: &[u8]) -> Result<(), BadPayload> {
             continue;
         }
         let within = &bytes[..open.end];
-        if depth < around.len()
+        // An entry of an object has a Value in it.
+        if depth + 1 < around.len()
             && let Some(end) = plain_field(within, at, &mut open.kind)
         {
             at = end;
@@ -139,7 +140,8 @@ fn scan(bytes: &[u8]) -> Result<(), BadPayload> {
 }
 
 /// Where a field ends that needs no second look, as most do not: written as every encoder writes it, its key (number << 3
-/// | wire type) and its length one byte each, and in it text in ASCII or a Value without Values of its own.
+/// | wire type) and its length one byte each, and in it text in ASCII, a Value without Values of its own, or such a Value
+/// under its key.
 #[inline]
 fn plain_field(within: &[u8], at: usize, kind: &mut Kind) -> Option<usize> {
     let [key, length @ 0..0x80, rest @ ..] = &within[at..] else {
@@ -155,9 +157,27 @@ fn plain_field(within: &[u8], at: usize, kind: &mut Kind) -> Option<usize> {
             is_plain
         }
         (Kind::List, 0x0a) => is_plain_value(inner),
+        (Kind::Struct, 0x0a) => is_plain_entry(inner),
         (Kind::Value { .. } | Kind::Struct | Kind::Entry { .. } | Kind::List, _) => false,
     };
     is_plain.then_some(at + 2 + inner.len())
+}
+
+/// A key and then its Value.
+#[inline]
+fn is_plain_entry(entry: &[u8]) -> bool {
+    let [0x0a, length @ 0..0x80, rest @ ..] = entry else {
+        return false;
+    };
+    let Some((key, value)) = rest.split_at_checked(usize::from(*length)) else {
+        return false;
+    };
+    match value {
+        [0x12, length @ 0..0x80, value @ ..] => {
+            usize::from(*length) == value.len() && is_plain_value(value) && key.is_ascii()
+        }
+        _ => false,
+    }
 }
 
 #[inline]
@@ -390,6 +410,27 @@ mod tests {
             scan(&encode(&nested(1000))),
             Err(BadPayload::TooDeep(_))
         ));
+    }
+
+    #[test]
+    fn what_is_plain_is_no_deeper_than_what_is_not() {
+        // A list is two messages, an object three; the innermost Value is one more. It is of the kind that is seen in
+        // one step, or not.
+        let plain = Json::Text("plain".to_owned());
+        let odd = Json::Text("ä".to_owned());
+        let most = PAYLOAD_DEPTH_MAX + 5;
+        for lists in 0..=most / 2 {
+            for (objects, leaf) in
+                (0..=(most - 2 * lists) / 3).flat_map(|of| [(of, &plain), (of, &odd)])
+            {
+                let inner = (0..lists).fold(leaf.clone(), |inner, _| Json::List(vec![inner]));
+                let key = || "k".to_owned();
+                let whole = (0..objects).fold(inner, |inner, _| Json::Object(vec![(key(), inner)]));
+                let passes = scan(&encode(&whole)).is_ok();
+                let messages = 2 * lists + 3 * objects + 1;
+                assert_eq!(passes, messages <= PAYLOAD_DEPTH_MAX, "{lists}, {objects}");
+            }
+        }
     }
 
     proptest! {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::limit::{B3_BYTES_MAX, BAGGAGE_BYTES_MAX, TRACE_HEADERS_MAX, TRACESTATE_BYTES_MAX};
+use super::limit::{
+    B3_BYTES_MAX, BAGGAGE_BYTES_MAX, TRACE_HEADERS_MAX, TRACESTATE_BYTES_MAX,
+    TRACESTATE_MEMBERS_MAX,
+};
 
 /// A place in a trace: a span that others may be children of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +155,20 @@ impl Family {
         }
     }
 
+    /// Whether these, which are all of the family, are handed on.
+    fn allows<'a>(self, values: impl Iterator<Item = &'a [u8]>) -> bool {
+        let (mut bytes, mut members) = (0, 0);
+        for value in values {
+            bytes += value.len();
+            members += value.split(|byte| *byte == b',').count();
+        }
+        let are_few = match self {
+            Self::Tracestate => members <= TRACESTATE_MEMBERS_MAX,
+            Self::Baggage | Self::B3 => true,
+        };
+        are_few && bytes <= self.bytes_max()
+    }
+
     /// The family of a header, and its name; `None` for every other header.
     fn of(name: &str) -> Option<(Self, &'static str)> {
         Some(match name {
@@ -196,11 +213,22 @@ impl Carried {
         }
         let fits = Family::ALL.map(|family| {
             let own = found.iter().filter(|(of, ..)| *of == family);
-            own.map(|(_, _, value)| value.len()).sum::<usize>() <= family.bytes_max()
+            family.allows(own.map(|(_, _, value)| *value))
         });
         let kept = found.iter().filter(|(family, ..)| fits[*family as usize]);
         let kept = kept.map(|(_, name, value)| (*name, Bytes::copy_from_slice(value)));
         Self(Some(kept.collect()))
+    }
+
+    /// The state of the caller's trace: all `tracestate` as one (W3C Trace Context, 3.3.1).
+    #[must_use]
+    pub fn tracestate(&self) -> Option<String> {
+        let values = self.iter().filter(|(name, _)| *name == TRACESTATE);
+        let values: Vec<&[u8]> = values.map(|(_, value)| value.as_ref()).collect();
+        if values.is_empty() {
+            return None;
+        }
+        String::from_utf8(values.join(&b","[..])).ok()
     }
 
     /// Names and values.
@@ -283,6 +311,38 @@ mod tests {
     }
 
     #[test]
+    fn the_state_of_a_trace_is_what_is_handed_on_of_it() {
+        let check = |headers: &[(&str, &[u8])], expected: Option<&str>| {
+            let context = TraceContext::parse(GOOD.as_bytes());
+            let carried = Carried::of(headers.iter().copied(), context);
+            assert_eq!(carried.tracestate().as_deref(), expected, "{headers:?}");
+        };
+        check(&[], None);
+        check(&[("baggage", b"k=v")], None);
+        let two: [(&str, &[u8]); 3] = [
+            ("tracestate", b"a=1,b=2"),
+            ("b3", b"0"),
+            ("tracestate", b"c=3"),
+        ];
+        check(&two, Some("a=1,b=2,c=3"));
+        check(&[("tracestate", b"a=\xff")], None);
+        let many = vec![("tracestate", &b"a=1"[..]); TRACESTATE_MEMBERS_MAX + 1];
+        check(&many, None);
+        check(
+            &many[1..],
+            Some(
+                &many[1..]
+                    .iter()
+                    .map(|_| "a=1")
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ),
+        );
+        let large = format!("a={}", "x".repeat(TRACESTATE_BYTES_MAX));
+        check(&[("tracestate", large.as_bytes())], None);
+    }
+
+    #[test]
     fn what_is_too_large_is_left_out_as_a_whole_and_the_rest_is_kept() {
         let check = |name: &'static str, bytes_max: usize| {
             let half = "x".repeat(bytes_max / 2);
@@ -295,6 +355,13 @@ mod tests {
         check("tracestate", TRACESTATE_BYTES_MAX);
         check("baggage", BAGGAGE_BYTES_MAX);
         check("x-b3-traceid", B3_BYTES_MAX);
+        // Of the members of a state it is no matter in how many headers they stand.
+        let members = |count: usize| vec!["k=v"; count].join(",");
+        let half = members(TRACESTATE_MEMBERS_MAX / 2);
+        for (last, kept) in [(half.clone(), 2), (half.clone() + ",", 0)] {
+            let state = [("tracestate", &half[..]), ("tracestate", &last)];
+            assert_eq!(carried(&state).len(), kept, "{last}");
+        }
         let many = vec![("baggage", "k"); TRACE_HEADERS_MAX + 1];
         assert_eq!(carried(&many), []);
         assert_eq!(carried(&many[1..]).len(), TRACE_HEADERS_MAX);

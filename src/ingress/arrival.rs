@@ -13,7 +13,7 @@ use super::failure_table::Protocol;
 use crate::chance::Chance;
 use crate::domain::deadline::{Deadline, Timeouts, from_grpc_timeout};
 use crate::domain::failure::{Failure, Reason};
-use crate::domain::limit::{DURATION_MAX, REQUEST_ID_CHARS_MAX, TRACESTATE_BYTES_MAX};
+use crate::domain::limit::{DURATION_MAX, REQUEST_ID_CHARS_MAX};
 use crate::domain::session::SessionId;
 use crate::domain::task::Names;
 use crate::domain::trace::{Carried, Sampled, TraceContext};
@@ -160,8 +160,6 @@ fn names(headers: &HeaderMap, within: &Within, chance: &Chance) -> Names {
     let request_id = headers.get(REQUEST_ID).map(HeaderValue::as_bytes);
     let request_id = request_id.filter(|id| is_request_id(id));
     let context = context(headers);
-    let all = headers.iter();
-    let all = all.map(|(name, value)| (name.as_str(), value.as_bytes()));
     let request_id = request_id.map_or_else(|| made_request_id(chance), Bytes::copy_from_slice);
     within.note_request_id(&request_id);
     // That of the call itself where it is recorded, and otherwise the caller's.
@@ -169,7 +167,7 @@ fn names(headers: &HeaderMap, within: &Within, chance: &Chance) -> Names {
     Names {
         request_id,
         traceparent: traceparent(own.unwrap_or_else(|| made_context(chance))),
-        carried: Carried::of(all, context),
+        carried: carried(headers, context),
     }
 }
 
@@ -182,14 +180,16 @@ pub(super) fn context(headers: &HeaderMap) -> Option<TraceContext> {
     TraceContext::parse(value.as_bytes())
 }
 
-/// The state of the caller's trace: all `tracestate` as one (W3C Trace Context, 3.3.1), unless it is more than is
-/// handed on.
+/// The state of the caller's trace, as it is handed on.
 pub(super) fn state(headers: &HeaderMap) -> Option<String> {
-    let values = headers.get_all("tracestate").iter();
-    let values: Option<Vec<&str>> = values.map(|value| value.to_str().ok()).collect();
-    let values = values.filter(|values| !values.is_empty())?;
-    let length: usize = values.iter().map(|value| value.len()).sum();
-    (length <= TRACESTATE_BYTES_MAX).then(|| values.join(","))
+    carried(headers, context(headers)).tracestate()
+}
+
+/// What is handed on to instances.
+fn carried(headers: &HeaderMap, context: Option<TraceContext>) -> Carried {
+    let all = headers.iter();
+    let all = all.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    Carried::of(all, context)
 }
 
 fn traceparent(context: TraceContext) -> Bytes {

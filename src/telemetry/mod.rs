@@ -59,7 +59,9 @@ pub fn start(filter: &str, format: Format, colours: Colours) -> Result<(), LogEr
         EnvFilter::try_new(filter).map_err(|error| LogError::Filter(filter.to_owned(), error))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(parsed)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // It would be told on standard error, which is what has just failed, and by a panic.
+        .log_internal_errors(false);
     match format {
         Format::Human => lines
             .with_target(false)

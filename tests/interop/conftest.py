@@ -15,7 +15,8 @@ import grpc
 import pytest
 
 import stubs as stub_files
-from processes import KEY, Orchestrator, PythonInstance
+from operators import Operators, started
+from processes import KEY, Collector, Orchestrator, PythonInstance
 from waiting import LONG
 
 BEARER = (("authorization", f"Bearer {KEY}"),)
@@ -162,3 +163,26 @@ def run():
         return subprocess.run(command, capture_output=True, text=True, timeout=LONG, cwd=cwd)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """An orchestrator with an operator's port, which records every call."""
+    folder = tmp_path_factory.mktemp("operators")
+    collector = Collector(folder)
+    orchestrator = started(folder, traces={"endpoint": f"http://{collector.address}", "ratio": 1})
+    yield orchestrator
+    orchestrator.end()
+    collector.end()
+
+
+@pytest.fixture
+def operators(running):
+    return Operators(running)
+
+
+@pytest.fixture
+def caller(stubs, running):
+    client = Client(stubs, running.address)
+    yield client
+    client.channel.close()

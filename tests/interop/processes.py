@@ -63,6 +63,8 @@ class Lines:
 class Process:
     """A running program that speaks JSON lines."""
 
+    restores_signals = True
+
     def __init__(self, command, log: Path, **environment):
         self.log = log
         with log.open("w") as errors:
@@ -73,6 +75,7 @@ class Process:
                 stderr=errors,
                 text=True,
                 env={**os.environ, **environment},
+                restore_signals=self.restores_signals,
             )
         self.lines = Lines(self.child.stdout)
 
@@ -95,6 +98,9 @@ class Process:
 
 class Orchestrator(Process):
     """An orchestrator on a port of its own."""
+
+    # Python ignores SIGXFSZ, and so does it then: a file that may not grow is an error of a write, as on a full disk.
+    restores_signals = False
 
     def __init__(self, folder: Path, config: dict | None = None, instances: int = 8):
         command = [binary(), "serve", "--listen", "127.0.0.1:0", "--data-dir", folder / "data"]

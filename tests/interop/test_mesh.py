@@ -339,3 +339,12 @@ def test_envoys_transcoder_answers_from_our_descriptors(envoy, orchestrator, tmp
     assert answer.json()["payload"] == {"data": "task"} and answer.json()["instance"] in ("A", "B")
     refused = requests.post(url, json=body, timeout=LONG)
     assert (refused.status_code, refused.json()["code"]) == (401, 16)
+    # A stream is an array, of which each element is an event.
+    fanout = {"targets": ["A", "B"], "payload": {"data": "task"}}
+    answer = requests.post(url.replace("Route", "Fanout"), json=fanout, headers=bearer, timeout=LONG)
+    assert answer.status_code == 200, answer.text
+    started, *partials, summary = answer.json()
+    assert started["started"]["roster"] == ["A", "B"]
+    answered = sorted((event["partial"]["instance"], event["partial"]["payload"]["data"]) for event in partials)
+    assert answered == [("A", "task"), ("B", "task")]
+    assert summary["summary"]["counts"]["answered"] == 2

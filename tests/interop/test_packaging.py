@@ -258,3 +258,21 @@ def test_the_image_is_built_of_what_the_build_needs(run, tmp_path):
     # The toolchain is no older than the package asks for.
     version = lambda words: tuple(map(int, words.split(".")[:2]))
     assert version(package["rust_version"]) <= version(re.search(r"rust:([\d.]+)-alpine", text)[1])
+
+
+def test_the_judge_of_static_binaries_refuses_what_needs_a_library_and_what_does_not_play_its_demo(run, tmp_path):
+    """Building the static one takes minutes: packaging/static.sh does it, and judges it as these."""
+    source, program = tmp_path / "program.c", tmp_path / "program"
+
+    def judged(code, *options):
+        # It gets one word, as a demo does.
+        source.write_text(f"int main(int count, char **words) {{ return count == 2 && words[1][0] == 'd' ? {code} : 9; }}")
+        assert run("cc", *options, "-o", str(program), str(source)).returncode == 0
+        return run(str(REPOSITORY / "packaging/static.sh"), str(program))
+
+    output = judged(0)
+    assert output.returncode == 1 and "is not static" in output.stdout, output
+    output = judged(3, "-static")
+    assert output.returncode == 3, output
+    output = judged(0, "-static")
+    assert output.returncode == 0 and "has played its demo in an empty root" in output.stdout, output

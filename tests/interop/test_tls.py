@@ -12,8 +12,8 @@ from google.protobuf import json_format, struct_pb2
 
 from certificates import authority, openssl, revocation_list, signed
 from conftest import BEARER
+from operators import Operators
 from processes import KEY, Orchestrator
-from test_operators import Operators
 from waiting import LONG, until
 
 SERVICE = "openclaw.orchestrator.v1.OrchestratorService"

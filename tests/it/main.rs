@@ -19,6 +19,7 @@ mod cancel;
 mod cluster;
 mod conversation_vectors;
 mod deadline;
+mod deprived;
 mod doors;
 mod drain;
 mod ejection;

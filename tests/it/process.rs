@@ -288,30 +288,6 @@ fn the_demo_tells_its_story_and_exits_well() {
 }
 
 #[test]
-fn a_server_out_of_descriptors_goes_on_once_there_are_some() {
-    // Eight built-in instances need a few dozen; the rest is for callers.
-    let server = Server::start(&[]);
-    let pid = server.child.id().to_string();
-    let limited = Command::new("prlimit")
-        .args(["--pid", &pid, "--nofile=70:70"])
-        .status()
-        .unwrap();
-    assert!(limited.success());
-    let peers: Vec<_> = (0..100)
-        .filter_map(|_| std::net::TcpStream::connect(&server.address).ok())
-        .collect();
-    assert!(
-        50 < peers.len(),
-        "the kernel still takes connections: {}",
-        peers.len()
-    );
-    drop(peers);
-    let health = server.run(&["health", "--timeout", "20s"]);
-    assert_eq!(health.status.code(), Some(0), "{health:?}");
-    assert_eq!(server.stop().0, Some(0));
-}
-
-#[test]
 fn a_config_file_names_the_fleet_and_its_mistakes_stop_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orchestrator.json");

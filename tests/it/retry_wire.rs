@@ -16,7 +16,7 @@ use crate::stage::peer::{Peer, Stream};
 use crate::stage::{self, Client, client, config, planned, start, text};
 
 /// What an instance does with a call.
-type Does = fn(&mut Stream);
+pub(crate) type Does = fn(&mut Stream);
 
 fn trailers(entries: &[(&'static str, &'static str)]) -> HeaderMap {
     let entry = |(name, value): &(&'static str, &'static str)| {
@@ -35,7 +35,7 @@ fn only(stream: &mut Stream, entries: &[(&'static str, &'static str)]) {
 }
 
 /// An instance that is well and does this with every call.
-fn serve(mut peer: Peer, does: Does) -> tokio::task::JoinHandle<()> {
+pub(crate) fn serve(mut peer: Peer, does: Does) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         let mut held = Vec::new();
         loop {

@@ -147,10 +147,11 @@ struct Counted<E> {
 impl<E: SpanExporter> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let count = batch.len();
+        let given_up = self.reach.begin();
         let export = self.exporter.export(batch);
         let sent = tokio::select! {
             biased;
-            () = self.reach.given_up().cancelled() => None,
+            () = given_up.cancelled() => None,
             sent = export.with_subscriber(self.rejected.listening()) => Some(sent),
         };
         self.queued.fetch_sub(count, Ordering::Relaxed);
@@ -170,7 +171,10 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
             }
             None => {
                 metric::spans_ended(SpanEnd::NotDelivered, count);
-                self.reach.lose(&"there was no more time for it");
+                // Or this one alone, which has told why.
+                if self.reach.given_up().is_cancelled() {
+                    self.reach.lose(&"there was no more time for it");
+                }
             }
         }
         // It is told and counted: the SDK would log it once more, each time.

@@ -31,6 +31,7 @@ use crate::stage::instance::{Act, Instance};
 use crate::stage::{self, App, client, config, planned, start, text};
 
 mod delivery;
+mod tries;
 
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
