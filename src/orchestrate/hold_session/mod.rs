@@ -45,13 +45,13 @@ mod test_gone;
 #[cfg(test)]
 mod test_keeping;
 #[cfg(test)]
-mod test_last_words;
-#[cfg(test)]
 mod test_moving;
 #[cfg(test)]
 mod test_posting;
 #[cfg(test)]
 mod test_pressure;
+#[cfg(test)]
+mod test_restarts;
 #[cfg(test)]
 mod test_spawning;
 #[cfg(test)]

@@ -152,7 +152,14 @@ async fn read_to_client(
 ) -> Result<(ToClient, BTreeSet<u64>), Error> {
     let counters = session.to_client;
     let (mut kept, mut replied_to) = (Vec::new(), BTreeSet::new());
-    let mut after = counters.settled.max(counters.removed);
+    let asked = session.to_instance;
+    let is_to_be_asked = session.state == State::Open && asked.acked < asked.last;
+    // What the client has read already may answer what an instance gets once more.
+    let mut after = if is_to_be_asked {
+        counters.removed
+    } else {
+        counters.settled
+    };
     while after < counters.last {
         let reading = house
             .store
@@ -170,6 +177,9 @@ async fn read_to_client(
                 ReplyTo::Unknown { position } => (None, Some(position)),
             };
             replied_to.extend(position);
+            if stored.seq <= counters.settled {
+                continue;
+            }
             kept.push(to_client::Message {
                 seq: stored.seq,
                 reply,

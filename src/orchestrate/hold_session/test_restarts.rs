@@ -1,16 +1,17 @@
-//! What instances are told when sessions end that nobody has opened since the orchestrator was started.
+//! What instances are told after the orchestrator was started again: of sessions that end and that nobody has opened
+//! since, and of what was answered before.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::test_stage::{House, LONG, asked, name, settle};
+use super::test_stage::{House, LONG, asked, name, payload, settle};
 use crate::domain::limit::{
     SESSION_LAST_WORDS_AT_ONCE, SESSION_LAST_WORDS_WITHIN, SESSION_OPEN_TIMEOUT,
 };
 use crate::domain::session::LossPolicy;
 use crate::instance::scripted::SessionAct;
-use crate::instance::session::{CloseReason, Frame};
+use crate::instance::session::{CloseReason, Data, Frame};
 use crate::store::Store as _;
 
 const IDLE: Duration = Duration::from_secs(60);
@@ -99,4 +100,36 @@ async fn an_instance_that_was_never_asked_or_is_away_is_left_alone() {
     sleep(LONG).await;
     assert_eq!(house.sessions.known(), 0);
     assert_eq!(last_words(&house, 1), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_and_read_before_a_restart_is_not_answered_again_after_it() {
+    let mut house = House::new(&["A"]).await;
+    house.instance("A").sessions.script([SessionAct::Silent]);
+    spawn(&house, "s").await;
+    let mut client = house.attach("s", Some(0)).await;
+    client.send(1, "one").await;
+    client.acked(1).await;
+    settle().await;
+    // The client has the answer and says so, before the instance says that it needs the question no more.
+    let held = house.instance("A").sessions.opened().remove(0);
+    held.say(Frame::Data(Data {
+        seq: 1,
+        in_reply_to: Some(1),
+        redelivered: false,
+        payload: payload("answer"),
+    }));
+    assert_eq!(client.message().await, (1, "answer".to_owned()));
+    client.ack(1).await;
+    settle().await;
+    house.store.try_room().await.unwrap();
+    drop(client);
+    house.instance("A").sessions.forget();
+    house.instance("A").sessions.script([SessionAct::Echo]);
+    house.crash().await;
+    settle().await;
+    let again = house.instance("A").sessions.opened().pop().unwrap();
+    assert_eq!((again.seqs(), again.open.answered_through), (vec![1], 1));
+    let session = house.sessions.get(&name("s")).await.unwrap().session;
+    assert_eq!(session.to_client.last, 1);
 }
