@@ -278,6 +278,8 @@ pub const SESSION_PAGE_READ: usize = 1000;
 /// Instances that are told at once of the end of a session that they were not asked to go on with since the
 /// orchestrator has started.
 pub const SESSION_LAST_WORDS_AT_ONCE: usize = 64;
+/// Those among them that wait; beyond that nobody is told.
+pub const SESSION_LAST_WORDS_MAX: usize = 4096;
 /// How long after its end one may still begin to be told so.
 pub const SESSION_LAST_WORDS_WITHIN: Duration = Duration::from_secs(60);
 /// Sessions whose time is looked at without letting go of the list of sessions.
@@ -309,8 +311,8 @@ pub const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const SESSION_KEY_BYTES_MAX: usize = 128;
 /// Calls that wait for the store.
 pub const STORE_QUEUE_MAX: usize = 1024;
-/// Batches of them that are committed and not answered yet; then the next one waits.
-pub const STORE_BATCHES_ANSWERED_MAX: usize = 2;
+/// Batches of them that are carried out and not answered yet; then the next one waits.
+pub const STORE_BATCHES_UNANSWERED_MAX: usize = 2;
 /// Bytes of the messages of these calls; one call always fits.
 pub const STORE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Fewest bytes of one direction of a session that a bound may allow.

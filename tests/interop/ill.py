@@ -32,7 +32,7 @@ class Ill:
                 {"id": "out", "builtin": {}, "state": "disabled"},
             ],
             health={
-                **{"interval": "100ms", "timeout": "300ms", "successes_up": 1, "ejection": {"percent_max": 0}},
+                **{"interval": "100ms", "timeout": "1s", "successes_up": 1, "ejection": {"percent_max": 0}},
                 # Whoever has never answered stays as it is.
                 "failures_down": 1000,
             },
@@ -57,9 +57,11 @@ class Ill:
     def working(self):
         """The instance has a call, and answers nothing else."""
         call = self.client.route_later(["odd"], value("hold"))
-        self.is_seen_as("odd", "BUSY")
-        yield
-        call.cancel()
+        try:
+            self.is_seen_as("odd", "BUSY")
+            yield
+        finally:
+            call.cancel()
         self.is_seen_as("odd", "HEALTHY")
 
     @contextlib.contextmanager
@@ -67,8 +69,10 @@ class Ill:
         """What the journal writes fails, as on a disk that is full. The limit that is lifted later is the soft one."""
         process, unlimited = self.orchestrator.child.pid, resource.RLIM_INFINITY
         resource.prlimit(process, resource.RLIMIT_FSIZE, (FEW_BYTES, unlimited))
-        yield
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        try:
+            yield
+        finally:
+            resource.prlimit(process, resource.RLIMIT_FSIZE, (unlimited, unlimited))
         until(lambda: self.operators.sum("orchestrator_journal_ready"), lambda ready: ready == 1)
 
     def end(self):

@@ -5,6 +5,7 @@ without an answer until its caller resets it. Everything else it answers as a se
 from a probe of health means that it is well; but while it holds a call it answers no probe.
 """
 
+import contextlib
 import socket
 import threading
 
@@ -12,6 +13,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, StreamEnded, StreamReset
+from h2.exceptions import ProtocolError
 
 ANSWER = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "12")]
 
@@ -30,8 +32,9 @@ class RefusingInstance:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def end(self):
-        # Wakes who accepts, too.
-        self.listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            # Wakes who accepts, if anybody does.
+            self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
 
     def _accept(self):
@@ -46,20 +49,29 @@ class RefusingInstance:
         http = H2Connection(H2Configuration(client_side=False))
         http.initiate_connection()
         bodies, holding = {}, set()
-        with connection:
-            connection.sendall(http.data_to_send())
-            while received := connection.recv(65_536):
-                for event in http.receive_data(received):
-                    match event:
-                        case DataReceived():
-                            bodies[event.stream_id] = bodies.get(event.stream_id, b"") + event.data
-                            http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                        case StreamEnded():
-                            self._does(http, event.stream_id, bodies.pop(event.stream_id, b""), holding)
-                        case StreamReset() if event.stream_id in holding:
-                            holding.remove(event.stream_id)
-                            self.held.clear()
+        try:
+            with connection:
                 connection.sendall(http.data_to_send())
+                while received := connection.recv(65_536):
+                    for event in http.receive_data(received):
+                        self._hears(http, event, bodies, holding)
+                    connection.sendall(http.data_to_send())
+        finally:
+            if holding:
+                self.held.clear()
+
+    def _hears(self, http, event, bodies, holding):
+        match event:
+            case DataReceived():
+                bodies[event.stream_id] = bodies.get(event.stream_id, b"") + event.data
+                http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            case StreamEnded():
+                # Its caller may have left already.
+                with contextlib.suppress(ProtocolError):
+                    self._does(http, event.stream_id, bodies.pop(event.stream_id, b""), holding)
+            case StreamReset() if event.stream_id in holding:
+                holding.remove(event.stream_id)
+                self.held.clear()
 
     def _does(self, http, stream, body, holding):
         if b"refuse" in body:

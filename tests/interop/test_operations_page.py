@@ -174,14 +174,6 @@ class Desk:
         self.orchestrator.end()
 
 
-def drained(desk):
-    assert desk.run("orchestrator drain A").returncode == 0
-
-
-def stopped(desk):
-    assert desk.orchestrator.terminate() == 0
-
-
 def of_instance(entries, id):
     return next(entry for entry in entries if entry["instance"] == id)
 

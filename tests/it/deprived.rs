@@ -1,11 +1,8 @@
 //! The program where something is missing that it usually has: descriptors, somebody who takes its log.
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
-
-use crate::stage::program::{Server, json_of, orchestrator, signal};
+use crate::stage::program::{Server, json_of};
 
 #[test]
 fn a_server_out_of_descriptors_goes_on_once_there_are_some() {
@@ -33,33 +30,16 @@ fn a_server_out_of_descriptors_goes_on_once_there_are_some() {
 
 #[test]
 fn a_log_that_takes_nothing_any_more_harms_no_call() {
-    let folder = tempfile::tempdir().unwrap();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
-    for stderr in [Stdio::from(full.unwrap()), Stdio::piped()] {
-        let mut child = orchestrator(&["serve", "--listen", "127.0.0.1:0"])
-            .env("XDG_DATA_HOME", folder.path())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        said.read_line(&mut line).unwrap();
-        let started: Value = serde_json::from_str(&line).unwrap();
+    for log in [Stdio::from(full.unwrap()), Stdio::piped()] {
+        let mut server = Server::start_with_log(log);
         // Whoever read the log has left.
-        drop(child.stderr.take());
+        drop(server.child.stderr.take());
         for _ in 0..2 {
             let fails = r#"{"_builtin": {"fail": "ABORTED"}}"#;
-            let logged = orchestrator(&["route", "--instances", "A", "--payload", fails])
-                .env(
-                    "ORCHESTRATOR_SERVER",
-                    started["listening"].as_str().unwrap(),
-                )
-                .output()
-                .unwrap();
+            let logged = server.run(&["route", "--instances", "A", "--payload", fails]);
             assert_eq!(json_of(&logged)["error"]["code"], "instance_failed");
         }
-        signal(&child, "TERM");
-        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert_eq!(server.stop().0, Some(0));
     }
 }

@@ -198,7 +198,9 @@ def test_whoever_reads_is_told_which_of_what_was_posted_is_lost(server, loop):
         client.register("chokes", f"127.0.0.1:{instance.port}", incarnation=1, lease=300)
         client.session_spawn("gone", instances="chokes", loss_policy="fail")
         with client.session("gone") as session:
+            until = time.monotonic() + LONG
             while not client.session_get("gone").attached:
+                assert time.monotonic() < until, "it is not attached"
                 time.sleep(0.01)
             posted = client.session_post("gone", "x", wait=False, timeout=LONG)
             with pytest.raises(oc.MessagesLostError, match="posted to positions 1 to 1 to the instance") as told:

@@ -133,6 +133,8 @@ pub(super) struct Entry {
     pub(super) closed: AtomicBool,
     /// Whether no instance has seen the epoch yet.
     pub(super) epoch_is_fresh: AtomicBool,
+    /// Whether its instance has, or may have, a part of it from an earlier run, and was not asked to go on since.
+    pub(super) known_from_before: AtomicBool,
     /// When it expires if nothing is said, or is forgotten once it has ended.
     expires: Mutex<Option<Instant>>,
     /// The instance at which it counts; none once it has ended.
@@ -176,6 +178,7 @@ impl Entry {
             attached: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             epoch_is_fresh: AtomicBool::new(true),
+            known_from_before: AtomicBool::new(false),
             expires: Mutex::new(expires),
             counted_at: Mutex::new(None),
             waits: Mutex::new(None),

@@ -24,9 +24,8 @@ impl Owner {
     pub(super) fn on_gone_noted(&mut self, answer: Result<(Gone, Gone), Error>) {
         match answer {
             Ok(noted) => {
-                if let Some(held) = self.link.held() {
-                    held.owes = None;
-                }
+                let noted_through = self.link.held().and_then(|held| held.owes.take());
+                self.gone_noted = self.gone_noted.max(noted_through.unwrap_or_default());
                 let known = (self.session.gone, self.session.gone_posts);
                 (self.session.gone, self.session.gone_posts) = noted;
                 if noted.0 != known.0 {

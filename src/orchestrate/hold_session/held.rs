@@ -312,7 +312,7 @@ impl Owner {
             // Nothing is left of it in the log.
             held.replay = None;
         }
-        if held.sent < slice.removed {
+        if held.sent.max(self.gone_noted) < slice.removed {
             held.owes = Some(slice.removed);
         }
         if held.replay.is_none() {

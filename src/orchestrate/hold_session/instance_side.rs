@@ -238,6 +238,7 @@ impl Owner {
         let previous = std::mem::replace(&mut self.session, session).instance;
         if previous != self.session.instance {
             self.fruitless = Fruitless::default();
+            self.entry.known_from_before.store(false, Ordering::Relaxed);
         }
         self.journal_removed = self.session.to_instance.removed;
         self.entry.epoch_is_fresh.store(true, Ordering::Relaxed);
@@ -275,6 +276,7 @@ impl Owner {
             return;
         };
         self.entry.epoch_is_fresh.store(false, Ordering::Relaxed);
+        self.entry.known_from_before.store(false, Ordering::Relaxed);
         let id = member.id().clone();
         let client = Arc::clone(&member.client);
         let opening = timeout(SESSION_OPEN_TIMEOUT, client.open_session(self.opening()));

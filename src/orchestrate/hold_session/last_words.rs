@@ -1,9 +1,9 @@
 //! The last word to an instance that has been given a session by an earlier run, and was not asked to go on since:
 //! the session has ended, and it need not keep anything of it any more.
 //!
-//! The session is opened for that, in the epoch that this run has had from the start, after its end was written down:
-//! nobody goes on with it. It is a courtesy. There are few such openings at once, however many sessions end together,
-//! and whoever is not reached in time is not told.
+//! The session is opened for that, in its latest epoch, after its end was written down: nobody goes on with it. It is a
+//! courtesy. Few such openings are under way at once and a bounded number waits, however many sessions end together;
+//! whoever finds no room or is not reached in time is not told.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use super::instance_side::is_reachable;
 use super::owner::Owner;
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{SESSION_LAST_WORDS_WITHIN, SESSION_OPEN_TIMEOUT};
-use crate::domain::session::{self, Epoch};
+use crate::domain::session;
 use crate::instance::session::{CloseReason, Open};
 
 /// What an instance is told when a session ends so.
@@ -31,16 +31,20 @@ pub(super) fn last_word(reason: session::CloseReason) -> CloseReason {
 }
 
 impl Owner {
-    /// Tells an instance that was not asked to go on since the orchestrator has started. One that is in the first
-    /// epoch was never asked at all.
+    /// Tells an instance that was not asked to go on since the orchestrator has started.
     pub(super) fn tell_instance_of_before(&mut self, reason: session::CloseReason) {
-        let is_fresh = self.entry.epoch_is_fresh.swap(false, Ordering::Relaxed);
-        if !is_fresh || self.session.epoch == Epoch::FIRST {
+        if !self.entry.known_from_before.swap(false, Ordering::Relaxed) {
             return;
         }
+        let Ok(room) = Arc::clone(&self.house.last_words_waiting).try_acquire_owned() else {
+            return;
+        };
         let (open, word) = (self.opening(), last_word(reason));
         let (house, instance) = (Arc::clone(&self.house), self.session.instance.clone());
-        let told = async move { house.say_last_word(&instance, open, word).await };
+        let told = async move {
+            let _room = room;
+            house.say_last_word(&instance, open, word).await;
+        };
         self.house.tasks.spawn(self.house.tasks.until_stop(told));
     }
 }

@@ -70,7 +70,8 @@ use crate::chance::Chance;
 use crate::domain::failure::{Failure, Reason};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
-    SESSION_LAST_WORDS_AT_ONCE, SESSION_REATTACH_GRACE, SESSION_RECOVERY_GRACE,
+    SESSION_LAST_WORDS_AT_ONCE, SESSION_LAST_WORDS_MAX, SESSION_REATTACH_GRACE,
+    SESSION_RECOVERY_GRACE,
 };
 use crate::domain::selection::Policy;
 use crate::domain::session::{Bounds, CloseReason, End, SessionId};
@@ -116,6 +117,8 @@ pub(super) struct House {
     settings: Settings,
     /// Instances that are told at once that a session has ended which nobody has opened since the start.
     last_words: Semaphore,
+    /// Those who wait for that, and those who are told.
+    last_words_waiting: Arc<Semaphore>,
     draining: AtomicBool,
     /// The store had no room to take its sessions over: nothing is done with them until it has.
     waits_for_room: AtomicBool,
@@ -156,6 +159,7 @@ impl Sessions {
             memory,
             settings,
             last_words: Semaphore::new(SESSION_LAST_WORDS_AT_ONCE),
+            last_words_waiting: Arc::new(Semaphore::new(SESSION_LAST_WORDS_MAX)),
             draining: AtomicBool::new(false),
             waits_for_room: AtomicBool::new(false),
             started: Instant::now().into_std(),

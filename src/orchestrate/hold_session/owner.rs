@@ -59,6 +59,8 @@ pub(super) struct Owner {
     pub(super) base: u64,
     /// The last message to the instance that is not in the log any more.
     pub(super) journal_removed: u64,
+    /// Through here it is written down what is gone, for every instance that begins anew.
+    pub(super) gone_noted: u64,
     pub(super) ends: Option<Leave>,
     /// The client wants the session to end, by then at the latest.
     pub(super) closing: Option<Instant>,
@@ -140,6 +142,7 @@ impl Owner {
             client: None,
             waiting: Vec::new(),
             known_posts: VecDeque::new(),
+            gone_noted: 0,
             ends: None,
             closing: None,
             stalled_until: None,

@@ -167,6 +167,8 @@ impl House {
         for session in recovered.map_err(|error| storing::failure(&error))? {
             let entry = self.enter(&session);
             self.count(&entry, Some(&session.instance));
+            let was_used = 0 < session.to_instance.last || session.spoken.is_some();
+            entry.known_from_before.store(was_used, Ordering::Relaxed);
             if session.to_instance.acked < session.to_instance.last {
                 self.wake(&entry);
             }

@@ -74,14 +74,10 @@ async fn an_instance_that_was_not_asked_since_a_restart_is_told_of_the_end() {
 #[tokio::test(start_paused = true)]
 async fn sessions_that_end_together_are_told_a_few_at_a_time_and_for_so_long_only() {
     const MANY: usize = 10 * SESSION_LAST_WORDS_AT_ONCE;
-    let mut house = House::new(&["A"]).await;
-    for at in 0..MANY {
-        spawn(&house, &format!("s{at}")).await;
-    }
-    house.crash().await;
+    let house = at_rest(MANY).await;
     let never = &house.instance("A").sessions;
     never.script([SessionAct::NeverOpen]);
-    let asked = || never.opened().len();
+    let asked = || never.opened().len() - MANY;
     sleep(IDLE + Duration::from_secs(2)).await;
     assert_eq!(asked(), SESSION_LAST_WORDS_AT_ONCE);
     sleep(LONG).await;
@@ -95,6 +91,8 @@ async fn sessions_that_end_together_are_told_a_few_at_a_time_and_for_so_long_onl
 async fn an_instance_that_was_never_asked_or_is_away_is_left_alone() {
     let mut house = at_rest(1).await;
     spawn(&house, "unused").await;
+    house.crash().await;
+    settle().await;
     house.sessions.close(&name("unused")).await.unwrap();
     house.set_down("A");
     sleep(LONG).await;

@@ -19,7 +19,7 @@ use super::world::Room;
 use super::{Error, Pending, Readiness, Store};
 use crate::domain::id::InstanceId;
 use crate::domain::limit::{
-    HELD_MAX, SESSIONS_MAX, STORE_BATCHES_ANSWERED_MAX, STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX,
+    HELD_MAX, SESSIONS_MAX, STORE_BATCHES_UNANSWERED_MAX, STORE_BYTES_MAX, STORE_QUEUE_BYTES_MAX,
     STORE_QUEUE_MAX,
 };
 use crate::domain::session::gone::Gone;
@@ -118,7 +118,7 @@ impl SqliteStore {
         let sessions = Arc::new(RwLock::new(there));
         let (orders, writer_orders) = mpsc::channel(STORE_QUEUE_MAX);
         let (state, readiness) = watch::channel(ready);
-        let (done, to_answer) = mpsc::channel(STORE_BATCHES_ANSWERED_MAX);
+        let (done, to_answer) = mpsc::channel(STORE_BATCHES_UNANSWERED_MAX);
         tasks.spawn(writer::answer(to_answer));
         let writer = Writer {
             path: path.clone(),

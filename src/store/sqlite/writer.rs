@@ -1,5 +1,6 @@
 //! The thread that writes: it commits whatever has queued in one transaction and has all of it answered then. It waits
-//! for nothing else, so that many sessions share one sync and a single one does not wait for others.
+//! for nothing else, so that many sessions share one sync and a single one does not wait for others; unless the runtime
+//! is so far behind that earlier batches are still to be answered.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,9 +58,15 @@ pub(super) struct Done {
 /// woken from outside, one system call for each, and the first would be on its way before the next is told: what
 /// follows from one commit would not go through connections together.
 pub(super) async fn answer(mut done: mpsc::Receiver<Done>) {
-    while let Some(Done { batch, outcome }) = done.recv().await {
-        for job in batch {
-            job.answer(&outcome);
+    while let Some(done) = done.recv().await {
+        done.answer();
+    }
+}
+
+impl Done {
+    fn answer(self) {
+        for job in self.batch {
+            job.answer(&self.outcome);
         }
     }
 }
@@ -215,8 +222,10 @@ impl Writer {
                 self.turn(Readiness::Failed);
             }
         }
-        // It fails when the runtime has ended, and with it everybody who waits.
-        let _ = self.done.blocking_send(Done { batch, outcome });
+        if let Err(unsent) = self.done.blocking_send(Done { batch, outcome }) {
+            // The runtime has ended, and with it nearly everybody who waits.
+            unsent.0.answer();
+        }
     }
 
     fn publish_changes(&mut self) {

@@ -22,6 +22,19 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
+        // However much it is: a pipe that nobody reads would hold the process up.
+        let log = File::create(data.path().join(LOG)).unwrap();
+        Self::start_over(data, arguments, log.into())
+    }
+
+    /// Starts one whose log goes elsewhere.
+    pub(crate) fn start_with_log(log: Stdio) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        File::create(data.path().join(LOG)).unwrap();
+        Self::start_over(data, &[], log)
+    }
+
+    fn start_over(data: tempfile::TempDir, arguments: &[&str], log: Stdio) -> Self {
         let mut command = orchestrator(&["serve"]);
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -30,8 +43,7 @@ impl Server {
             .args(arguments)
             .env("XDG_DATA_HOME", data.path())
             .stdout(Stdio::piped())
-            // However much it is: a pipe that nobody reads would hold the process up.
-            .stderr(File::create(data.path().join(LOG)).unwrap())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut line = String::new();
