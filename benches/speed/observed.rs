@@ -19,7 +19,7 @@ use crate::call::Call;
 use crate::load::{Connections, Shape};
 use crate::process::{self, Process, median};
 
-const ROUNDS: usize = 11;
+const ROUNDS: usize = 25;
 const BUSY: Shape = Shape {
     connections: 4,
     calls_each: 8,
