@@ -237,9 +237,10 @@ impl Book {
         self.to_instance.clear();
     }
 
-    /// As it is written down where its messages are not.
+    /// As it is written down where neither its messages are nor what is gone of them.
     pub(super) fn without_messages(&self) -> Self {
-        let (session, empty) = (self.session.clone(), Log::default());
+        let (mut session, empty) = (self.session.clone(), Log::default());
+        (session.gone, session.gone_posts) = Default::default();
         Self::restore(session, empty.clone(), empty, Posts::default())
     }
 

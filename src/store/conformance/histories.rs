@@ -268,6 +268,17 @@ async fn compare(steps: &[Step]) {
     }
 }
 
+#[tokio::test]
+async fn what_is_gone_of_a_session_that_survives_nothing_is_gone_with_it() {
+    let (back, words) = (0, vec![0]);
+    compare(&[
+        Step::On(2, Act::Ask(Burst { back, words })),
+        Step::On(2, Act::NoteGone { position: 1 }),
+        Step::Crash,
+    ])
+    .await;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
