@@ -278,7 +278,7 @@ pub const SESSION_PAGE_READ: usize = 1000;
 /// Instances that are told at once of the end of a session that they were not asked to go on with since the
 /// orchestrator has started.
 pub const SESSION_LAST_WORDS_AT_ONCE: usize = 64;
-/// Those among them that wait; beyond that nobody is told.
+/// Those among them that are told or wait for it; beyond that nobody is told.
 pub const SESSION_LAST_WORDS_MAX: usize = 4096;
 /// How long after its end one may still begin to be told so.
 pub const SESSION_LAST_WORDS_WITHIN: Duration = Duration::from_secs(60);

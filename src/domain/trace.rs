@@ -328,16 +328,8 @@ mod tests {
         check(&[("tracestate", b"a=\xff")], None);
         let many = vec![("tracestate", &b"a=1"[..]); TRACESTATE_MEMBERS_MAX + 1];
         check(&many, None);
-        check(
-            &many[1..],
-            Some(
-                &many[1..]
-                    .iter()
-                    .map(|_| "a=1")
-                    .collect::<Vec<_>>()
-                    .join(","),
-            ),
-        );
+        let most = ["a=1"; TRACESTATE_MEMBERS_MAX].join(",");
+        check(&many[1..], Some(&most));
         let large = format!("a={}", "x".repeat(TRACESTATE_BYTES_MAX));
         check(&[("tracestate", large.as_bytes())], None);
     }
